@@ -1,0 +1,1 @@
+"""Bridges between lake-format tables and other programs: DuckDB, the command line."""

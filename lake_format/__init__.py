@@ -1,0 +1,1 @@
+"""lake-format: versioned vector tables over Parquet and Vortex files."""
