@@ -1,1 +1,66 @@
-"""lake-format: versioned vector tables over Parquet and Vortex files."""
+"""lake-format: versioned vector tables over Parquet and Vortex files.
+
+>>> import lake_format as lake
+>>> table = lake.open("s3://bucket/items")            # doctest: +SKIP
+>>> table.search(query, k=10, where="price < 10")     # doctest: +SKIP
+
+Names are loaded when first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lake_format.api import create, open  # noqa: A004 - the name every table library uses
+    from lake_format.errors import (
+        AlreadyExistsError,
+        ConflictError,
+        CorruptionError,
+        InvalidInputError,
+        LakeError,
+        NotFoundError,
+        StateUnknownError,
+        StorageError,
+        UnsupportedError,
+    )
+    from lake_format.result import SearchResult
+    from lake_format.table import Table
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "create": "lake_format.api",
+    "open": "lake_format.api",
+    "Table": "lake_format.table",
+    "SearchResult": "lake_format.result",
+}
+
+__all__ = [
+    "AlreadyExistsError",
+    "ConflictError",
+    "CorruptionError",
+    "InvalidInputError",
+    "LakeError",
+    "NotFoundError",
+    "SearchResult",
+    "StateUnknownError",
+    "StorageError",
+    "Table",
+    "UnsupportedError",
+    "create",
+    "open",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'lake_format' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME.get(name, "lake_format.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -43,6 +43,15 @@ class ObjectWriter(Protocol):
         """Bytes written so far."""
         ...
 
+    def flush(self) -> None:
+        """Do nothing a reader could see; here because libraries that write files call it."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Whether the writer was closed or given up; makes a writer a file for ``pyarrow.PythonFile``."""
+        ...
+
     def close(self) -> None:
         """Make the object visible and durable; refuse (AlreadyExistsError) if the path is taken."""
         ...
@@ -68,7 +77,9 @@ class Store(Protocol):
     ------
     Every method raises only errors of :mod:`lake_format.errors`: ``NotFoundError`` for an absent object,
     ``AlreadyExistsError`` from :meth:`create`, ``CorruptionError`` for a range past the end of an object,
-    ``InvalidInputError`` for a path that leaves the root, and ``StorageError`` for everything else.
+    ``InvalidInputError`` for a path that leaves the root, ``UnsupportedError`` for a write to a read-only
+    store, and ``StorageError`` for everything else. A ``StorageError`` from a write leaves open whether the
+    write took effect: the answer may be what got lost.
     """
 
     @property
@@ -81,18 +92,18 @@ class Store(Protocol):
         ...
 
     def get_ranges(self, ranges: Sequence[ByteRange]) -> list[bytes]:
-        """The bytes of each range, in order, asked for at the same time: one round, one request a range.
+        """Return the bytes of each range, in order, asked for at once: one round, one request a range.
 
         Callers coalesce beforehand (:func:`lake_format.store.ranges.read_coalesced`).
         """
         ...
 
     def get_suffix(self, path: str, length: int) -> tuple[bytes, int]:
-        """The last ``length`` bytes (or fewer) and the object's size. One request."""
+        """Return the last ``length`` bytes (or fewer) and the object's size. One request."""
         ...
 
     def size(self, path: str) -> int:
-        """The object's size in bytes."""
+        """Return the object's size in bytes."""
         ...
 
     def create(self, path: str, data: bytes) -> None:
@@ -104,7 +115,7 @@ class Store(Protocol):
         ...
 
     def open_writer(self, path: str) -> ObjectWriter:
-        """A writer for a new, possibly large object. Bounded memory."""
+        """Return a writer for a new, possibly large object. Bounded memory."""
         ...
 
     def list(self, prefix: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
@@ -119,5 +130,5 @@ class Store(Protocol):
         ...
 
     def local_path(self, path: str) -> str | None:
-        """The file's path for memory mapping, or None where storage is not a local disk."""
+        """Return the file's path for memory mapping, or None where storage is not a local disk."""
         ...

@@ -1,0 +1,165 @@
+"""``lake describe``, ``lake history`` and ``lake inspect``: what a table is made of, and how it came to be so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lake_connectors.cli.options import format_option, open_table, storage_option, version_option
+from lake_connectors.cli.output import bytes_text, print_facts, print_json, write_rows
+from lake_connectors.cli.schema_text import type_text
+
+if TYPE_CHECKING:
+    from lake_format import Table
+
+__all__ = ["describe", "history", "inspect"]
+
+_READERS = {
+    "parquet": "any Parquet reader",
+    "vortex": "vortex-data",
+}
+PARTS = ("fragments", "files", "manifests", "indexes", "versions")
+
+
+@click.command(short_help="What a table is.")
+@click.argument("uri")
+@version_option
+@format_option
+@storage_option
+def describe(uri: str, version: int | None, output_format: str, storage_options: tuple[str, ...]) -> None:
+    """What the table at URI is: its columns, rows, files and indexes, and which other programs can read each file.
+
+    \b
+    Examples:
+      lake describe items
+      lake describe s3://bucket/items --version 3 --format json
+    """
+    table = open_table(uri, version, storage_options)
+    facts = _facts(table)
+    if output_format == "json":
+        print_json(facts)
+    elif output_format == "csv":
+        write_rows(pa.Table.from_pylist(facts["columns"]), "csv")
+    else:
+        print_facts(_shown(facts))
+
+
+@click.command(short_help="The versions of a table.")
+@click.argument("uri")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest versions.")
+@version_option
+@format_option
+@storage_option
+def history(
+    uri: str, limit: int | None, version: int | None, output_format: str, storage_options: tuple[str, ...]
+) -> None:
+    """Every version of the table at URI, newest first: when it was made, by what, and how many rows it has.
+
+    Any of them can be read: pass its number as --version to scan, search, sql, describe or inspect.
+
+    \b
+    Examples:
+      lake history items
+      lake history items --limit 5 --format json
+    """
+    versions = open_table(uri, version, storage_options).inspect.versions()
+    newest_first = versions.sort_by([("version", "descending")])
+    shown = newest_first if limit is None else newest_first.slice(0, limit)
+    if output_format == "table":
+        seconds = shown.column("committed_at").cast(pa.timestamp("s", "UTC"), safe=False)
+        shown = shown.set_column(1, "committed_at", seconds).drop_columns(["commit_id", "writer_id"])
+    write_rows(shown, output_format)
+
+
+@click.command(short_help="A table's fragments, files, manifests, indexes, versions.")
+@click.argument("uri")
+@click.argument("part", type=click.Choice(PARTS))
+@version_option
+@format_option
+@storage_option
+def inspect(
+    uri: str, part: str, version: int | None, output_format: str, storage_options: tuple[str, ...]
+) -> None:
+    """One row for each fragment, file, manifest, index or version of the table at URI.
+
+    \b
+    Examples:
+      lake inspect items files
+      lake inspect items fragments --version 2 --format csv
+    """
+    table = open_table(uri, version, storage_options)
+    write_rows(getattr(table.inspect, part)(), output_format)
+
+
+def _facts(table: Table) -> dict[str, Any]:
+    version = table.snapshot.version
+    files, indexes = table.inspect.files(), table.inspect.indexes()
+    committed = datetime.fromisoformat("1970-01-01T00:00:00+00:00").timestamp() + version.committed_at / 1e6
+    return {
+        "uri": table.uri,
+        "version": table.version,
+        "committed_at": datetime.fromtimestamp(committed).astimezone().isoformat(timespec="seconds"),
+        "rows": table.count(),
+        "fragments": version_fragments(table),
+        "files": files.num_rows,
+        "file_bytes": pc.sum(files.column("bytes")).as_py() or 0,
+        "columns": _columns(table, files),
+        "indexes": indexes.to_pylist(),
+        "properties": table.properties,
+    }
+
+
+def version_fragments(table: Table) -> int:
+    """The number of fragments of the table's version."""
+    return int(table.inspect.fragments().num_rows)
+
+
+def _columns(table: Table, files: pa.Table) -> list[dict[str, Any]]:
+    formats: dict[str, Counter[str]] = {field.name: Counter() for field in table.schema}
+    for row in files.select(["columns", "format"]).to_pylist():
+        for name in row["columns"]:
+            if name in formats:
+                formats[name][row["format"]] += 1
+    return [
+        {
+            "name": field.name,
+            "type": type_text(field.type),
+            "nullable": field.nullable,
+            "formats": sorted(formats[field.name]),
+        }
+        for field in table.schema
+    ]
+
+
+def _shown(facts: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    yield "table", facts["uri"]
+    yield "version", f"{facts['version']}, committed {facts['committed_at']}"
+    size = bytes_text(facts["file_bytes"])
+    yield "rows", f"{facts['rows']:,} in {facts['fragments']:,} fragments, {facts['files']:,} files, {size}"
+    yield "columns", "\n".join(_column_lines(facts["columns"]))
+    yield "indexes", "\n".join(map(_index_line, facts["indexes"])) or "none; lake index makes one"
+    if facts["properties"]:
+        yield "properties", "\n".join(f"{name}={value}" for name, value in facts["properties"].items())
+
+
+def _column_lines(columns: list[dict[str, Any]]) -> Iterable[str]:
+    names = max(len(column["name"]) for column in columns)
+    types = max(len(column["type"]) for column in columns)
+    for column in columns:
+        readers = " and ".join(f"{name} ({_READERS.get(name, name)})" for name in column["formats"])
+        null = "" if column["nullable"] else "  not null"
+        line = f"{column['name']:<{names}}  {column['type']:<{types}}{null}  {readers}"
+        yield line.rstrip()
+
+
+def _index_line(index: dict[str, Any]) -> str:
+    return (
+        f"{index['name']}: {index['kind']} on {index['column']}, {index['metric']}, {index['rows']:,} rows, "
+        f"{bytes_text(index['bytes'])}"
+    )

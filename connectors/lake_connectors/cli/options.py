@@ -1,0 +1,134 @@
+"""Options that several commands share, and how they become arguments of the library."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+import lake_format as lake
+from lake_format.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from lake_format import Table
+
+__all__ = [
+    "COLUMN_LIST",
+    "ColumnList",
+    "format_option",
+    "key_values",
+    "open_table",
+    "read_json",
+    "storage_option",
+    "version_option",
+    "where_option",
+]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+format_option = click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="table for people; json is one JSON object a line; csv has a header line.",
+)
+
+version_option = click.option(
+    "--version", "version", type=int, metavar="N", help="Read the table as it was at this version."
+)
+
+where_option = click.option(
+    "--where", metavar="SQL", help="""Only rows that match, e.g. "price < 10 AND kind IN ('a', 'b')"."""
+)
+
+storage_option = click.option(
+    "--option",
+    "storage_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A storage option such as endpoint=… or region=…; may be repeated. Others come from the environment.",
+)
+
+
+class ColumnList(click.ParamType):
+    """Column names separated by commas; a name with a comma in it goes in double quotes."""
+
+    name = "columns"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """The names as a list."""
+        import csv
+
+        if isinstance(value, list):
+            return value
+        names = next(csv.reader([str(value)], skipinitialspace=True), [])
+        if not names or not all(name.strip() for name in names):
+            self.fail(f"{value!r} has an empty column name", param, ctx)
+        return [name.strip() for name in names]
+
+
+COLUMN_LIST = ColumnList()
+
+
+def key_values(pairs: Iterable[str], option: str) -> dict[str, str]:
+    """``key=value`` words as a dictionary; InvalidInputError naming the option for any other word."""
+    result: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            # The word may hold a secret, so the message must not repeat its value.
+            raise InvalidInputError(f"{option} takes KEY=VALUE, not {key!r}", fix=f"write {option} key=value")
+        result[key.strip()] = value
+    return result
+
+
+def open_table(uri: str, version: int | None, storage_options: Iterable[str]) -> Table:
+    """Open the table that a command was given."""
+    return lake.open(uri, version, storage_options=key_values(storage_options, "--option") or None)
+
+
+def read_json(text: str, option: str) -> Any:
+    """A JSON value given on the command line, or after ``@`` the name of a file with JSON or a NumPy array in it.
+
+    Raises
+    ------
+    InvalidInputError
+        The file cannot be read, or the text is no JSON.
+    """
+    if not text.startswith("@"):
+        return _parsed(text, option)
+    path = Path(text[1:])
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"{option}: cannot read {path}: {error.strerror or error}") from error
+    if path.suffix == ".npy":
+        return _numpy_array(path, option)
+    try:
+        return _parsed(data.decode("utf-8"), f"{option} {path}")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{option}: {path} is not text", fix="give a .json or .npy file") from error
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidInputError(
+            f"{where}: not JSON at character {error.pos}: {error.msg}",
+            fix='write it like "[0.1, 0.2]" or @file.json',
+        ) from error
+
+
+def _numpy_array(path: Path, option: str) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InvalidInputError(f"{option}: {path} is not a NumPy array file: {error}") from error

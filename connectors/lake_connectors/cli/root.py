@@ -1,0 +1,80 @@
+"""The list of commands, each loaded from its module when it is called, so that ``lake --help`` is instant."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+
+import click
+
+import lake_format
+
+__all__ = ["root"]
+
+_HERE = "lake_connectors.cli"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a command lives, and the line about it in the list of commands."""
+
+    module: str
+    about: str
+
+
+_COMMANDS = {
+    "create": _Place("create", "Make a new, empty table."),
+    "append": _Place("append", "Add the rows of Parquet, CSV, JSON or Arrow files."),
+    "describe": _Place("describe", "What a table is: columns, rows, files, indexes."),
+    "history": _Place("describe", "The versions of a table, newest first."),
+    "scan": _Place("read", "Read rows: some columns, a filter, a limit."),
+    "index": _Place("index", "Build a vector index."),
+    "search": _Place("search", "Find the rows nearest to a vector."),
+    "sql": _Place("sql", "Ask one or more tables in DuckDB SQL."),
+    "inspect": _Place("describe", "A table's fragments, files, manifests, indexes, versions."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a command's module only when that command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, in the order in which a new table meets them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name; a usage error that names the nearest one where there is none."""
+        place = _COMMANDS.get(cmd_name)
+        if place is None:
+            near = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(_COMMANDS)}"
+            raise click.UsageError(f"no command {cmd_name!r}: {hint}", ctx)
+        command: click.Command = getattr(importlib.import_module(f"{_HERE}.{place.module}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.about) for name, place in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+@click.version_option(lake_format.__version__, prog_name="lake", message="%(prog)s %(version)s")
+def root() -> None:
+    """Versioned vector tables over Parquet and Vortex files.
+
+    A table's URI is a local path, s3://bucket/prefix, gs://… or az://….
+
+    \b
+    Start here:
+      lake create items --schema "id int64, title string, vec vector(3)"
+      lake append items rows.jsonl
+      lake index items vec
+      lake search items --vector "[1, 0, 0]" --k 5
+      lake sql "SELECT title FROM items WHERE id < 10" items
+
+    \b
+    Exit codes: 0 done, 1 a fault of lake itself, 2 wrong input, 3 not found, 4 exists already, 5 conflict,
+    6 unsupported, 7 storage failed, 8 damaged data, 9 outcome of a commit unknown, 130 interrupted.
+    """

@@ -1,0 +1,114 @@
+"""``lake sql``: DuckDB over one or more tables."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+import lake_format as lake
+from lake_connectors.cli.options import (
+    format_option,
+    key_values,
+    open_table,
+    read_json,
+    storage_option,
+    version_option,
+)
+from lake_connectors.cli.output import write_rows
+from lake_format.errors import InvalidInputError, UnsupportedError
+
+__all__ = ["sql"]
+
+
+@click.command(short_help="Ask tables in DuckDB SQL.")
+@click.argument("query")
+@click.argument("uris", nargs=-1, metavar="[URI]…")
+@click.option(
+    "--table",
+    "named",
+    multiple=True,
+    metavar="NAME=URI",
+    help="Give a table another name than its last path part.",
+)
+@click.option(
+    "--param", "parameters", multiple=True, metavar="JSON|@FILE", help="A value for a ? of the query."
+)
+@version_option
+@format_option
+@storage_option
+def sql(
+    query: str,
+    uris: tuple[str, ...],
+    named: tuple[str, ...],
+    parameters: tuple[str, ...],
+    version: int | None,
+    output_format: str,
+    storage_options: tuple[str, ...],
+) -> None:
+    """Run one DuckDB query over tables; each is known by the last part of its URI, or by the name given.
+
+    knn('items', vector, k) and ORDER BY array_distance(vec, vector) LIMIT k use the vector index.
+
+    \b
+    Examples:
+      lake sql "SELECT count(*) FROM items" items
+      lake sql "SELECT a.id FROM a JOIN b USING (id)" --table a=s3://bucket/one --table b=two
+      lake sql "SELECT title, _distance FROM knn('items', ?, 5) WHERE price < 10" items --param @query.json
+      lake sql "SELECT title FROM items ORDER BY array_distance(vec, [0.1, 0.2]::FLOAT[2]) LIMIT 5" items
+    """
+    tables = _tables(uris, named)
+    if version is not None and len(tables) != 1:
+        raise InvalidInputError(f"--version goes with one table, not with {len(tables)}")
+    values = [_plain(read_json(parameter, "--param")) for parameter in parameters]
+    duckdb = _duckdb()
+    connection = duckdb.connect()
+    opened = {name: open_table(uri, version, storage_options) for name, uri in tables.items()}
+    for name, table in opened.items():
+        duckdb.attach(connection, table, name)
+    _run(connection, query, values, output_format)
+
+
+def _tables(uris: tuple[str, ...], named: tuple[str, ...]) -> dict[str, str]:
+    """URI by name; InvalidInputError where two tables have one name or there is none."""
+    tables = key_values(named, "--table")
+    for uri in uris:
+        name = re.split(r"[/\\]", uri.rstrip("/\\"))[-1]
+        if name in tables:
+            raise InvalidInputError(
+                f"two tables are called {name!r}", fix=f"name one with --table other={uri}"
+            )
+        tables[name] = uri
+    return tables
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _duckdb() -> Any:
+    try:
+        from lake_connectors import duckdb
+    except ImportError as error:
+        raise UnsupportedError("lake sql needs DuckDB", fix="pip install 'lake-format[duckdb]'") from error
+    return duckdb
+
+
+def _run(connection: Any, query: str, values: list[Any], output_format: str) -> None:
+    import duckdb
+
+    try:
+        relation = connection.execute(query, values) if values else connection.execute(query)
+        if connection.description:
+            write_rows(relation.to_arrow_reader(), output_format)
+    except duckdb.Error as error:
+        raise _translated(error) from error
+
+
+def _translated(error: Exception) -> lake.LakeError:
+    """DuckDB's error as ours: the error of ours that caused it, or its first line."""
+    cause = error.__cause__
+    if isinstance(cause, lake.LakeError):
+        return cause
+    return InvalidInputError(f"DuckDB: {str(error).strip().splitlines()[0]}")

@@ -1,0 +1,87 @@
+"""The default engine: ties scan, take, write, search and index build to one set of open files."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+
+import pyarrow as pa
+
+from lake_engines.fragment_reader import ReaderPool
+from lake_engines.scan import count_rows, scan_rows
+from lake_engines.take import take_rows
+from lake_engines.write import discard, write_fragments
+from lake_format.engine import IndexRequest, ScanRequest, SearchAnswer, SearchRequest, WriteRequest, Written
+from lake_format.model import IndexEntry
+from lake_format.row_ids import U64
+from lake_format.snapshot import Snapshot
+from lake_format.store.base import Store
+
+__all__ = ["DefaultEngine"]
+
+_SNAPSHOTS = 4
+
+
+class DefaultEngine:
+    """Reads and writes rows with this package's own readers, writers and index; safe for several threads."""
+
+    def __init__(self) -> None:
+        from lake_engines.knn.state import IndexPool, SearchState
+
+        self._files = ReaderPool()
+        self._indexes = IndexPool()
+        self._lock = Lock()
+        self._states: OrderedDict[str, SearchState] = OrderedDict()
+
+    def write(self, store: Store, request: WriteRequest) -> Written:
+        """Write rows into new files; nothing becomes visible."""
+        return write_fragments(store, request)
+
+    def discard(self, store: Store, written: Written) -> None:
+        """Remove files that will not be committed."""
+        discard(store, written)
+
+    def scan(self, snapshot: Snapshot, request: ScanRequest) -> pa.RecordBatchReader:
+        """Live rows in fragment order, filtered exactly."""
+        return scan_rows(snapshot, request, self._files)
+
+    def count(self, snapshot: Snapshot, where: object | None) -> int:
+        """The number of live rows that match."""
+        return count_rows(snapshot, where, self._files)
+
+    def take(self, snapshot: Snapshot, row_ids: U64, columns: tuple[str, ...]) -> pa.Table:
+        """One row per row id, in the order asked for."""
+        return take_rows(snapshot, row_ids, columns, self._files)
+
+    def search(self, snapshot: Snapshot, request: SearchRequest) -> SearchAnswer:
+        """The k nearest matching rows of each query."""
+        from lake_engines.knn.search import search
+
+        return search(self._state(snapshot), request, self._files)
+
+    def build_index(self, snapshot: Snapshot, request: IndexRequest) -> IndexEntry:
+        """Build and store an index; it is not part of the table until committed."""
+        from lake_engines.knn.build import build_vector_index
+
+        return build_vector_index(snapshot, request, self._files)
+
+    def warm(self, snapshot: Snapshot) -> None:
+        """Fetch manifests and index heads ahead of the first search."""
+        state = self._state(snapshot)
+        for entry in snapshot.version.indexes:
+            for shard in entry.shards:
+                state.index(shard)
+        len(snapshot.fragments)
+
+    def _state(self, snapshot: Snapshot) -> SearchState:
+        from lake_engines.knn.state import SearchState
+
+        key = f"{snapshot.version.table_id}:{snapshot.version.commit_id}"
+        with self._lock:
+            state = self._states.get(key)
+            if state is None:
+                state = self._states[key] = SearchState(snapshot, self._files, self._indexes)
+                while len(self._states) > _SNAPSHOTS:
+                    self._states.popitem(last=False)
+            self._states.move_to_end(key)
+            return state

@@ -1,0 +1,186 @@
+"""What a data file is to the rest of the engine: the values and protocols every file format shares.
+
+It must not know any format: formats import this module, never the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lake_format.errors import InvalidInputError
+
+__all__ = [
+    "DEFAULT_BATCH_ROWS",
+    "FileReader",
+    "FileWriter",
+    "Positions",
+    "WrittenFile",
+    "as_positions",
+    "check_columns",
+    "check_increasing",
+    "check_window",
+    "empty_batch",
+    "project",
+    "rows_only",
+    "take_any_order",
+]
+
+DEFAULT_BATCH_ROWS = 65_536
+
+Positions = npt.NDArray[np.uint64]
+"""Row positions within one file, 0-based."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenFile:
+    """One finished data file, as the manifest keeps it.
+
+    Parameters
+    ----------
+    path
+        The object's path below the store's root.
+    format
+        ``"parquet"`` or ``"vortex"``.
+    rows
+        Rows in the file.
+    size
+        Bytes of the whole object.
+    layout
+        What a reader needs to address rows without opening the footer (``spec/files.md``, FIL-4). Empty
+        for files of foreign writers: the footer is read instead.
+    """
+
+    path: str
+    format: str
+    rows: int
+    size: int
+    layout: bytes
+
+
+class FileWriter(Protocol):
+    """Writes one data file from record batches; nothing is visible before :meth:`close` returns."""
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append the rows of ``batch``, whose schema must be the writer's own."""
+        ...
+
+    def close(self) -> WrittenFile:
+        """Finish the file, make it visible and durable, and return what the manifest must keep of it."""
+        ...
+
+    def abort(self) -> None:
+        """Give the file up; nothing becomes visible. Harmless after ``close`` or a second time."""
+        ...
+
+
+class FileReader(Protocol):
+    """Reads one data file; safe to share between threads."""
+
+    @property
+    def rows(self) -> int:
+        """Rows in the file."""
+        ...
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema exactly as written."""
+        ...
+
+    def scan(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        batch_rows: int = DEFAULT_BATCH_ROWS,
+    ) -> Iterator[pa.RecordBatch]:
+        """Rows ``[start, stop)`` in order, as batches of at most ``batch_rows`` rows."""
+        ...
+
+    def take(self, positions: Positions, columns: Sequence[str] | None = None) -> pa.RecordBatch:
+        """The rows at ``positions`` (strictly increasing), in that order, as one batch."""
+        ...
+
+
+def take_any_order(
+    reader: FileReader, positions: npt.ArrayLike, columns: Sequence[str] | None = None
+) -> pa.RecordBatch:
+    """The rows at ``positions``, which may repeat and come in any order.
+
+    Each distinct row is read once; the result follows the order of ``positions``.
+    """
+    wanted = as_positions(positions)
+    distinct, inverse = np.unique(wanted, return_inverse=True)
+    batch = reader.take(distinct, columns)
+    if len(distinct) == len(wanted) and bool((inverse[1:] > inverse[:-1]).all()):
+        return batch
+    return batch.take(pa.array(inverse.astype(np.int64)))
+
+
+def as_positions(positions: npt.ArrayLike) -> Positions:
+    """``positions`` as a one-dimensional uint64 array; negative or fractional positions are refused."""
+    array: npt.NDArray[Any] = np.asarray(positions)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InvalidInputError(
+            f"row positions must be a one-dimensional integer array, not {array.dtype} of {array.ndim} dimensions"
+        )
+    if array.dtype.kind == "i" and array.size and int(array.min()) < 0:
+        raise InvalidInputError(f"row position {int(array.min())} is negative")
+    return array.astype(np.uint64, copy=False)
+
+
+def check_increasing(positions: Positions, rows: int, path: str) -> Positions:
+    """``positions``, checked to be strictly increasing and below ``rows``."""
+    positions = as_positions(positions)
+    if positions.size:
+        if int(positions[-1]) >= rows:
+            raise InvalidInputError(f"row position {int(positions[-1])} is past the {rows} rows of {path!r}")
+        if not bool((positions[1:] > positions[:-1]).all()):
+            raise InvalidInputError(
+                f"row positions for a take from {path!r} are not strictly increasing",
+                fix="sort and deduplicate them, or use take_any_order",
+            )
+    return positions
+
+
+def check_window(start: int, stop: int | None, rows: int, path: str) -> tuple[int, int]:
+    """The row window ``[start, stop)`` with ``None`` filled in, checked against the file's ``rows``."""
+    end = rows if stop is None else stop
+    if not 0 <= start <= end <= rows:
+        raise InvalidInputError(f"rows [{start}, {end}) are not within the {rows} rows of {path!r}")
+    return start, end
+
+
+def check_columns(columns: Sequence[str] | None, schema: pa.Schema, path: str) -> list[str]:
+    """The column names to read, in the order asked for; all of them for ``None``."""
+    if columns is None:
+        return list(schema.names)
+    for name in columns:
+        if name not in schema.names:
+            raise InvalidInputError(
+                f"{path!r} has no column {name!r}", fix=f"its columns are {', '.join(schema.names)}"
+            )
+    if len(set(columns)) != len(columns):
+        raise InvalidInputError(f"a column is asked for twice of {path!r}: {list(columns)}")
+    return list(columns)
+
+
+def project(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
+    """``schema`` narrowed to ``columns``, in their order, schema metadata kept."""
+    return pa.schema([schema.field(name) for name in columns], metadata=schema.metadata)
+
+
+def rows_only(count: int) -> pa.RecordBatch:
+    """A batch of ``count`` rows without columns."""
+    return pa.RecordBatch.from_struct_array(pa.Array.from_buffers(pa.struct([]), count, [None]))
+
+
+def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
+    """A batch of ``schema`` without rows."""
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)

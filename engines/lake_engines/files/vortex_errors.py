@@ -1,0 +1,36 @@
+"""Turns the faults of vortex-data into ours: no Rust backtraces, always the file's name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from lake_format.errors import CorruptionError, LakeError
+
+__all__ = ["first_line", "reading"]
+
+
+def first_line(error: BaseException) -> str:
+    """The message without the backtrace that vortex appends, at most 200 characters."""
+    text = str(error).split("\nBacktrace:")[0].split("Python exception: Traceback")[0].strip()
+    return (text.splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Report what fails while the Vortex file ``path`` is read as a CorruptionError.
+
+    Errors of our own reads, which vortex wraps, are found along the chain of causes and raised as they are. A
+    panic inside vortex is a ``BaseException`` of a class that cannot be imported: it is known by its name.
+    """
+    try:
+        yield
+    except LakeError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, LakeError):
+            raise cause from None
+        raise CorruptionError(f"Vortex file {path!r} cannot be read: {first_line(error)}") from None

@@ -1,0 +1,156 @@
+"""Reads a Vortex file: scans by row window, takes by position, in the exact Arrow types that were written.
+
+Rows are decoded chunk by chunk through vortex's iterator, not through its C stream: a panic over damaged bytes
+is an exception in the first and ends the process in the second (vortex-data 0.93).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lake_engines.files.access import FileBytes
+from lake_engines.files.base import (
+    DEFAULT_BATCH_ROWS,
+    Positions,
+    WrittenFile,
+    check_columns,
+    check_increasing,
+    check_window,
+    empty_batch,
+    project,
+    rows_only,
+)
+from lake_engines.files.checksums import StreamLayout
+from lake_engines.files.layout import VORTEX_KIND
+from lake_engines.files.vortex_errors import reading
+from lake_format.errors import CorruptionError
+from lake_format.store.base import Store
+
+__all__ = ["VortexReader"]
+
+_TAKE_BATCH_ROWS = 262_144  # measured: a take of 1,000 rows is 2-3 times faster than with vortex's 8,192
+
+
+class VortexReader:
+    """A :class:`~lake_engines.files.base.FileReader` for Vortex files.
+
+    Parameters
+    ----------
+    verify_reads
+        Check every block that is read against its checksum. Otherwise only the footer is checked.
+    """
+
+    def __init__(self, store: Store, file: WrittenFile, schema: pa.Schema, *, verify_reads: bool = False) -> None:
+        self._path = file.path
+        self._schema = schema
+        self._layout = StreamLayout.from_bytes(
+            file.layout, VORTEX_KIND, path=file.path, rows=file.rows, size=file.size
+        )
+        self._bytes = FileBytes(store, file.path, file.size, checksums=self._layout if verify_reads else None)
+        self._file = self._open(verify_reads)
+        if len(self._file) != file.rows:
+            raise CorruptionError(f"Vortex file {file.path!r} has {len(self._file)} rows, not the {file.rows} recorded")
+
+    def _open(self, verify_reads: bool) -> Any:
+        import vortex
+
+        source = _Source(self._bytes, self._layout)
+        with self._reading():
+            if self._bytes.local_path is not None and not verify_reads:
+                return vortex.open(self._bytes.local_path, memory_map=True)
+            return vortex.open_readable(source)
+
+    @property
+    def rows(self) -> int:
+        """Rows in the file."""
+        return self._layout.rows
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema exactly as written."""
+        return self._schema
+
+    def scan(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        batch_rows: int = DEFAULT_BATCH_ROWS,
+    ) -> Iterator[pa.RecordBatch]:
+        """Rows ``[start, stop)`` in order, decoded as they are asked for."""
+        names = check_columns(columns, self._schema, self._path)
+        begin, end = check_window(start, stop, self.rows, self._path)
+        if not names:
+            for first in range(begin, end, batch_rows):
+                yield rows_only(min(batch_rows, end - first))
+            return
+        if begin == end:
+            return
+        wanted = project(self._schema, names)
+        with self._reading():
+            window = self._file.to_repeated_scan(names, batch_size=batch_rows).execute(row_range=(begin, end))
+        yield from self._decoded(window, wanted, end - begin)
+
+    def take(self, positions: Positions, columns: Sequence[str] | None = None) -> pa.RecordBatch:
+        """The rows at ``positions`` (strictly increasing), as one batch."""
+        import vortex
+
+        names = check_columns(columns, self._schema, self._path)
+        # vortex ends the process over an index past the end, so that this check is not a courtesy
+        places = check_increasing(positions, self.rows, self._path)
+        if not names:
+            return rows_only(len(places))
+        wanted = project(self._schema, names)
+        if not len(places):
+            return empty_batch(wanted)
+        with self._reading():
+            indices = vortex.array(pa.array(np.ascontiguousarray(places), pa.uint64()))
+            found = self._file.scan(names, indices=indices, batch_size=_TAKE_BATCH_ROWS)
+        parts = list(self._decoded(found, wanted, len(places)))
+        return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+
+    def _decoded(self, chunks: Any, wanted: pa.Schema, rows: int) -> Iterator[pa.RecordBatch]:
+        kind = pa.struct(list(wanted))
+        seen = 0
+        while True:
+            with self._reading():
+                chunk = next(chunks, None)
+                if chunk is None:
+                    break
+                columns = chunk.to_arrow_array(arrow_type=kind).flatten()
+            seen += len(chunk)
+            yield pa.RecordBatch.from_arrays(columns, schema=wanted)
+        if seen != rows:
+            raise CorruptionError(f"Vortex file {self._path!r} gave {seen} rows where {rows} were asked for")
+
+    def _reading(self) -> Any:
+        return reading(self._path)
+
+    def verify(self) -> None:
+        """Read the whole file and check every block."""
+        self._bytes.verify(self._layout)
+
+
+class _Source:
+    """What vortex reads through: our bytes, the tail fetched once and checked before anything is parsed."""
+
+    def __init__(self, data: FileBytes, layout: StreamLayout) -> None:
+        self._data = data
+        self._start = layout.size - layout.tail_length
+        self._tail = memoryview(data.read(self._start, layout.tail_length))
+        layout.check_tail(self._tail, data.path)
+
+    def size(self) -> int:
+        """Total length in bytes."""
+        return self._data.size
+
+    def read_at(self, offset: int, length: int) -> bytes | memoryview:
+        """``length`` bytes from ``offset``; called from vortex's threads, many at once."""
+        if offset >= self._start:
+            return self._tail[offset - self._start : offset - self._start + length]
+        return self._data.read(offset, length)

@@ -1,0 +1,194 @@
+"""One fragment as rows: opens its column groups, matches columns by field id, joins groups side by side.
+
+Everything above reads fragments through this and never sees files; deleted rows are still in what it returns,
+as positions must stay countable.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from threading import Lock
+
+import numpy as np
+import pyarrow as pa
+
+from lake_engines.files import FileReader, WrittenFile, open_reader
+from lake_engines.files.base import Positions
+from lake_engines.files.vector_reader import VectorReader
+from lake_format.errors import CorruptionError
+from lake_format.model import ColumnGroup, Fragment
+from lake_format.row_ids import U64
+from lake_format.schema import ROW_ID, ROW_ID_FIELD, field_by_id, field_id
+from lake_format.snapshot import Snapshot, deleted_positions
+from lake_format.store.base import Store
+
+__all__ = ["FragmentReader", "ReaderPool", "output_schema"]
+
+_OPEN_FILES = 512
+
+
+class ReaderPool:
+    """Open file readers, shared and kept up to a number; data files never change, so none goes stale."""
+
+    def __init__(self, limit: int = _OPEN_FILES) -> None:
+        self._limit = limit
+        self._lock = Lock()
+        self._readers: OrderedDict[str, FileReader] = OrderedDict()
+
+    def get(self, store: Store, group: ColumnGroup, rows: int, schema: pa.Schema) -> FileReader:
+        """The reader of a column group's file."""
+        with self._lock:
+            reader = self._readers.get(group.path)
+            if reader is not None:
+                self._readers.move_to_end(group.path)
+                return reader
+        file = WrittenFile(
+            path=group.path, format=group.format, rows=rows, size=group.size, layout=group.layout
+        )
+        reader = open_reader(store, file, schema)
+        with self._lock:
+            self._readers[group.path] = reader
+            while len(self._readers) > self._limit:
+                self._readers.popitem(last=False)
+        return reader
+
+
+def output_schema(snapshot: Snapshot, names: Sequence[str]) -> pa.Schema:
+    """The Arrow schema of a read of these columns, ``_row_id`` included where asked for."""
+    schema = snapshot.schema
+    return pa.schema([ROW_ID_FIELD if name == ROW_ID else schema.field(name) for name in names])
+
+
+class FragmentReader:
+    """Reads columns of one fragment by their names in the snapshot's schema."""
+
+    def __init__(self, snapshot: Snapshot, fragment: Fragment, pool: ReaderPool) -> None:
+        self.fragment = fragment
+        self._snapshot = snapshot
+        self._pool = pool
+        self._owner = {field: group for group in fragment.groups for field in group.field_ids}
+        self._row_ids: U64 | None = None
+
+    def deleted(self) -> U64:
+        """Deleted positions, ascending."""
+        return deleted_positions(self.fragment)
+
+    def row_ids(self) -> U64:
+        """The row id of every position."""
+        if self._row_ids is None:
+            self._row_ids = self.fragment.row_ids()
+        return self._row_ids
+
+    def vectors(self, name: str) -> VectorReader | None:
+        """The raw vectors of a column; None where this fragment has no values of it."""
+        group = self._owner.get(field_id(self._snapshot.schema.field(name)))
+        if group is None:
+            return None
+        reader = self._reader(group)
+        if not isinstance(reader, VectorReader):
+            raise CorruptionError(f"file {group.path!r} of vector column {name!r} has no vector pages")
+        return reader
+
+    def scan(
+        self, names: Sequence[str], start: int, stop: int, batch_rows: int
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Rows ``[start, stop)`` as ``(first position, batch)``, columns in the order of ``names``."""
+        plan = self._plan(names)
+        streams = [
+            self._reader(group).scan(columns, start=start, stop=stop, batch_rows=batch_rows)
+            for group, columns in plan
+        ]
+        if not streams:
+            streams = [_empty_batches(start, stop, batch_rows)]
+        position = start
+        for rows, parts in _aligned(streams):
+            yield position, self._assemble(names, plan, parts, rows, np.arange(position, position + rows))
+            position += rows
+        if position != stop:
+            raise CorruptionError(f"fragment {self.fragment.fragment_id} ended at row {position}, not {stop}")
+
+    def take(self, positions: Positions, names: Sequence[str]) -> pa.RecordBatch:
+        """The rows at strictly increasing positions."""
+        plan = self._plan(names)
+        parts = [self._reader(group).take(positions, columns) for group, columns in plan]
+        return self._assemble(names, plan, parts, len(positions), positions.astype(np.int64))
+
+    def _reader(self, group: ColumnGroup) -> FileReader:
+        schema = self._snapshot.version.schemas.get(group.schema_id)
+        if schema is None:
+            raise CorruptionError(
+                f"file {group.path!r} was written with the unknown schema {group.schema_id}"
+            )
+        fields = [field_by_id(schema, identity) for identity in group.field_ids]
+        missing = [identity for identity, field in zip(group.field_ids, fields, strict=True) if field is None]
+        if missing:
+            raise CorruptionError(
+                f"file {group.path!r} holds field {missing[0]}, which its schema does not have"
+            )
+        return self._pool.get(self._snapshot.store, group, self.fragment.row_count, pa.schema(fields))
+
+    def _plan(self, names: Sequence[str]) -> list[tuple[ColumnGroup, list[str]]]:
+        """The groups to read and, in each, the columns by their name at the time of writing."""
+        wanted: dict[str, tuple[ColumnGroup, list[str]]] = {}
+        for name in names:
+            if name == ROW_ID:
+                continue
+            identity = field_id(self._snapshot.schema.field(name))
+            group = self._owner.get(identity)
+            if group is not None:
+                wanted.setdefault(group.path, (group, []))[1].append(self._stored_name(group, identity))
+        return list(wanted.values())
+
+    def _stored_name(self, group: ColumnGroup, identity: int) -> str:
+        return str(self._reader(group).schema.names[group.field_ids.index(identity)])
+
+    def _assemble(
+        self,
+        names: Sequence[str],
+        plan: list[tuple[ColumnGroup, list[str]]],
+        parts: list[pa.RecordBatch],
+        rows: int,
+        positions: np.ndarray[tuple[int], np.dtype[np.int64]],
+    ) -> pa.RecordBatch:
+        schema = output_schema(self._snapshot, names)
+        found = {group.path: part for (group, _), part in zip(plan, parts, strict=False)}
+        arrays = []
+        for name, field in zip(names, schema, strict=True):
+            if name == ROW_ID:
+                arrays.append(pa.array(self.row_ids()[positions].astype(np.int64)))
+                continue
+            group = self._owner.get(field_id(field))
+            if group is None:
+                arrays.append(pa.nulls(rows, field.type))
+                continue
+            array = found[group.path].column(self._stored_name(group, field_id(field)))
+            arrays.append(array if array.type == field.type else array.cast(field.type))
+        if not arrays:
+            return _rows_without_columns(rows)
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _aligned(streams: list[Iterator[pa.RecordBatch]]) -> Iterator[tuple[int, list[pa.RecordBatch]]]:
+    """Batches of several streams cut at common boundaries, without copying."""
+    current = [next(stream, None) for stream in streams]
+    while all(batch is not None for batch in current):
+        batches = [batch for batch in current if batch is not None]
+        rows = min(batch.num_rows for batch in batches)
+        if rows:
+            yield rows, [batch.slice(0, rows) for batch in batches]
+        current = [
+            batch.slice(rows) if batch.num_rows > rows else next(stream, None)
+            for batch, stream in zip(batches, streams, strict=True)
+        ]
+    if any(batch is not None for batch in current):
+        raise CorruptionError("the column groups of a fragment have different numbers of rows")
+
+
+def _empty_batches(start: int, stop: int, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    for begin in range(start, stop, batch_rows):
+        yield _rows_without_columns(min(batch_rows, stop - begin))
+
+
+def _rows_without_columns(rows: int) -> pa.RecordBatch:
+    return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))

@@ -1,0 +1,1 @@
+"""Nearest-neighbour search over a snapshot: index candidates, exact distances, uncovered rows, filters."""

@@ -1,0 +1,148 @@
+"""Builds a vector index over the live rows of a snapshot: feeds their vectors in row-id order to the index builder."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from uuid import uuid4
+
+import numpy as np
+
+from lake_engines.fragment_reader import ReaderPool
+from lake_engines.index import build_index, check_metric
+from lake_engines.knn.coverage import Addresses, Runs, cover
+from lake_engines.knn.distances import F32, I64
+from lake_engines.knn.vectors import VectorColumn
+from lake_format.engine import IndexRequest
+from lake_format.errors import InvalidInputError
+from lake_format.model import IndexEntry, IndexShard
+from lake_format.paths import index_path
+from lake_format.row_ids import encode_row_ids
+from lake_format.schema import field_id
+from lake_format.snapshot import Snapshot
+
+__all__ = ["build_vector_index"]
+
+_OPTIONS = {"lists": int, "seed": int}
+
+
+class _SnapshotVectors:
+    """The vectors of a snapshot's live rows as one sequence: ordinal = rank of the row id among rows covered."""
+
+    def __init__(self, column: VectorColumn, address_runs: Runs) -> None:
+        self._column = column
+        self._starts, self._lengths = address_runs
+        self._ends = np.cumsum(self._lengths)
+        self._first = self._ends - self._lengths
+
+    @property
+    def count(self) -> int:
+        """How many vectors there are."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def dimension(self) -> int:
+        """Components of each vector."""
+        return self._column.dimension
+
+    def read(self, start: int, stop: int) -> F32:
+        """Vectors of ordinals ``[start, stop)``."""
+        run = bisect_right(self._ends.tolist(), start) if len(self._ends) < 64 else self._run_of(start)
+        parts = []
+        while start < stop:
+            size = min(stop, int(self._ends[run])) - start
+            address = int(self._starts[run]) + start - int(self._first[run])
+            window = (np.array([address]), np.array([size]))
+            parts += [vectors for _, vectors in self._column.blocks(window)]
+            start, run = start + size, run + 1
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def gather(self, ordinals: I64) -> F32:
+        """Vectors of ascending ordinals."""
+        return self._column.gather(self.addresses(ordinals))
+
+    def addresses(self, ordinals: I64) -> I64:
+        """The address of each ordinal."""
+        run = np.searchsorted(self._ends, ordinals, side="right")
+        return self._starts[run] + ordinals - self._first[run]
+
+    def _run_of(self, ordinal: int) -> int:
+        return int(np.searchsorted(self._ends, ordinal, side="right"))
+
+
+def build_vector_index(snapshot: Snapshot, request: IndexRequest, pool: ReaderPool) -> IndexEntry:
+    """Build and store an index over all live rows that have a vector.
+
+    Raises
+    ------
+    InvalidInputError
+        No rows, an unknown option, or a vector with a NaN or infinite value, named by its row id.
+    """
+    options = _checked_options(request)
+    addresses = Addresses(snapshot)
+    column = VectorColumn(snapshot, addresses, request.column, pool)
+    row_ids, runs = _rows_with_vectors(addresses, column)
+    if len(row_ids) == 0:
+        raise InvalidInputError(
+            f"column {request.column!r} has no vectors to index", fix="append rows before building an index"
+        )
+    path = index_path(uuid4())
+    with snapshot.store.open_writer(path) as writer:
+        built = build_index(
+            _SnapshotVectors(column, runs),
+            metric=check_metric(request.metric),
+            writer=writer,
+            progress=request.progress,
+            name_of=lambda ordinal: f"row id {int(row_ids[ordinal])} of column {request.column!r}",
+            **options,
+        )
+    shard = IndexShard(
+        path=path,
+        size=built.size,
+        head_length=built.head_length,
+        head_crc=built.head_crc,
+        row_count=len(row_ids),
+        row_ids=encode_row_ids(row_ids),
+    )
+    return IndexEntry(
+        index_id=str(uuid4()),
+        name=request.name,
+        kind=built.kind,
+        field_id=field_id(snapshot.schema.field(request.column)),
+        metric=request.metric,
+        parameters={**built.parameters, "model_id": built.model_id},
+        shards=(shard,),
+    )
+
+
+def _rows_with_vectors(addresses: Addresses, column: VectorColumn) -> tuple[np.ndarray, Runs]:
+    """Ascending row ids of live rows whose vector is not NULL, and their addresses as runs in that order."""
+    first, length, address = addresses.live_runs()
+    if len(column.null_addresses):
+        present = cover(addresses, None).without(column.null_addresses).uncovered
+        starts, sizes = present
+        run = np.searchsorted(address, starts, side="right") - 1 if _ascending(address) else None
+        if run is None:
+            order = np.argsort(address)
+            run = order[np.searchsorted(address[order], starts, side="right") - 1]
+        first = first[run] + starts - address[run]
+        order = np.argsort(first)
+        first, length, address = first[order], sizes[order], starts[order]
+    ids = np.repeat(first - (np.cumsum(length) - length), length) + np.arange(int(length.sum()))
+    return ids.astype(np.uint64), (address, length)
+
+
+def _ascending(values: I64) -> bool:
+    return bool((values[1:] > values[:-1]).all())
+
+
+def _checked_options(request: IndexRequest) -> dict[str, int]:
+    checked: dict[str, int] = {}
+    for name, value in request.options.items():
+        if name not in _OPTIONS:
+            raise InvalidInputError(
+                f"unknown index option {name!r}", fix=f"options are {', '.join(_OPTIONS)}"
+            )
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InvalidInputError(f"index option {name!r} must be a positive whole number, not {value!r}")
+        checked[name] = value
+    return checked

@@ -1,0 +1,220 @@
+"""Plans and runs a nearest-neighbour search: index where it helps, flat search for the rest, true distances last.
+
+The result is always the nearest ``min(k, matching rows)`` rows: rows the index does not cover are searched flat,
+few matching rows are compared one by one, and if an index yields too few candidates the search is done exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lake_engines.fragment_reader import ReaderPool
+from lake_engines.index import Candidates, IndexReader
+from lake_engines.knn.coverage import Coverage, Runs
+from lake_engines.knn.distances import F32, I64, Nearest, exact_distances, nearest_in_block
+from lake_engines.knn.matches import Matches
+from lake_engines.knn.state import SearchState
+from lake_engines.take import take_located
+from lake_format.engine import SearchAnswer, SearchRequest
+from lake_format.model import IndexEntry
+from lake_format.schema import DISTANCE, DISTANCE_FIELD
+
+__all__ = ["search"]
+
+_FLAT_BYTES = 6 << 20
+"""Matching rows whose vectors take no more than this are compared one by one on a local disk."""
+_FLAT_REQUESTS = 128
+"""The same bound where every row may cost a request."""
+_RERANK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What will be done: the index and shards to ask, and what is searched flat."""
+
+    entry: IndexEntry | None
+    coverage: Coverage
+    matches: Matches | None
+    flat: Runs | I64
+    reason: str
+
+
+def search(state: SearchState, request: SearchRequest, pool: ReaderPool) -> SearchAnswer:
+    """The nearest matching rows of each query, nearest first, query after query."""
+    entry = _choose_index(state, request)
+    metric = request.metric or (entry.metric if entry else "l2")
+    plan = _plan(state, request, entry)
+    facts: dict[str, Any] = {"metric": metric, "k": request.k, "queries": len(request.queries)}
+    found = [Nearest(request.k) for _ in request.queries]
+    if plan.entry is not None:
+        facts |= _search_shards(state, request, plan, metric, found)
+    else:
+        facts |= {"strategy": "exact", "reason": plan.reason}
+    facts["rows compared exactly"] = _search_flat(state, request, plan.flat, plan.matches, metric, found)
+    if plan.matches is not None:
+        facts["rows matching the filter"] = plan.matches.count
+    return _answer(state, request, found, facts, pool)
+
+
+def _choose_index(state: SearchState, request: SearchRequest) -> IndexEntry | None:
+    """The index of the column whose metric was asked for, or the newest of the column."""
+    wanted = state.field_id(request.column)
+    entries = [entry for entry in state.snapshot.version.indexes if entry.field_id == wanted]
+    if request.metric is not None:
+        entries = [entry for entry in entries if entry.metric == request.metric]
+    return entries[-1] if entries else None
+
+
+def _plan(state: SearchState, request: SearchRequest, entry: IndexEntry | None) -> _Plan:
+    matches = state.matches(request.where)
+    everything = state.coverage(request.column, None)
+    if entry is None or request.exact:
+        reason = "asked for" if request.exact else "no index of this column and metric"
+        return _exact_plan(matches, everything, reason)
+    if matches is not None and _few(state, request.column, matches.count):
+        return _exact_plan(matches, everything, "few rows match the filter")
+    coverage = state.coverage(request.column, entry)
+    if sum(shard.live for shard in coverage.shards) == 0:
+        return _exact_plan(matches, everything, "the index covers no live row")
+    return _Plan(entry=entry, coverage=coverage, matches=matches, flat=coverage.uncovered, reason="")
+
+
+def _exact_plan(matches: Matches | None, everything: Coverage, reason: str) -> _Plan:
+    flat = (
+        everything.uncovered if matches is None or matches.count > matches.total // 8 else matches.addresses()
+    )
+    return _Plan(entry=None, coverage=everything, matches=matches, flat=flat, reason=reason)
+
+
+def _few(state: SearchState, column: str, rows: int) -> bool:
+    if not state.is_local:
+        return rows <= _FLAT_REQUESTS
+    return rows * state.vectors(column).dimension * 4 <= _FLAT_BYTES
+
+
+def _search_shards(
+    state: SearchState, request: SearchRequest, plan: _Plan, metric: str, found: list[Nearest]
+) -> Mapping[str, Any]:
+    assert plan.entry is not None
+    facts: dict[str, Any] = {
+        "strategy": "index",
+        "index": plan.entry.name,
+        "recall asked for": request.recall,
+    }
+    candidates_seen = 0
+    for shard, shard_map in zip(plan.entry.shards, plan.coverage.shards, strict=True):
+        if shard_map.live == 0:
+            continue
+        reader = state.index(shard)
+        selection = state.selection(shard, shard_map, plan.matches)
+        eligible = shard_map.live if selection is None else selection.count
+        if eligible == 0:
+            continue
+        candidates = reader.search(request.queries, request.k, recall=request.recall, selection=selection)
+        _rerank(state, request, candidates, shard_map.address_of(candidates.ordinals), metric, found)
+        candidates_seen += int((candidates.ordinals >= 0).sum())
+        facts |= _stats(reader, candidates)
+    facts["candidates compared exactly"] = candidates_seen
+    return facts
+
+
+def _stats(reader: IndexReader, candidates: Candidates) -> Mapping[str, Any]:
+    stats = candidates.stats
+    return {
+        "lists probed": stats.probes,
+        "lists read": stats.lists_read,
+        "index requests": stats.requests,
+        "index bytes read": stats.bytes_read,
+        "index rounds": stats.rounds,
+    }
+
+
+def _rerank(
+    state: SearchState,
+    request: SearchRequest,
+    candidates: Candidates,
+    addresses: I64,
+    metric: str,
+    found: list[Nearest],
+) -> None:
+    """True distances of the candidates of every query, from the raw vectors; one gather for many queries."""
+    column = state.vectors(request.column)
+    per_query = max(1, addresses.shape[1])
+    step = max(1, _RERANK_BYTES // (4 * column.dimension * per_query))
+    for start in range(0, len(addresses), step):
+        block = addresses[start : start + step]
+        kept = block >= 0
+        if not kept.any():
+            continue
+        vectors = column.gather(block[kept])
+        begin = 0
+        for offset, row in enumerate(kept):
+            size = int(row.sum())
+            query = request.queries[start + offset]
+            distances = exact_distances(query, vectors[begin : begin + size], metric)
+            found[start + offset].add(distances, block[offset][row])
+            begin += size
+
+
+def _search_flat(
+    state: SearchState,
+    request: SearchRequest,
+    flat: Runs | I64,
+    matches: Matches | None,
+    metric: str,
+    found: list[Nearest],
+) -> int:
+    """Compare rows one by one: given addresses, or runs of addresses under the filter."""
+    column = state.vectors(request.column)
+    compared = 0
+    for addresses, vectors in _flat_blocks(state, request.column, flat, matches):
+        compared += len(addresses)
+        results = nearest_in_block(request.queries, vectors, request.k, metric)
+        for nearest, (distances, rows) in zip(found, results, strict=True):
+            nearest.add(distances, addresses[rows])
+    del column
+    return compared
+
+
+def _flat_blocks(state: SearchState, name: str, flat: Runs | I64, matches: Matches | None) -> Any:
+    column = state.vectors(name)
+    if isinstance(flat, tuple):
+        for addresses, vectors in column.blocks(flat):
+            if matches is None:
+                yield addresses, vectors
+                continue
+            kept = matches.contains(addresses)
+            if kept.any():
+                yield addresses[kept], vectors[kept]
+        return
+    nulls = column.null_addresses
+    wanted = flat if len(nulls) == 0 else np.setdiff1d(flat, nulls, assume_unique=True)
+    step = max(1, _RERANK_BYTES // (4 * column.dimension))
+    for start in range(0, len(wanted), step):
+        block = wanted[start : start + step]
+        yield block, column.gather(block)
+
+
+def _answer(
+    state: SearchState,
+    request: SearchRequest,
+    found: list[Nearest],
+    facts: Mapping[str, Any],
+    pool: ReaderPool,
+) -> SearchAnswer:
+    addresses = np.concatenate([nearest.addresses for nearest in found])
+    distances = np.concatenate([nearest.distances for nearest in found])
+    query = np.repeat(np.arange(len(found)), [len(nearest.addresses) for nearest in found])
+    columns = [name for name in request.select if name != DISTANCE]
+    owners, positions = state.addresses.split(addresses)
+    rows = take_located(state.snapshot, owners, positions, columns, pool)
+    if DISTANCE in request.select:
+        at = request.select.index(DISTANCE)
+        rows = rows.add_column(at, DISTANCE_FIELD, pa.array(distances, pa.float32()))
+    return SearchAnswer(table=rows, query=query.astype(np.int64), plan=facts)

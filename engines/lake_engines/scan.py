@@ -1,0 +1,152 @@
+"""Scans: prune fragments by statistics, read filter columns first, then only surviving rows of the others.
+
+The plan is a generator from end to end: a reader that stops early costs what it has read.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lake_engines.filters import compile_filter
+from lake_engines.fragment_reader import FragmentReader, ReaderPool, output_schema
+from lake_engines.predicate.bound import BoundPredicate
+from lake_format.engine import ScanRequest
+from lake_format.model import Fragment
+from lake_format.row_ids import U64
+from lake_format.snapshot import Snapshot
+
+__all__ = ["count_rows", "matching_positions", "prune", "scan_rows"]
+
+_BATCH_ROWS = 131_072
+_DENSE = 0.25
+"""Above this share of surviving rows a window's other columns are read whole and filtered."""
+
+
+def prune(snapshot: Snapshot, predicate: BoundPredicate | None) -> list[Fragment]:
+    """The fragments that may hold matching rows."""
+    table = snapshot.fragments
+    return table.fragments(None if predicate is None else predicate.prune(table))
+
+
+def scan_rows(snapshot: Snapshot, request: ScanRequest, pool: ReaderPool) -> pa.RecordBatchReader:
+    """Live, matching rows as a stream, in fragment order."""
+    predicate = compile_filter(snapshot, request.where)
+    schema = output_schema(snapshot, request.columns)
+    batches = _batches(snapshot, request, predicate, pool)
+    if request.limit is not None:
+        batches = _limited(batches, request.limit)
+    return pa.RecordBatchReader.from_batches(schema, batches)
+
+
+def count_rows(snapshot: Snapshot, where: object | None, pool: ReaderPool) -> int:
+    """How many live rows match."""
+    predicate = compile_filter(snapshot, where)
+    if predicate is None:
+        return snapshot.version.row_count
+    return sum(
+        len(positions)
+        for fragment in prune(snapshot, predicate)
+        for positions in matching_positions(FragmentReader(snapshot, fragment, pool), predicate)
+    )
+
+
+def matching_positions(reader: FragmentReader, predicate: BoundPredicate) -> Iterator[npt.NDArray[np.int64]]:
+    """Positions of live rows of a fragment that match, ascending, window by window."""
+    for window in _windows(reader, sorted(predicate.columns), predicate, _BATCH_ROWS):
+        yield window.start + np.flatnonzero(window.mask)
+
+
+@dataclass(slots=True)
+class _Window:
+    """Consecutive rows of a fragment: those that survive, and the columns read to find out."""
+
+    start: int
+    mask: npt.NDArray[np.bool_]
+    batch: pa.RecordBatch
+
+
+def _windows(
+    reader: FragmentReader, names: Sequence[str], predicate: BoundPredicate | None, batch_rows: int
+) -> Iterator[_Window]:
+    deleted = reader.deleted()
+    for start, batch in reader.scan(names, 0, reader.fragment.row_count, batch_rows):
+        if predicate is None:
+            mask = np.ones(batch.num_rows, bool)
+        else:
+            mask = np.array(predicate.mask(batch))
+        if len(deleted):
+            mask[_within(deleted, start, batch.num_rows)] = False
+        yield _Window(start, mask, batch)
+
+
+def _within(deleted: U64, start: int, rows: int) -> npt.NDArray[np.int64]:
+    low, high = np.searchsorted(deleted, [start, start + rows])
+    return deleted[low:high].astype(np.int64) - start
+
+
+def _batches(
+    snapshot: Snapshot, request: ScanRequest, predicate: BoundPredicate | None, pool: ReaderPool
+) -> Iterator[pa.RecordBatch]:
+    batch_rows = request.batch_rows or _BATCH_ROWS
+    for fragment in prune(snapshot, predicate):
+        reader = FragmentReader(snapshot, fragment, pool)
+        if predicate is not None:
+            yield from _filtered(reader, request.columns, predicate, batch_rows)
+        elif fragment.deleted_count == 0:
+            for _, batch in reader.scan(request.columns, 0, fragment.row_count, batch_rows):
+                yield batch
+        else:
+            for window in _windows(reader, request.columns, None, batch_rows):
+                yield _survivors(window.batch, window.mask)
+
+
+def _filtered(
+    reader: FragmentReader, columns: Sequence[str], predicate: BoundPredicate, batch_rows: int
+) -> Iterator[pa.RecordBatch]:
+    """Matching rows: filter columns first, then the rest of the windows that have survivors."""
+    rest = [name for name in columns if name not in predicate.columns]
+    for window in _windows(reader, sorted(predicate.columns), predicate, batch_rows):
+        kept = int(window.mask.sum())
+        if kept == 0:
+            continue
+        known = _survivors(window.batch, window.mask)
+        if not rest:
+            yield known.select(list(columns))
+            continue
+        others = _rest_of_window(reader, rest, window, kept)
+        yield pa.RecordBatch.from_arrays(
+            [(known if name in predicate.columns else others).column(name) for name in columns],
+            schema=pa.schema(
+                [(known if name in predicate.columns else others).schema.field(name) for name in columns]
+            ),
+        )
+
+
+def _rest_of_window(reader: FragmentReader, names: list[str], window: _Window, kept: int) -> pa.RecordBatch:
+    rows = len(window.mask)
+    if kept < rows * _DENSE:
+        positions = (window.start + np.flatnonzero(window.mask)).astype(np.uint64)
+        return reader.take(positions, names)
+    parts = [batch for _, batch in reader.scan(names, window.start, window.start + rows, rows)]
+    merged = parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+    return _survivors(merged, window.mask)
+
+
+def _survivors(batch: pa.RecordBatch, mask: npt.NDArray[np.bool_]) -> pa.RecordBatch:
+    return batch if mask.all() else batch.filter(pa.array(mask))
+
+
+def _limited(batches: Iterator[pa.RecordBatch], limit: int) -> Iterator[pa.RecordBatch]:
+    left = limit
+    while left > 0:
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch.slice(0, left)
+        left -= batch.num_rows

@@ -1,0 +1,175 @@
+"""Rows into files: streams batches into column groups, cuts fragments at size limits, gathers statistics.
+
+Nothing written here is visible until a commit names it. Memory is bounded by the writers' pages, whatever the
+length of the stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import uuid4
+
+import pyarrow as pa
+
+from lake_engines.files import open_writer, vortex_can_hold
+from lake_engines.files.base import FileWriter
+from lake_engines.ingest import as_batches, conform
+from lake_format.engine import Progress, WriteRequest, Written
+from lake_format.model import ColumnGroup, NewFragment
+from lake_format.paths import data_path
+from lake_format.properties import integer_property, text_property
+from lake_format.schema import field_id, is_vector
+from lake_format.statistics import StatisticsBuilder
+from lake_format.store.base import Store
+
+__all__ = ["GroupPlan", "discard", "plan_groups", "write_fragments"]
+
+_SLICE_ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """Columns that share a file: their names in order and the file's format."""
+
+    columns: tuple[str, ...]
+    format: str  # "vector", "vortex" or "parquet"
+
+    @property
+    def stored_format(self) -> str:
+        """The format as the manifest names it."""
+        return "vortex" if self.format == "vortex" else "parquet"
+
+
+def plan_groups(schema: pa.Schema, scalar_format: str) -> list[GroupPlan]:
+    """Which columns go together: each vector column alone, all others in the scalar format if it holds them."""
+    vectors = [GroupPlan((field.name,), "vector") for field in schema if is_vector(field.type)]
+    scalars = [field for field in schema if not is_vector(field.type)]
+    vortex = [field.name for field in scalars if scalar_format == "vortex" and vortex_can_hold(field.type)]
+    parquet = [field.name for field in scalars if field.name not in set(vortex)]
+    groups = [GroupPlan(tuple(vortex), "vortex")] if vortex else []
+    groups += [GroupPlan(tuple(parquet), "parquet")] if parquet else []
+    return groups + vectors
+
+
+class _FragmentWriter:
+    """One fragment being written: a file per column group, and the statistics of its rows."""
+
+    def __init__(self, store: Store, schema: pa.Schema, schema_id: int, groups: list[GroupPlan]) -> None:
+        self.rows = 0
+        self.bytes = 0
+        self._schema_id = schema_id
+        self._statistics = StatisticsBuilder(schema)
+        self._groups = groups
+        self._schemas = [pa.schema([schema.field(name) for name in group.columns]) for group in groups]
+        self._writers: list[FileWriter] = []
+        for group, group_schema in zip(groups, self._schemas, strict=True):
+            path = data_path(uuid4(), group.stored_format)
+            self._writers.append(open_writer(store, path, group_schema, format=group.format))
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._statistics.update(batch)
+        for group, writer, schema in zip(self._groups, self._writers, self._schemas, strict=True):
+            columns = [batch.column(name) for name in group.columns]
+            writer.write(pa.RecordBatch.from_arrays(columns, schema=schema))
+        self.rows += batch.num_rows
+        self.bytes += batch.nbytes
+
+    def close(self) -> NewFragment:
+        groups = []
+        for plan, writer, schema in zip(self._groups, self._writers, self._schemas, strict=True):
+            file = writer.close()
+            groups.append(
+                ColumnGroup(
+                    field_ids=tuple(field_id(field) for field in schema),
+                    schema_id=self._schema_id,
+                    path=file.path,
+                    format=plan.stored_format,
+                    size=file.size,
+                    layout=file.layout,
+                )
+            )
+        return NewFragment(
+            row_count=self.rows, groups=tuple(groups), statistics=tuple(self._statistics.finish())
+        )
+
+    def abort(self) -> None:
+        for writer in self._writers:
+            writer.abort()
+
+
+def write_fragments(store: Store, request: WriteRequest) -> Written:
+    """Write rows into new files, as many fragments as the table's limits ask for.
+
+    Raises
+    ------
+    InvalidInputError
+        A row does not fit the schema; files written before it are removed.
+    """
+    groups = plan_groups(request.schema, text_property(request.properties, "write.scalar-format"))
+    done: list[NewFragment] = []
+    try:
+        _write_all(store, request, groups, done)
+    except BaseException:
+        _remove(store, done)
+        raise
+    return Written(
+        fragments=tuple(done),
+        features=_features(groups) if done else frozenset(),
+        rows=sum(fragment.row_count for fragment in done),
+        bytes=sum(group.size for fragment in done for group in fragment.groups),
+    )
+
+
+def _write_all(store: Store, request: WriteRequest, groups: list[GroupPlan], done: list[NewFragment]) -> None:
+    row_limit = integer_property(request.properties, "write.fragment-rows")
+    byte_limit = integer_property(request.properties, "write.fragment-bytes")
+    current: _FragmentWriter | None = None
+    written = 0
+    try:
+        for batch in _slices(request.data, request.schema):
+            start = 0
+            while start < batch.num_rows:
+                if current is None:
+                    current = _FragmentWriter(store, request.schema, request.schema_id, groups)
+                piece = batch.slice(start, row_limit - current.rows)
+                current.write(piece)
+                start += piece.num_rows
+                if current.rows >= row_limit or current.bytes >= byte_limit:
+                    done.append(current.close())
+                    current = None
+            written += batch.num_rows
+            _tell(request.progress, written, request.data)
+        if current is not None:
+            done.append(current.close())
+            current = None
+    finally:
+        if current is not None:
+            current.abort()
+
+
+def _slices(data: object, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for batch in as_batches(data):
+        for start in range(0, batch.num_rows, _SLICE_ROWS):
+            yield conform(batch.slice(start, _SLICE_ROWS), schema)
+
+
+def _tell(progress: Progress | None, written: int, data: object) -> None:
+    if progress is not None:
+        progress("append", written, data.num_rows if isinstance(data, pa.Table | pa.RecordBatch) else 0)
+
+
+def _features(groups: list[GroupPlan]) -> frozenset[str]:
+    names = {"vector": "vector-pages", "vortex": "vortex-files"}
+    return frozenset(names[group.format] for group in groups if group.format in names)
+
+
+def discard(store: Store, written: Written) -> None:
+    """Remove the files of fragments that will not be committed."""
+    _remove(store, list(written.fragments))
+
+
+def _remove(store: Store, fragments: list[NewFragment]) -> None:
+    for fragment in fragments:
+        for group in fragment.groups:
+            store.delete(group.path)

@@ -1,0 +1,294 @@
+"""The bytes of a version object, there and back. The only place that knows them (spec/tables.md, TAB clauses).
+
+::
+
+    magic "LAKEVER0" | u32 length | u32 length unpacked | u32 crc | zstd(JSON) | inline manifests
+
+Stored bytes are untrusted: magic, lengths, checksum, required features and every field are checked here.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from lake_format.errors import CorruptionError, InvalidInputError, UnsupportedError
+from lake_format.model import (
+    FORMAT_VERSION,
+    KNOWN_FEATURES,
+    IndexEntry,
+    IndexShard,
+    ManifestReference,
+    Version,
+)
+from lake_format.schema import schema_from_bytes, schema_to_bytes
+from lake_format.store.paths import check_path
+
+__all__ = ["MAGIC", "decode_version", "encode_version"]
+
+MAGIC = b"LAKEVER0"
+_HEAD = struct.Struct("<8sIII")
+_MAX_UNPACKED = 256 << 20
+_ZSTD = pa.Codec("zstd", compression_level=3)
+
+
+def encode_version(version: Version) -> bytes:
+    """The bytes of a version object, inline manifests included."""
+    tail = b"".join(reference.body or b"" for reference in version.manifests if reference.path is None)
+    text = json.dumps(_version_to_json(version), separators=(",", ":"), sort_keys=True).encode()
+    packed = _ZSTD.compress(text, asbytes=True)
+    return b"".join([_HEAD.pack(MAGIC, len(packed), len(text), zlib.crc32(packed)), packed, tail])
+
+
+def decode_version(data: bytes, where: str) -> Version:
+    """Read and check a version object.
+
+    Parameters
+    ----------
+    where
+        The object's path, for messages.
+
+    Raises
+    ------
+    CorruptionError
+        The bytes are not a whole, unaltered version object.
+    UnsupportedError
+        A newer format version, or a required feature this release does not know.
+    """
+    raw, tail = _unpack(data, where)
+    format_version = raw.get("format_version")
+    if not isinstance(format_version, int) or format_version > FORMAT_VERSION:
+        raise UnsupportedError(
+            f"{where} has format version {format_version}; this release reads up to {FORMAT_VERSION}",
+            fix="upgrade lake-format",
+        )
+    unknown = sorted(set(raw.get("required_features", ())) - KNOWN_FEATURES)
+    if unknown:
+        raise UnsupportedError(f"{where} requires the feature {unknown[0]!r}", fix="upgrade lake-format")
+    try:
+        return _version_from_json(raw, tail)
+    except CorruptionError as error:
+        raise CorruptionError(f"{where}: {error.what}") from error
+    except (KeyError, TypeError, ValueError, IndexError, InvalidInputError) as error:
+        raise CorruptionError(f"{where} has a missing or malformed field: {error!r}") from error
+
+
+def _unpack(data: bytes, where: str) -> tuple[dict[str, Any], memoryview]:
+    if len(data) < _HEAD.size or data[:7] != MAGIC[:7]:
+        raise CorruptionError(f"{where} is not a version object (no {MAGIC.decode()} at its start)")
+    magic, packed_length, length, crc = _HEAD.unpack_from(data)
+    if magic != MAGIC:
+        raise UnsupportedError(f"{where} has the container version {magic[7:]!r}", fix="upgrade lake-format")
+    packed = memoryview(data)[_HEAD.size : _HEAD.size + packed_length]
+    if len(packed) != packed_length or length > _MAX_UNPACKED or zlib.crc32(packed) != crc:
+        raise CorruptionError(f"{where} is truncated or altered (checksum does not match)")
+    try:
+        raw = json.loads(_ZSTD.decompress(packed, decompressed_size=length, asbytes=True))
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise CorruptionError(f"{where} cannot be unpacked: {error}") from error
+    if not isinstance(raw, dict):
+        raise CorruptionError(f"{where} does not hold a JSON object")
+    return raw, memoryview(data)[_HEAD.size + packed_length :]
+
+
+def _version_to_json(version: Version) -> dict[str, Any]:
+    return {
+        **version.extra,
+        "format_version": FORMAT_VERSION,
+        "required_features": sorted(version.required_features),
+        "table_id": version.table_id,
+        "version": version.version,
+        "parent": version.parent,
+        "commit_id": version.commit_id,
+        "committed_at": version.committed_at,
+        "writer_id": version.writer_id,
+        "operations": [dict(record) for record in version.operations],
+        "summary": dict(version.summary),
+        "schema_id": version.schema_id,
+        "schemas": {str(key): _b64(schema_to_bytes(schema)) for key, schema in version.schemas.items()},
+        "next_field_id": version.next_field_id,
+        "next_row_id": version.next_row_id,
+        "next_fragment_id": version.next_fragment_id,
+        "row_count": version.row_count,
+        "properties": dict(version.properties),
+        "manifests": [_manifest_to_json(reference) for reference in version.manifests],
+        "indexes": [_index_to_json(entry) for entry in version.indexes],
+    }
+
+
+_KNOWN_KEYS = frozenset(
+    [
+        "format_version",
+        "required_features",
+        "table_id",
+        "version",
+        "parent",
+        "commit_id",
+        "committed_at",
+        "writer_id",
+        "operations",
+        "summary",
+        "schema_id",
+        "schemas",
+        "next_field_id",
+        "next_row_id",
+        "next_fragment_id",
+        "row_count",
+        "properties",
+        "manifests",
+        "indexes",
+    ]
+)
+
+
+def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
+    schemas = {int(key): schema_from_bytes(_unb64(text)) for key, text in raw["schemas"].items()}
+    schema_id = _integer(raw, "schema_id")
+    if schema_id not in schemas:
+        raise CorruptionError(f"the current schema {schema_id} is not among the schemas")
+    manifests, used = _manifests_from_json(raw["manifests"], tail)
+    if used != len(tail):
+        raise CorruptionError("the object is longer or shorter than its manifests say")
+    parent = raw["parent"]
+    return Version(
+        table_id=_text(raw, "table_id"),
+        version=_integer(raw, "version"),
+        parent=None if parent is None else _integer(raw, "parent"),
+        commit_id=_text(raw, "commit_id"),
+        committed_at=_integer(raw, "committed_at"),
+        writer_id=_text(raw, "writer_id"),
+        operations=tuple(_mapping({"operation": record}, "operation") for record in raw["operations"]),
+        summary=_mapping(raw, "summary"),
+        schema_id=schema_id,
+        schemas=schemas,
+        next_field_id=_integer(raw, "next_field_id"),
+        next_row_id=_integer(raw, "next_row_id"),
+        next_fragment_id=_integer(raw, "next_fragment_id"),
+        row_count=_integer(raw, "row_count"),
+        manifests=manifests,
+        indexes=tuple(_index_from_json(entry) for entry in raw["indexes"]),
+        properties={str(key): str(value) for key, value in _mapping(raw, "properties").items()},
+        required_features=frozenset(raw["required_features"]),
+        extra={key: value for key, value in raw.items() if key not in _KNOWN_KEYS},
+    )
+
+
+def _manifest_to_json(reference: ManifestReference) -> dict[str, Any]:
+    return {
+        "path": reference.path,
+        "size": reference.size,
+        "crc": reference.crc,
+        "fragment_count": reference.fragment_count,
+        "row_count": reference.row_count,
+        "removed": list(reference.removed),
+    }
+
+
+def _manifests_from_json(
+    entries: list[dict[str, Any]], tail: memoryview
+) -> tuple[tuple[ManifestReference, ...], int]:
+    references = []
+    used = 0
+    for entry in entries:
+        path, size = entry["path"], _integer(entry, "size")
+        body = None
+        if path is None:
+            body = bytes(tail[used : used + size])
+            used += size
+            if len(body) != size or zlib.crc32(body) != entry["crc"]:
+                raise CorruptionError("an inline manifest is truncated or altered (checksum does not match)")
+        references.append(
+            ManifestReference(
+                path=None if path is None else check_path(path),
+                size=size,
+                crc=_integer(entry, "crc"),
+                fragment_count=_integer(entry, "fragment_count"),
+                row_count=_integer(entry, "row_count"),
+                removed=tuple(int(fragment_id) for fragment_id in entry["removed"]),
+                body=body,
+            )
+        )
+    return tuple(references), used
+
+
+def _index_to_json(entry: IndexEntry) -> dict[str, Any]:
+    return {
+        "index_id": entry.index_id,
+        "name": entry.name,
+        "kind": entry.kind,
+        "field_id": entry.field_id,
+        "metric": entry.metric,
+        "parameters": dict(entry.parameters),
+        "stale": None if entry.stale is None else _b64(entry.stale),
+        "shards": [
+            {
+                "path": shard.path,
+                "size": shard.size,
+                "head_length": shard.head_length,
+                "head_crc": shard.head_crc,
+                "row_count": shard.row_count,
+                "row_ids": _b64(shard.row_ids),
+            }
+            for shard in entry.shards
+        ],
+    }
+
+
+def _index_from_json(raw: dict[str, Any]) -> IndexEntry:
+    shards = tuple(
+        IndexShard(
+            path=check_path(_text(shard, "path")),
+            size=_integer(shard, "size"),
+            head_length=_integer(shard, "head_length"),
+            head_crc=_integer(shard, "head_crc"),
+            row_count=_integer(shard, "row_count"),
+            row_ids=_unb64(shard["row_ids"]),
+        )
+        for shard in raw["shards"]
+    )
+    return IndexEntry(
+        index_id=_text(raw, "index_id"),
+        name=_text(raw, "name"),
+        kind=_text(raw, "kind"),
+        field_id=_integer(raw, "field_id"),
+        metric=_text(raw, "metric"),
+        parameters=_mapping(raw, "parameters"),
+        shards=shards,
+        stale=None if raw["stale"] is None else _unb64(raw["stale"]),
+    )
+
+
+def _typed(raw: Mapping[str, Any], key: str, check: Callable[[Any], bool], kind: str) -> Any:
+    value = raw[key]
+    if not check(value):
+        raise CorruptionError(f"{key} must be {kind}, not {value!r}")
+    return value
+
+
+def _integer(raw: Mapping[str, Any], key: str) -> int:
+    value = _typed(
+        raw, key, lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0, "a whole number"
+    )
+    return int(value)
+
+
+def _text(raw: Mapping[str, Any], key: str) -> str:
+    return str(_typed(raw, key, lambda v: isinstance(v, str), "a text"))
+
+
+def _mapping(raw: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return dict(_typed(raw, key, lambda v: isinstance(v, dict), "an object"))
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _unb64(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)

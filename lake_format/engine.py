@@ -1,0 +1,176 @@
+"""What a table asks of an engine, and how the engine is found.
+
+The format knows how tables are described and committed; an engine reads and writes rows. The default engine is
+imported by name when first needed, so that describing or listing a table loads no engine at all.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lake_format.errors import InvalidInputError
+from lake_format.model import IndexEntry, NewFragment
+from lake_format.row_ids import U64
+from lake_format.snapshot import Snapshot
+from lake_format.store.base import Store
+
+__all__ = [
+    "Engine",
+    "IndexRequest",
+    "Progress",
+    "ScanRequest",
+    "SearchAnswer",
+    "SearchRequest",
+    "WriteRequest",
+    "Written",
+    "load_engine",
+]
+
+Progress = Callable[[str, int, int], None]
+"""``progress(stage, done, total)``; called from the thread that does the work. ``total`` 0 means unknown."""
+
+_DEFAULT = "lake_engines:DefaultEngine"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanRequest:
+    """Rows wanted: columns by name in order, a filter, and at most how many.
+
+    ``where`` is SQL text, a ``pyarrow.compute.Expression``, or None. ``columns`` may name ``_row_id``.
+    """
+
+    columns: tuple[str, ...]
+    where: object | None = None
+    limit: int | None = None
+    batch_rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRequest:
+    """Nearest neighbours wanted.
+
+    Attributes
+    ----------
+    queries
+        float32, shape ``(queries, dimension)``, finite.
+    column, metric
+        The vector column; the metric or None for the index's own (l2 without an index).
+    """
+
+    queries: npt.NDArray[np.float32]
+    k: int
+    column: str
+    where: object | None
+    select: tuple[str, ...]
+    recall: float
+    exact: bool
+    metric: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchAnswer:
+    """What a search found: one row a neighbour, nearest first, query after query.
+
+    ``table`` has the columns asked for; ``query`` tells for each row which query it answers, shape ``(rows,)``;
+    ``plan`` tells what was done and what it cost.
+    """
+
+    table: pa.Table
+    query: npt.NDArray[np.int64]
+    plan: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteRequest:
+    """Rows to write as new fragments of a table with this schema (field ids in its metadata)."""
+
+    data: object
+    schema: pa.Schema
+    schema_id: int
+    properties: Mapping[str, str]
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """Files written and not committed: their fragments, the features they need, and figures."""
+
+    fragments: tuple[NewFragment, ...]
+    features: frozenset[str]
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexRequest:
+    """A vector index to build over all live rows of a snapshot."""
+
+    column: str
+    metric: str
+    name: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    progress: Progress | None = None
+
+
+class Engine(Protocol):
+    """Reads and writes the rows of one table. Safe to use from several threads."""
+
+    def write(self, store: Store, request: WriteRequest) -> Written:
+        """Write rows into new files; nothing becomes visible. Bounded memory for unbounded readers."""
+        ...
+
+    def discard(self, store: Store, written: Written) -> None:
+        """Remove files that will not be committed."""
+        ...
+
+    def scan(self, snapshot: Snapshot, request: ScanRequest) -> pa.RecordBatchReader:
+        """Live rows in fragment order, filtered exactly."""
+        ...
+
+    def count(self, snapshot: Snapshot, where: object | None) -> int:
+        """The number of live rows that match."""
+        ...
+
+    def take(self, snapshot: Snapshot, row_ids: U64, columns: tuple[str, ...]) -> pa.Table:
+        """One row per row id, in the order asked for; NotFoundError for a row id that is not live."""
+        ...
+
+    def search(self, snapshot: Snapshot, request: SearchRequest) -> SearchAnswer:
+        """The k nearest matching rows of each query."""
+        ...
+
+    def build_index(self, snapshot: Snapshot, request: IndexRequest) -> IndexEntry:
+        """Build and store an index; it is not part of the table until committed."""
+        ...
+
+    def warm(self, snapshot: Snapshot) -> None:
+        """Fetch what a first search will need (manifests, index heads), all in one round."""
+        ...
+
+
+def load_engine(name: str | None = None) -> Engine:
+    """A new engine: the one named, the one installed under that entry point, or the default.
+
+    Parameters
+    ----------
+    name
+        An entry point of group ``lake_format.engines``, or ``module:Class``. None is the default engine, found
+        by its module name so that it works where no package metadata is installed.
+    """
+    target = _DEFAULT if name is None else name
+    if ":" not in target:
+        known = {point.name: point.value for point in entry_points(group="lake_format.engines")}
+        if target not in known:
+            raise InvalidInputError(f"no engine {target!r}", fix=f"engines are {', '.join(sorted(known))}")
+        target = known[target]
+    module, _, attribute = target.partition(":")
+    engine: Engine = getattr(importlib.import_module(module), attribute)()
+    return engine

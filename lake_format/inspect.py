@@ -1,0 +1,163 @@
+"""A table's metadata as Arrow tables, for people, SQL and tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from lake_format.log import VersionLog
+from lake_format.model import Fragment
+from lake_format.schema import field_by_id
+from lake_format.snapshot import Snapshot
+
+__all__ = ["Inspect"]
+
+_TIME = pa.timestamp("us", "UTC")
+_VERSIONS = pa.schema(
+    [
+        ("version", pa.int64()),
+        ("committed_at", _TIME),
+        ("operation", pa.string()),
+        ("rows", pa.int64()),
+        ("commit_id", pa.string()),
+        ("writer_id", pa.string()),
+        ("summary", pa.string()),
+    ]
+)
+_FRAGMENTS = pa.schema(
+    [
+        ("fragment_id", pa.int64()),
+        ("rows", pa.int64()),
+        ("deleted_rows", pa.int64()),
+        ("first_row_id", pa.int64()),
+        ("files", pa.int64()),
+        ("bytes", pa.int64()),
+    ]
+)
+_FILES = pa.schema(
+    [
+        ("fragment_id", pa.int64()),
+        ("path", pa.string()),
+        ("format", pa.string()),
+        ("bytes", pa.int64()),
+        ("rows", pa.int64()),
+        ("columns", pa.list_(pa.string())),
+    ]
+)
+_MANIFESTS = pa.schema(
+    [("path", pa.string()), ("bytes", pa.int64()), ("fragments", pa.int64()), ("rows", pa.int64())]
+)
+_INDEXES = pa.schema(
+    [
+        ("name", pa.string()),
+        ("column", pa.string()),
+        ("kind", pa.string()),
+        ("metric", pa.string()),
+        ("rows", pa.int64()),
+        ("shards", pa.int64()),
+        ("bytes", pa.int64()),
+        ("parameters", pa.string()),
+    ]
+)
+
+
+class Inspect:
+    """Metadata of one version; each method returns a ``pyarrow.Table``."""
+
+    def __init__(self, snapshot: Snapshot, log: VersionLog) -> None:
+        self._snapshot = snapshot
+        self._log = log
+
+    def versions(self) -> pa.Table:
+        """One row a version, oldest first, up to the one this table reads."""
+        rows = []
+        for number in self._log.numbers():
+            if number <= self._snapshot.version.version:
+                version = self._log.read(number)
+                rows.append(
+                    {
+                        "version": number,
+                        "committed_at": version.committed_at,
+                        "operation": ", ".join(str(record.get("kind")) for record in version.operations),
+                        "rows": version.row_count,
+                        "commit_id": version.commit_id,
+                        "writer_id": version.writer_id,
+                        "summary": _facts(version.summary),
+                    }
+                )
+        return pa.Table.from_pylist(rows, schema=_VERSIONS)
+
+    def fragments(self) -> pa.Table:
+        """One row a fragment."""
+        rows = [
+            {
+                "fragment_id": fragment.fragment_id,
+                "rows": fragment.row_count,
+                "deleted_rows": fragment.deleted_count,
+                "first_row_id": fragment.first_row_id,
+                "files": len(fragment.groups),
+                "bytes": sum(group.size for group in fragment.groups),
+            }
+            for fragment in self._snapshot.fragments.fragments()
+        ]
+        return pa.Table.from_pylist(rows, schema=_FRAGMENTS)
+
+    def files(self) -> pa.Table:
+        """One row a data file."""
+        rows = [row for fragment in self._snapshot.fragments.fragments() for row in self._file_rows(fragment)]
+        return pa.Table.from_pylist(rows, schema=_FILES)
+
+    def manifests(self) -> pa.Table:
+        """One row a manifest; ``path`` is NULL for those inside the version object."""
+        rows = [
+            {
+                "path": reference.path,
+                "bytes": reference.size,
+                "fragments": reference.fragment_count,
+                "rows": reference.row_count,
+            }
+            for reference in self._snapshot.version.manifests
+        ]
+        return pa.Table.from_pylist(rows, schema=_MANIFESTS)
+
+    def indexes(self) -> pa.Table:
+        """One row an index."""
+        rows = []
+        for entry in self._snapshot.version.indexes:
+            field = field_by_id(self._snapshot.schema, entry.field_id)
+            rows.append(
+                {
+                    "name": entry.name,
+                    "column": field.name if field else None,
+                    "kind": entry.kind,
+                    "metric": entry.metric,
+                    "rows": sum(shard.row_count for shard in entry.shards),
+                    "shards": len(entry.shards),
+                    "bytes": sum(shard.size for shard in entry.shards),
+                    "parameters": _facts(entry.parameters),
+                }
+            )
+        return pa.Table.from_pylist(rows, schema=_INDEXES)
+
+    def _file_rows(self, fragment: Fragment) -> list[dict[str, Any]]:
+        schemas = self._snapshot.version.schemas
+        rows = []
+        for group in fragment.groups:
+            fields = [field_by_id(schemas[group.schema_id], field_id) for field_id in group.field_ids]
+            rows.append(
+                {
+                    "fragment_id": fragment.fragment_id,
+                    "path": group.path,
+                    "format": group.format,
+                    "bytes": group.size,
+                    "rows": fragment.row_count,
+                    "columns": [field.name if field else "?" for field in fields],
+                }
+            )
+        return rows
+
+
+def _facts(values: object) -> str:
+    pairs = dict(values).items() if isinstance(values, dict) else ()
+    return ", ".join(f"{name}={value}" for name, value in pairs)

@@ -1,0 +1,165 @@
+"""The version log: find the newest version, read one, claim the next. No domain logic.
+
+A commit *is* the creation of the next numbered version object by create-if-absent; nothing else makes data
+visible (spec/tables.md, COM clauses). The object ``_lake/latest`` is a copy of some recent version object: a
+reader starts there and probes forward, so that the newest version costs two requests however many exist. The
+copy is only a hint: it may lag, be missing or be broken, and nothing relies on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from lake_format.codec import decode_version, encode_version
+from lake_format.errors import (
+    AlreadyExistsError,
+    CorruptionError,
+    NotFoundError,
+    StateUnknownError,
+    StorageError,
+)
+from lake_format.model import Version
+from lake_format.paths import LATEST, VERSIONS, version_number, version_path
+from lake_format.store.base import Store
+
+__all__ = ["VersionLog"]
+
+_CLAIM_ATTEMPTS = 5
+
+
+class VersionLog:
+    """The versions of one table in one store.
+
+    Parameters
+    ----------
+    store
+        The table's root.
+    sleep
+        Waits between attempts at an unanswered claim, in seconds; tests own it.
+    """
+
+    def __init__(self, store: Store, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._store = store
+        self._sleep = sleep
+
+    def read(self, version: int) -> Version:
+        """The version of this number; NotFoundError when it does not exist."""
+        path = version_path(version)
+        try:
+            data = self._store.get(path)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{self._store.uri} has no version {version}", fix="versions() lists those there are"
+            ) from error
+        found = decode_version(data, f"{self._store.uri}/{path}")
+        if found.version != version:
+            raise CorruptionError(f"{self._store.uri}/{path} holds version {found.version}")
+        return found
+
+    def find(self, version: int) -> Version | None:
+        """The version of this number, or None."""
+        try:
+            return self.read(version)
+        except NotFoundError:
+            return None
+
+    def hint(self) -> Version | None:
+        """Some recent version, from one request; None where there is no usable hint."""
+        try:
+            return decode_version(self._store.get(LATEST), f"{self._store.uri}/{LATEST}")
+        except (NotFoundError, CorruptionError):
+            return None
+
+    def latest(self) -> Version:
+        """The newest version: the hint, then forward. NotFoundError where there is no table."""
+        start = self.hint()
+        if start is None:
+            start = self._newest_listed()
+        return self.latest_from(start)
+
+    def latest_from(self, known: Version) -> Version:
+        """The newest version, starting from one known to exist: gallops forward, then bisects."""
+        found = self.find(known.version + 1)
+        if found is None:
+            return known
+        low, step = found, 2
+        while (ahead := self.find(low.version + step)) is not None:
+            low, step = ahead, step * 2
+        high = low.version + step  # does not exist
+        while high - low.version > 1:
+            middle = self.find((low.version + high) // 2)
+            if middle is None:
+                high = (low.version + high) // 2
+            else:
+                low = middle
+        return low
+
+    def numbers(self) -> list[int]:
+        """The numbers of all versions, ascending, by listing."""
+        found = (version_number(info.path) for info in self._store.list(VERSIONS))
+        return sorted(number for number in found if number is not None)
+
+    def claim(self, version: Version) -> bool:
+        """Try to make ``version`` the next one.
+
+        Returns
+        -------
+        bool
+            True when it landed, False when another commit took the number.
+
+        Raises
+        ------
+        StateUnknownError
+            The store did not answer, and neither reading back nor trying again told what happened.
+        """
+        path, data = version_path(version.version), encode_version(version)
+        for attempt in range(_CLAIM_ATTEMPTS):
+            try:
+                self._store.create(path, data)
+            except AlreadyExistsError:
+                return self._is_mine(version)
+            except StorageError as error:
+                # The response may be lost while the write landed, or may land later: creating the same bytes
+                # again is harmless, and the commit id read back tells whose they are.
+                if attempt == _CLAIM_ATTEMPTS - 1:
+                    return self._settle(version, error)
+                self._sleep(0.05 * 2**attempt)
+            else:
+                return True
+        raise AssertionError("unreachable")
+
+    def publish_hint(self, version: Version) -> None:
+        """Point the hint at a landed version; failing to do so is harmless."""
+        try:
+            self._store.put(LATEST, encode_version(version))
+        except StorageError:
+            return
+
+    def _is_mine(self, version: Version) -> bool:
+        return self.read(version.version).commit_id == version.commit_id
+
+    def _settle(self, version: Version, cause: StorageError) -> bool:
+        try:
+            if self._is_mine(version):
+                return True
+        except NotFoundError:
+            pass
+        except StorageError as error:
+            cause = error
+        else:
+            return False
+        raise StateUnknownError(
+            f"the store did not say whether commit {version.commit_id} landed as version {version.version}: "
+            f"{cause.what}",
+            fix="refresh() the table and look for that commit id in versions() before trying again",
+        ) from cause
+
+    def _newest_listed(self) -> Version:
+        numbers = self.numbers()
+        if not numbers:
+            raise NotFoundError(
+                f"there is no table at {self._store.uri}",
+                fix="check the path, or make one with lake.create()",
+            )
+        return self.read(numbers[-1])

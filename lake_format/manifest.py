@@ -1,0 +1,265 @@
+"""Manifests: fragments as rows of an Arrow IPC file, there and back (spec/tables.md, MAN clauses).
+
+A manifest is columnar so that a hundred thousand fragments are pruned by vector instructions, and a
+:class:`Fragment` value is made only for those that survive. No storage access here.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lake_format.errors import CorruptionError
+from lake_format.model import ColumnGroup, Fragment, ManifestReference
+from lake_format.row_ids import U64
+from lake_format.statistics import ColumnStatistics
+from lake_format.store.paths import check_path
+
+__all__ = ["MANIFEST_SCHEMA", "FragmentTable", "decode_manifest", "encode_manifest", "inline_manifest"]
+
+_GROUP = pa.struct(
+    [
+        pa.field("path", pa.string(), False),
+        pa.field("format", pa.string(), False),
+        pa.field("size", pa.uint64(), False),
+        pa.field("schema_id", pa.uint32(), False),
+        pa.field("field_ids", pa.list_(pa.field("item", pa.uint32(), False)), False),
+        pa.field("layout", pa.binary(), False),
+    ]
+)
+_STATISTICS = pa.struct(
+    [
+        pa.field("field_id", pa.uint32(), False),
+        pa.field("null_count", pa.uint64(), False),
+        pa.field("nan_count", pa.uint64()),
+        pa.field("lower", pa.binary()),
+        pa.field("upper", pa.binary()),
+    ]
+)
+MANIFEST_SCHEMA = pa.schema(
+    [
+        pa.field("fragment_id", pa.uint64(), False),
+        pa.field("row_count", pa.uint64(), False),
+        pa.field("first_row_id", pa.uint64()),
+        pa.field("row_id_sequence", pa.binary()),
+        pa.field("deleted_count", pa.uint64(), False),
+        pa.field("deletions", pa.binary()),
+        pa.field("groups", pa.list_(pa.field("item", _GROUP, False)), False),
+        pa.field("statistics", pa.list_(pa.field("item", _STATISTICS, False)), False),
+    ]
+)
+_NO_STATISTICS = pa.array([], MANIFEST_SCHEMA.field("statistics").type)
+_Column = tuple[pa.BinaryArray, pa.BinaryArray, pa.UInt64Array, pa.UInt64Array]
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
+
+
+def encode_manifest(fragments: pa.Table | Sequence[Fragment]) -> bytes:
+    """The bytes of a manifest holding these fragments, in this order."""
+    if not isinstance(fragments, pa.Table):
+        rows = [_fragment_to_row(fragment) for fragment in fragments]
+        fragments = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, MANIFEST_SCHEMA, options=_OPTIONS) as writer:
+        writer.write_table(fragments.combine_chunks())
+    return bytes(sink.getvalue())
+
+
+def inline_manifest(fragments: pa.Table | Sequence[Fragment]) -> ManifestReference:
+    """A manifest carried inside the version object itself."""
+    body = encode_manifest(fragments)
+    rows = _live_rows(fragments)
+    return ManifestReference(
+        path=None,
+        size=len(body),
+        crc=zlib.crc32(body),
+        fragment_count=len(fragments),
+        row_count=rows,
+        body=body,
+    )
+
+
+def decode_manifest(data: bytes, reference: ManifestReference) -> pa.Table:
+    """Read and check a manifest; CorruptionError names the object."""
+    where = reference.path or "an inline manifest"
+    if len(data) != reference.size or zlib.crc32(data) != reference.crc:
+        raise CorruptionError(f"manifest {where} is truncated or altered (checksum does not match)")
+    try:
+        table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptionError(f"manifest {where} cannot be read: {error}") from error
+    for field in MANIFEST_SCHEMA:
+        index = table.schema.get_field_index(field.name)
+        if index < 0 or table.schema.field(index).type != field.type:
+            raise CorruptionError(f"manifest {where} has no column {field.name!r} of type {field.type}")
+    if table.num_rows != reference.fragment_count:
+        raise CorruptionError(
+            f"manifest {where} holds {table.num_rows} fragments, not {reference.fragment_count}"
+        )
+    return table.select(MANIFEST_SCHEMA.names)
+
+
+class FragmentTable:
+    """All live fragments of a version, columnar; one row each.
+
+    Attributes
+    ----------
+    table
+        The manifests' rows with superseded fragments left out; schema ``MANIFEST_SCHEMA``.
+    """
+
+    def __init__(self, tables: Iterable[pa.Table]) -> None:
+        parts = list(tables)
+        merged = pa.concat_tables(parts) if parts else MANIFEST_SCHEMA.empty_table()
+        self.table = merged.combine_chunks() if merged.column(0).num_chunks > 1 else merged
+        self._cache: dict[int, Fragment] = {}
+        self._statistics: _StatisticsColumns | None = None
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def integers(self, name: str) -> U64:
+        """A whole-number column as numpy, NULLs as zero; shape ``(fragments,)``."""
+        column = self.table.column(name)
+        if column.null_count:
+            column = pc.fill_null(column, 0)
+        return np.asarray(column.to_numpy(), dtype=np.uint64)
+
+    def fragment(self, index: int) -> Fragment:
+        """The fragment at this row, decoded and checked once."""
+        known = self._cache.get(index)
+        if known is None:
+            known = self._cache[index] = _fragment_from_row(self.table.slice(index, 1).to_pylist()[0])
+        return known
+
+    def fragments(self, selected: npt.NDArray[np.bool_] | None = None) -> list[Fragment]:
+        """The fragments where ``selected`` is true (all without it), in order."""
+        indexes = range(len(self)) if selected is None else np.flatnonzero(selected).tolist()
+        return [self.fragment(index) for index in indexes]
+
+    # --- the statistics view that predicate pruning reads -------------------------------------------------
+
+    @property
+    def row_count(self) -> npt.NDArray[np.int64]:
+        """Physical rows of each fragment; shape ``(fragments,)``."""
+        return self.integers("row_count").astype(np.int64)
+
+    def column(self, field_id: int) -> _Column | None:
+        """Bounds and counts of one field over all fragments.
+
+        Returns
+        -------
+        tuple or None
+            ``(lower, upper, null_count, nan_count)``, one entry a fragment; NULL is unknown. None when no
+            fragment has statistics of the field.
+        """
+        if self._statistics is None:
+            self._statistics = _StatisticsColumns(self.table.column("statistics"))
+        return self._statistics.of(field_id)
+
+
+class _StatisticsColumns:
+    """The nested statistics column, flattened once and cut by field id on demand."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        lists = (
+            column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays([*column.chunks, _NO_STATISTICS])
+        )
+        self._values = lists.flatten()
+        self._ids = self._values.field("field_id").to_numpy(zero_copy_only=False)
+        self._owner = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))
+        self._fragments = len(lists)
+        self._known: dict[int, _Column | None] = {}
+
+    def of(self, field_id: int) -> _Column | None:
+        if field_id not in self._known:
+            self._known[field_id] = self._cut(np.flatnonzero(self._ids == field_id))
+        return self._known[field_id]
+
+    def _cut(self, rows: npt.NDArray[np.int64]) -> _Column | None:
+        if len(rows) == 0:
+            return None
+        indexes = np.zeros(self._fragments, np.int64)
+        unknown = np.ones(self._fragments, bool)
+        indexes[self._owner[rows]], unknown[self._owner[rows]] = rows, False
+        picked = self._values.take(pa.array(indexes, mask=unknown))
+        # A struct's NULLs hide its members; flatten() carries them down, field() would not.
+        members = dict(zip(_STATISTICS.names, picked.flatten(), strict=True))
+        return members["lower"], members["upper"], members["null_count"], members["nan_count"]
+
+
+def _live_rows(fragments: pa.Table | Sequence[Fragment]) -> int:
+    if isinstance(fragments, pa.Table):
+        total = pc.sum(fragments.column("row_count")).as_py() or 0
+        return int(total) - int(pc.sum(fragments.column("deleted_count")).as_py() or 0)
+    return sum(fragment.row_count - fragment.deleted_count for fragment in fragments)
+
+
+def _fragment_to_row(fragment: Fragment) -> dict[str, Any]:
+    return {
+        "fragment_id": fragment.fragment_id,
+        "row_count": fragment.row_count,
+        "first_row_id": fragment.first_row_id,
+        "row_id_sequence": fragment.row_id_sequence,
+        "deleted_count": fragment.deleted_count,
+        "deletions": fragment.deletions,
+        "groups": [
+            {
+                "path": group.path,
+                "format": group.format,
+                "size": group.size,
+                "schema_id": group.schema_id,
+                "field_ids": list(group.field_ids),
+                "layout": group.layout,
+            }
+            for group in fragment.groups
+        ],
+        "statistics": [
+            {
+                "field_id": column.field_id,
+                "null_count": column.null_count,
+                "nan_count": column.nan_count,
+                "lower": column.lower,
+                "upper": column.upper,
+            }
+            for column in fragment.statistics
+        ],
+    }
+
+
+def _fragment_from_row(row: dict[str, Any]) -> Fragment:
+    name = f"fragment {row['fragment_id']}"
+    if (row["first_row_id"] is None) == (row["row_id_sequence"] is None):
+        raise CorruptionError(f"{name} must have either a first row id or a row-id sequence")
+    if row["deleted_count"] > row["row_count"] or row["row_count"] == 0 or not row["groups"]:
+        raise CorruptionError(f"{name} has impossible row counts or no column groups")
+    groups = tuple(
+        ColumnGroup(
+            field_ids=tuple(group["field_ids"]),
+            schema_id=group["schema_id"],
+            path=check_path(group["path"]),
+            format=group["format"],
+            size=group["size"],
+            layout=group["layout"],
+        )
+        for group in row["groups"]
+    )
+    held = [field_id for group in groups for field_id in group.field_ids]
+    if len(set(held)) != len(held):
+        raise CorruptionError(f"{name} holds a column in two groups")
+    return Fragment(
+        fragment_id=row["fragment_id"],
+        row_count=row["row_count"],
+        first_row_id=row["first_row_id"],
+        row_id_sequence=row["row_id_sequence"],
+        deleted_count=row["deleted_count"],
+        deletions=row["deletions"],
+        groups=groups,
+        statistics=tuple(ColumnStatistics(**column) for column in row["statistics"]),
+    )

@@ -1,0 +1,151 @@
+"""The manifests of a version as a whole: load them in one round, add to them, keep them few.
+
+A commit adds one small manifest inside the version object. When those grow past a budget they spill into an
+object of their own, and objects of similar size merge sixteen to one up to a cap, so that a version lists
+O(log fragments) manifests and a commit writes bytes proportional to its change (design of log-structured merge
+trees, O'Neil et al. 1996, section 3).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from threading import Lock
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lake_format.manifest import FragmentTable, decode_manifest, inline_manifest
+from lake_format.model import Fragment, ManifestReference
+from lake_format.paths import manifest_path
+from lake_format.store.base import ByteRange, Store
+
+__all__ = ["ManifestSet"]
+
+INLINE_BYTES = 48 << 10
+"""Inline manifests of a version together stay below this many bytes."""
+MERGE_WIDTH = 16
+"""So many manifests of one size class become one."""
+MAX_FRAGMENTS = 4096
+"""A manifest this large is never merged again."""
+_CACHE_BYTES = 64 << 20
+
+
+class ManifestSet:
+    """Loads and writes the manifests of one table; remembers decoded ones within a byte budget.
+
+    Parameters
+    ----------
+    store
+        The table's root.
+    new_id
+        Gives the unique part of new manifests' names.
+    """
+
+    def __init__(self, store: Store, new_id: Callable[[], UUID]) -> None:
+        self._store = store
+        self._new_id = new_id
+        self._lock = Lock()
+        self._cache: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self._cached_bytes = 0
+
+    def load(self, references: Sequence[ManifestReference]) -> FragmentTable:
+        """All live fragments of these manifests, in order. At most one round of requests."""
+        return FragmentTable(
+            _without(table, ref) for ref, table in zip(references, self._tables(references), strict=True)
+        )
+
+    def add(
+        self, references: Sequence[ManifestReference], fragments: Sequence[Fragment]
+    ) -> tuple[ManifestReference, ...]:
+        """The manifests with these fragments appended as a further inline manifest."""
+        if not fragments:
+            return tuple(references)
+        return (*references, inline_manifest(fragments))
+
+    def settle(self, references: Sequence[ManifestReference]) -> tuple[ManifestReference, ...]:
+        """The same fragments in few manifests: merges and spills where a budget is exceeded.
+
+        Objects written here become part of the table only by the commit that names them.
+        """
+        settled = self._settle_inline(list(references))
+        while (window := _merge_window(settled)) is not None:
+            start, stop = window
+            settled[start:stop] = [self._spill(self._merged(settled[start:stop]))]
+        return tuple(settled)
+
+    def _settle_inline(self, references: list[ManifestReference]) -> list[ManifestReference]:
+        inline = [reference for reference in references if reference.path is None]
+        if len(inline) <= MERGE_WIDTH and sum(reference.size for reference in inline) <= INLINE_BYTES:
+            return references
+        stored = [reference for reference in references if reference.path is not None]
+        merged = inline_manifest(self._merged(inline))
+        return [*stored, merged if merged.size <= INLINE_BYTES // 2 else self._spill_reference(merged)]
+
+    def _merged(self, references: Sequence[ManifestReference]) -> pa.Table:
+        return self.load(references).table
+
+    def _spill(self, table: pa.Table) -> ManifestReference:
+        return self._spill_reference(inline_manifest(table))
+
+    def _spill_reference(self, reference: ManifestReference) -> ManifestReference:
+        path = manifest_path(self._new_id())
+        assert reference.body is not None
+        self._store.create(path, reference.body)
+        return replace(reference, path=path, body=None)
+
+    def _tables(self, references: Sequence[ManifestReference]) -> list[pa.Table]:
+        tables = [self._recall(reference) for reference in references]
+        missing = [index for index, table in enumerate(tables) if table is None]
+        stored = [(references[index].path, references[index].size) for index in missing]
+        ranges = [ByteRange(path, 0, size) for path, size in stored if path is not None]
+        fetched = iter(self._store.get_ranges(ranges) if ranges else [])
+        for index in missing:
+            reference = references[index]
+            data = reference.body if reference.body is not None else next(fetched)
+            tables[index] = decode_manifest(data, reference)
+            self._remember(reference, tables[index])
+        return tables
+
+    def _recall(self, reference: ManifestReference) -> pa.Table | None:
+        with self._lock:
+            return None if reference.path is None else self._cache.get((reference.path, reference.crc))
+
+    def _remember(self, reference: ManifestReference, table: pa.Table) -> None:
+        if reference.path is None or table.nbytes > _CACHE_BYTES:
+            return
+        with self._lock:
+            key = (reference.path, reference.crc)
+            if key in self._cache:
+                return
+            self._cache[key] = table
+            self._cached_bytes += table.nbytes
+            while self._cached_bytes > _CACHE_BYTES:
+                _, oldest = self._cache.popitem(last=False)
+                self._cached_bytes -= oldest.nbytes
+
+
+def _without(table: pa.Table, reference: ManifestReference) -> pa.Table:
+    if not reference.removed:
+        return table
+    removed = pa.array(reference.removed, pa.uint64())
+    return table.filter(pc.invert(pc.is_in(table.column("fragment_id"), value_set=removed)))
+
+
+def _merge_window(references: Sequence[ManifestReference]) -> tuple[int, int] | None:
+    """The first run of ``MERGE_WIDTH`` neighbouring stored manifests of one size class below the cap."""
+    classes = [_size_class(reference) for reference in references]
+    for start in range(len(references) - MERGE_WIDTH + 1):
+        window = classes[start : start + MERGE_WIDTH]
+        if window[0] is not None and all(one == window[0] for one in window):
+            return start, start + MERGE_WIDTH
+    return None
+
+
+def _size_class(reference: ManifestReference) -> int | None:
+    if reference.path is None or reference.fragment_count >= MAX_FRAGMENTS:
+        return None
+    return int(np.log(max(reference.fragment_count, 1)) / np.log(MERGE_WIDTH))

@@ -1,0 +1,179 @@
+"""The format as values: what a version of a table is made of, with the names the specification uses.
+
+Frozen, without I/O and without encoding: :mod:`lake_format.codec` and :mod:`lake_format.manifest` turn these
+into bytes and back (spec/tables.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lake_format.row_ids import U64, decode_row_ids
+from lake_format.statistics import ColumnStatistics
+
+__all__ = [
+    "FORMAT_VERSION",
+    "KNOWN_FEATURES",
+    "ColumnGroup",
+    "Fragment",
+    "IndexEntry",
+    "IndexShard",
+    "ManifestReference",
+    "NewFragment",
+    "Version",
+]
+
+FORMAT_VERSION = 0
+
+KNOWN_FEATURES = frozenset(
+    {"vortex-files", "vector-pages", "row-id-sequences", "deletion-bitmaps", "vector-index"}
+)
+"""Features this release can read. A version that requires any other is refused by name (TAB-7)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnGroup:
+    """One file with some columns of a fragment.
+
+    Attributes
+    ----------
+    field_ids
+        Ids of the file's top-level columns, in file order.
+    schema_id
+        The schema the file was written with; it tells nested ids, types and names.
+    path, format, size
+        Where the file is, ``"parquet"`` or ``"vortex"``, and its length in bytes.
+    layout
+        What a reader needs to address rows without opening the footer; see spec/files.md.
+    """
+
+    field_ids: tuple[int, ...]
+    schema_id: int
+    path: str
+    format: str
+    size: int
+    layout: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewFragment:
+    """Rows written to files but not committed yet: they have no fragment id and no row ids."""
+
+    row_count: int
+    groups: tuple[ColumnGroup, ...]
+    statistics: tuple[ColumnStatistics, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fragment:
+    """A horizontal slice of rows: column groups of equal length, row ids and deleted positions.
+
+    Exactly one of ``first_row_id`` (contiguous ids) and ``row_id_sequence`` (encoded) is set. ``deletions`` is a
+    portable 64-bit roaring bitmap of positions, or None when no row is deleted.
+    """
+
+    fragment_id: int
+    row_count: int
+    first_row_id: int | None
+    row_id_sequence: bytes | None = None
+    deleted_count: int = 0
+    deletions: bytes | None = None
+    groups: tuple[ColumnGroup, ...]
+    statistics: tuple[ColumnStatistics, ...]
+
+    def row_ids(self) -> U64:
+        """The permanent row id of every position, deleted ones included; shape ``(row_count,)``."""
+        if self.row_id_sequence is not None:
+            return decode_row_ids(self.row_id_sequence, self.row_count)
+        first = self.first_row_id or 0
+        return np.arange(first, first + self.row_count, dtype=np.uint64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestReference:
+    """Where a manifest's bytes are, and which of its fragments a version no longer holds.
+
+    Either ``path`` names an object, or ``path`` is None and the bytes lie in the version object's tail.
+    """
+
+    path: str | None
+    size: int
+    crc: int
+    fragment_count: int
+    row_count: int
+    removed: tuple[int, ...] = ()
+    body: bytes | None = field(default=None, repr=False)
+    """The bytes of an inline manifest; None for one in an object of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexShard:
+    """One index file and the rows it covers.
+
+    The shard numbers its rows by the rank of their row id among ``row_ids`` (ascending), so it holds no absolute
+    row ids and survives every move of rows between fragments.
+    """
+
+    path: str
+    size: int
+    head_length: int
+    head_crc: int
+    row_count: int
+    row_ids: bytes
+
+    def decoded_row_ids(self) -> U64:
+        """The covered row ids, ascending; shape ``(row_count,)``."""
+        return decode_row_ids(self.row_ids, self.row_count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexEntry:
+    """An index of a version: what it indexes, how, which rows it covers, and which of them went stale."""
+
+    index_id: str
+    name: str
+    kind: str
+    field_id: int
+    metric: str
+    parameters: Mapping[str, Any]
+    shards: tuple[IndexShard, ...]
+    stale: bytes | None = None
+    """Row ids (64-bit roaring) whose indexed value changed since; they are searched flat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One committed state of a table: everything a reader needs to find every row of it."""
+
+    table_id: str
+    version: int
+    parent: int | None
+    commit_id: str
+    committed_at: int  # microseconds since the epoch, UTC; grows strictly along a table's versions
+    writer_id: str
+    operations: tuple[Mapping[str, Any], ...]
+    """What the commit did, as operation records (spec/identity.md)."""
+    summary: Mapping[str, Any]
+    """Figures of the commit for people: rows, fragments, bytes."""
+    schema_id: int
+    schemas: Mapping[int, pa.Schema]
+    next_field_id: int
+    next_row_id: int
+    next_fragment_id: int
+    row_count: int
+    manifests: tuple[ManifestReference, ...] = ()
+    indexes: tuple[IndexEntry, ...] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
+    required_features: frozenset[str] = frozenset()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Fields a newer minor version wrote; kept and written back untouched."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of this version, with field ids in the metadata."""
+        return self.schemas[self.schema_id]

@@ -1,0 +1,65 @@
+"""Table properties: the options a table remembers, each with its type and default, checked when set."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from lake_format.errors import InvalidInputError
+
+__all__ = ["PROPERTIES", "check_properties", "integer_property", "text_property"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Property:
+    default: str
+    check: Callable[[str], bool]
+    rule: str
+
+
+def _whole_number_from(least: int) -> Callable[[str], bool]:
+    return lambda text: text.isdigit() and int(text) >= least
+
+
+PROPERTIES: Mapping[str, _Property] = {
+    "write.scalar-format": _Property(
+        "vortex", lambda text: text in ("vortex", "parquet"), "'vortex' or 'parquet'"
+    ),
+    "write.fragment-rows": _Property("1048576", _whole_number_from(1), "a whole number of rows, at least 1"),
+    "write.fragment-bytes": _Property(
+        str(2 << 30), _whole_number_from(1 << 16), "a whole number of bytes, at least 65536"
+    ),
+}
+"""Every property a table may have. Those starting with ``user.`` are free text for applications."""
+
+
+def check_properties(properties: Mapping[str, object] | None) -> dict[str, str]:
+    """The properties as stored text; InvalidInputError for an unknown name or a value out of range."""
+    checked: dict[str, str] = {}
+    for name, value in (properties or {}).items():
+        text = str(value)
+        if not name.startswith("user."):
+            known = PROPERTIES.get(name)
+            if known is None:
+                near = difflib.get_close_matches(name, PROPERTIES, n=1)
+                hint = (
+                    f"did you mean {near[0]!r}?" if near else f"known are {', '.join(PROPERTIES)}, and user.*"
+                )
+                raise InvalidInputError(f"unknown table property {name!r}", fix=hint)
+            if not known.check(text):
+                raise InvalidInputError(
+                    f"table property {name!r} is {text!r}", fix=f"it must be {known.rule}"
+                )
+        checked[name] = text
+    return checked
+
+
+def text_property(properties: Mapping[str, str], name: str) -> str:
+    """The property's value, or its default."""
+    return properties.get(name, PROPERTIES[name].default)
+
+
+def integer_property(properties: Mapping[str, str], name: str) -> int:
+    """The property's value as a whole number, or its default."""
+    return int(text_property(properties, name))

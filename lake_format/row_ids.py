@@ -1,0 +1,79 @@
+"""Row-id sequences: which permanent row id stands at each position of a fragment, as small bytes.
+
+Freshly appended fragments hold one contiguous range; compaction and clustering move rows and leave a sequence.
+The encoding is chosen by size and is normative (spec/tables.md, RID clauses). Pure values, no I/O.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import numpy.typing as npt
+
+from lake_format.errors import CorruptionError, InvalidInputError
+
+__all__ = ["U64", "decode_row_ids", "encode_row_ids", "row_id_runs"]
+
+U64 = npt.NDArray[np.uint64]
+
+_HEADER = struct.Struct("<BBHIQ")  # kind, offset width in bytes, zero, run count, smallest row id
+_RUNS = 1
+_ARRAY = 2
+
+
+def encode_row_ids(row_ids: U64) -> bytes:
+    """Encode the row ids of a fragment's positions, in order; the smaller of runs and array is taken."""
+    ids = np.ascontiguousarray(row_ids, dtype=np.uint64)
+    if len(ids) == 0:
+        raise InvalidInputError("a fragment has at least one row")
+    base = ids.min()
+    offsets = ids - base
+    width = _width(int(offsets.max()))
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1] + np.uint64(1)])
+    lengths = np.diff(np.r_[starts, len(ids)])
+    if len(starts) * (width + 4) < len(ids) * width:
+        head = _HEADER.pack(_RUNS, width, 0, len(starts), int(base))
+        return b"".join([head, _narrow(offsets[starts], width), lengths.astype("<u4").tobytes()])
+    return _HEADER.pack(_ARRAY, width, 0, len(ids), int(base)) + _narrow(offsets, width)
+
+
+def decode_row_ids(data: bytes, row_count: int) -> U64:
+    """The row id of every position, shape ``(row_count,)``; CorruptionError if the bytes do not fit."""
+    if len(data) < _HEADER.size:
+        raise CorruptionError(f"a row-id sequence of {len(data)} bytes is shorter than its header")
+    kind, width, zero, count, base = _HEADER.unpack_from(data)
+    per_entry = width + (4 if kind == _RUNS else 0)
+    if kind not in (_RUNS, _ARRAY) or width not in (1, 2, 4, 8) or zero or count > row_count:
+        raise CorruptionError("a row-id sequence has an unknown encoding")
+    if len(data) != _HEADER.size + count * per_entry:
+        raise CorruptionError("a row-id sequence has the wrong length")
+    offsets = np.frombuffer(data, f"<u{width}", count, _HEADER.size).astype(np.uint64)
+    ids = offsets + np.uint64(base)
+    if kind == _RUNS:
+        lengths = np.frombuffer(data, "<u4", count, _HEADER.size + count * width).astype(np.int64)
+        if int(lengths.sum()) != row_count:
+            raise CorruptionError("the runs of a row-id sequence do not add up to its fragment's rows")
+        first = np.cumsum(lengths) - lengths
+        within = np.arange(row_count, dtype=np.int64) - np.repeat(first, lengths)
+        ids = np.repeat(ids, lengths) + within.astype(np.uint64)
+    if len(ids) != row_count:
+        raise CorruptionError("a row-id sequence does not have one id per row of its fragment")
+    return ids
+
+
+def _width(largest: int) -> int:
+    return next(width for width in (1, 2, 4, 8) if largest < 1 << (8 * width))
+
+
+def _narrow(values: U64, width: int) -> bytes:
+    return values.astype(f"<u{width}").tobytes()
+
+
+def row_id_runs(data: bytes, row_count: int) -> tuple[U64, npt.NDArray[np.int64]]:
+    """The ascending row ids of a set as runs: first ids and lengths; CorruptionError if they do not ascend."""
+    ids = decode_row_ids(data, row_count)
+    if (ids[1:] <= ids[:-1]).any():
+        raise CorruptionError("a set of row ids is not ascending")
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1] + np.uint64(1)])
+    return ids[starts], np.diff(np.r_[starts, len(ids)]).astype(np.int64)

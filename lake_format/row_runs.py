@@ -1,0 +1,95 @@
+"""Sets of row ids as ascending runs, the form in which operation records and index coverage name rows.
+
+A value with set questions on it; no I/O and no encoding beyond plain lists (spec/identity.md, IDN-8, CON-3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from lake_format.errors import CorruptionError
+
+__all__ = ["RowRuns"]
+
+_LIMIT = 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class RowRuns:
+    """A set of row ids: ``(first, count)`` runs, ascending, none empty, no two overlapping or touching."""
+
+    runs: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def from_ids(cls, row_ids: Iterable[int]) -> RowRuns:
+        """Return the set of these row ids, given in any order, repeats allowed."""
+        runs: list[tuple[int, int]] = []
+        for row_id in sorted(set(row_ids)):
+            if runs and runs[-1][0] + runs[-1][1] == row_id:
+                runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+            else:
+                runs.append((row_id, 1))
+        return cls(tuple(runs))
+
+    @classmethod
+    def from_json(cls, value: object, where: str) -> RowRuns:
+        """Check and take what :meth:`to_json` gave; CorruptionError naming ``where`` for anything else."""
+        if not isinstance(value, list):
+            raise CorruptionError(f"{where} is not a list of runs")
+        runs: list[tuple[int, int]] = []
+        end = -1
+        for item in value:
+            match item:
+                case [int() as first, int() as count] if end < first < first + count <= _LIMIT:
+                    runs.append((first, count))
+                    end = first + count
+                case _:
+                    raise CorruptionError(f"{where} holds {item!r}, which is not an ascending run of row ids")
+        return cls(tuple(runs))
+
+    def to_json(self) -> list[list[int]]:
+        """Return the runs as lists, for JSON."""
+        return [[first, count] for first, count in self.runs]
+
+    def __bool__(self) -> bool:
+        return bool(self.runs)
+
+    def __len__(self) -> int:
+        """How many row ids the set holds."""
+        return sum(count for _, count in self.runs)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the row ids, ascending."""
+        for first, count in self.runs:
+            yield from range(first, first + count)
+
+    def overlaps(self, other: RowRuns) -> bool:
+        """Whether the two sets share a row id; linear in the number of runs."""
+        mine, theirs = iter(self.runs), iter(other.runs)
+        left, right = next(mine, None), next(theirs, None)
+        while left is not None and right is not None:
+            if left[0] + left[1] <= right[0]:
+                left = next(mine, None)
+            elif right[0] + right[1] <= left[0]:
+                right = next(theirs, None)
+            else:
+                return True
+        return False
+
+    def coarsened(self, max_runs: int) -> RowRuns:
+        """Return a set of at most ``max_runs`` runs that holds this one: the narrowest gaps are closed."""
+        surplus = len(self.runs) - max(1, max_runs)
+        if surplus <= 0:
+            return self
+        gaps = [later - (first + count) for (first, count), (later, _) in pairwise(self.runs)]
+        closed = set(sorted(range(len(gaps)), key=gaps.__getitem__)[:surplus])
+        runs = [self.runs[0]]
+        for index, (first, count) in enumerate(self.runs[1:]):
+            start = runs[-1][0]
+            if index in closed:
+                runs[-1] = (start, first + count - start)
+            else:
+                runs.append((first, count))
+        return RowRuns(tuple(runs))

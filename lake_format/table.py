@@ -1,0 +1,403 @@
+"""The table a user holds: reads go to the engine, writes become commits.
+
+A table is also a ``pyarrow.dataset.Dataset``, so that DuckDB, Polars and everything that takes a dataset takes it,
+with projection and filters pushed down; :mod:`lake_format.dataset` holds that side.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any, Self
+
+import numpy.typing as npt
+import pyarrow as pa
+
+from lake_format.dataset import TableDataset
+from lake_format.engine import (
+    Engine,
+    IndexRequest,
+    Progress,
+    ScanRequest,
+    SearchRequest,
+    WriteRequest,
+    load_engine,
+)
+from lake_format.errors import InvalidInputError, UnsupportedError
+from lake_format.inspect import Inspect
+from lake_format.log import VersionLog
+from lake_format.manifest_set import ManifestSet
+from lake_format.model import Version
+from lake_format.operation_record import OperationRecord
+from lake_format.queries import check_k, check_queries, check_recall, check_row_ids, vector_column
+from lake_format.result import SearchResult
+from lake_format.schema import DISTANCE, ROW_ID, select_columns, without_field_ids
+from lake_format.snapshot import Snapshot
+from lake_format.store.base import Store
+from lake_format.transaction import AddFragments, AddIndex, Change, Surroundings, commit
+
+__all__ = ["METRICS", "Table"]
+
+METRICS = ("l2", "cosine", "ip")
+
+
+class Table(TableDataset):
+    """One table at one version; :meth:`refresh` and every write of its own move it to the newest.
+
+    Made by :func:`lake_format.create` and :func:`lake_format.open`. Safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        version: Version,
+        *,
+        engine: Engine | None = None,
+        surroundings: Surroundings | None = None,
+        pinned: bool = False,
+    ) -> None:
+        self._store = store
+        self._around = surroundings or Surroundings()
+        self._log = VersionLog(store, self._around.sleep)
+        self._manifests = ManifestSet(store, self._around.new_id)
+        self._snapshot = Snapshot(store, version, self._manifests)
+        self._given_engine = engine
+        self._pinned = pinned
+
+    @classmethod
+    def opened(
+        cls, store: Store, log: VersionLog, *, engine: Engine | None, surroundings: Surroundings
+    ) -> Self:
+        """Open at the newest version: while the hint is checked, what a search needs is already fetched."""
+        start = log.hint()
+        if start is None:
+            return cls(store, log.latest(), engine=engine, surroundings=surroundings)
+        table = cls(store, start, engine=engine, surroundings=surroundings)
+        remote = store.local_path("_lake/latest") is None
+        warming = threading.Thread(target=table._warm, daemon=True) if remote and start.indexes else None
+        if warming is not None:
+            warming.start()
+        table._move_to(log.latest_from(start))
+        if warming is not None:
+            warming.join()
+        return table
+
+    # --- what the table is --------------------------------------------------------------------------------
+
+    @property
+    def uri(self) -> str:
+        """The table's root, without credentials."""
+        return self._store.uri
+
+    @property
+    def version(self) -> int:
+        """The number of the version this object reads."""
+        return self._snapshot.version.version
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns and their types."""
+        return without_field_ids(self._snapshot.schema)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The version as engines read it."""
+        return self._snapshot
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that reads and writes this table's rows; loaded when first used."""
+        return self._engine
+
+    @property
+    def inspect(self) -> Inspect:
+        """The table's metadata as Arrow tables: fragments, files, manifests, indexes, versions."""
+        return Inspect(self._snapshot, self._log)
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """The table's properties that were set; others have their defaults."""
+        return dict(self._snapshot.version.properties)
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return self._given_engine or load_engine()
+
+    def versions(self) -> list[dict[str, Any]]:
+        """The history, oldest first.
+
+        Returns
+        -------
+        list of dict
+            Each with ``version``, ``committed_at`` (UTC), ``operation``, ``rows``, ``commit_id`` and ``summary``.
+        """
+        rows: list[dict[str, Any]] = self.inspect.versions().to_pylist()
+        return rows
+
+    def refresh(self) -> Self:
+        """Move to the newest version; a table opened at an older version stays where it is."""
+        if not self._pinned:
+            self._move_to(self._log.latest_from(self._snapshot.version))
+        return self
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def count(self, where: object | None = None) -> int:
+        """The number of rows, or of those that match a filter.
+
+        Parameters
+        ----------
+        where
+            SQL text such as ``"price < 10 AND category IN ('a', 'b')"``, or a ``pyarrow.compute.Expression``.
+        """
+        if where is None:
+            return self._snapshot.version.row_count
+        return self._engine.count(self._snapshot, where)
+
+    def scan(
+        self, columns: Iterable[str] | None = None, where: object | None = None, limit: int | None = None
+    ) -> pa.RecordBatchReader:
+        """Read rows as a stream of record batches; memory stays bounded.
+
+        Parameters
+        ----------
+        columns
+            Names in the order wanted; None is every column. ``_row_id`` may be among them.
+        where
+            A filter, see :meth:`count`.
+        limit
+            At most so many rows.
+
+        Raises
+        ------
+        InvalidInputError
+            An unknown column (near matches are named), a filter that does not fit the schema, a bad limit.
+        """
+        return self._scan(columns, where, limit)
+
+    def to_arrow(self) -> pa.Table:
+        """The whole table in memory."""
+        return self._scan(None, None, None).read_all()
+
+    def take(
+        self, row_ids: Sequence[int] | npt.NDArray[Any] | pa.Array, columns: Iterable[str] | None = None
+    ) -> pa.Table:
+        """Fetch rows by row id.
+
+        Parameters
+        ----------
+        row_ids
+            Any order, repeats allowed.
+        columns
+            Names; None is every column.
+
+        Returns
+        -------
+        pyarrow.Table
+            One row per row id, in the order asked for.
+
+        Raises
+        ------
+        NotFoundError
+            A row id that no live row has.
+        """
+        names = select_columns(self._snapshot.schema, columns, extra=(ROW_ID,))
+        return self._engine.take(self._snapshot, check_row_ids(row_ids), tuple(names))
+
+    def search(
+        self,
+        vector: object,
+        k: int = 10,
+        column: str | None = None,
+        where: object | None = None,
+        select: Iterable[str] | None = None,
+        recall: float = 0.95,
+        exact: bool = False,
+        metric: str | None = None,
+    ) -> SearchResult:
+        """Find the rows whose vectors are nearest to one query or to each of a batch.
+
+        Parameters
+        ----------
+        vector
+            One vector, shape ``(dimension,)``, or a batch, shape ``(queries, dimension)``; finite numbers.
+        k
+            Neighbours wanted per query; where fewer rows match, all of them come back.
+        column
+            The vector column; may be left out where there is only one (or only one with an index).
+        where
+            Only rows that match this filter count, see :meth:`count`; applied before the search.
+        select
+            Columns wanted, ``_row_id`` and ``_distance`` among them; None is every column and those two.
+        recall
+            The share of true neighbours wanted, in (0, 1]; met by what was measured when the index was built.
+        exact
+            Compare with every matching row instead of using the index.
+        metric
+            ``l2`` (Euclidean distance), ``cosine`` (1 − cosine) or ``ip`` (negated inner product). None is the
+            metric of the column's index, l2 without one; another than the index's is answered exactly.
+
+        Returns
+        -------
+        SearchResult
+            ``min(k, matching rows)`` rows per query, nearest first, with true distances.
+
+        Raises
+        ------
+        InvalidInputError
+            Wrong dimension, NaN or infinite values, k < 1, an unknown column or metric.
+        """
+        schema = self._snapshot.schema
+        indexed = [index.field_id for index in self._snapshot.version.indexes]
+        field = vector_column(schema, column, indexed)
+        queries, batch = check_queries(vector, field)
+        extra = (ROW_ID, DISTANCE)
+        names = [*schema.names, *extra] if select is None else select_columns(schema, select, extra=extra)
+        request = SearchRequest(
+            queries=queries,
+            k=check_k(k),
+            column=field.name,
+            where=where,
+            select=tuple(names),
+            recall=check_recall(recall),
+            exact=bool(exact),
+            metric=None if metric is None else _checked_metric(metric),
+        )
+        return SearchResult(self._engine.search(self._snapshot, request), batch=batch)
+
+    # --- writing ------------------------------------------------------------------------------------------
+
+    def append(self, data: object, *, progress: Progress | None = None) -> Self:
+        """Add rows; when this returns they are durable and visible to every reader.
+
+        Parameters
+        ----------
+        data
+            An Arrow table, batch, batches, reader, or anything with ``__arrow_c_stream__``; a pandas or Polars
+            frame; a list of dictionaries. Unbounded readers are written in bounded memory. Columns are matched by
+            name; a nullable column that is missing becomes NULL.
+        progress
+            Called with ``(stage, rows done, rows in all or 0)``.
+
+        Raises
+        ------
+        InvalidInputError
+            A column that the table does not have, a type that cannot be converted exactly, NULL in a column that
+            forbids it. Nothing was written.
+        """
+        self._require_writable()
+        version = self._snapshot.version
+        written = self._engine.write(
+            self._store,
+            WriteRequest(
+                data=data,
+                schema=version.schema,
+                schema_id=version.schema_id,
+                properties=version.properties,
+                progress=progress,
+            ),
+        )
+        if written.rows == 0:
+            return self
+        change = AddFragments(
+            record=OperationRecord(kind="append", rows_added=written.rows),
+            summary={"rows": written.rows, "fragments": len(written.fragments), "bytes": written.bytes},
+            fragments=written.fragments,
+            features=written.features,
+        )
+        self._commit(change)
+        return self
+
+    def create_index(
+        self,
+        column: str,
+        metric: str = "l2",
+        *,
+        name: str | None = None,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> Self:
+        """Build a vector index over all rows, calibrate its recall, and make it part of the table.
+
+        Parameters
+        ----------
+        column
+            A vector column.
+        metric
+            ``l2``, ``cosine`` or ``ip``.
+        name
+            The index's name; an index of that name is replaced. By default ``<column>_<metric>``.
+        progress
+            Called with ``(stage, done, total)``.
+        options
+            ``lists``: number of inverted lists; ``seed``: of the sampling. An unknown option is an error.
+
+        Raises
+        ------
+        InvalidInputError
+            Not a vector column, an unknown metric or option, no rows to index, or a row with a NaN or infinite
+            value (the row id is named).
+        """
+        self._require_writable()
+        field = vector_column(self._snapshot.schema, column, ())
+        request = IndexRequest(
+            column=field.name,
+            metric=_checked_metric(metric),
+            name=name or f"{column}_{metric}",
+            options=options,
+            progress=progress,
+        )
+        entry = self._engine.build_index(self._snapshot, request)
+        record = OperationRecord(
+            kind="create_index",
+            fields_read=frozenset({entry.field_id}),
+            claims=frozenset({f"index:{entry.name}"}),
+        )
+        self._commit(
+            AddIndex(record=record, summary={"index": entry.name, "metric": entry.metric}, entry=entry)
+        )
+        return self
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _scan(
+        self, columns: Iterable[str] | None, where: object | None, limit: int | None
+    ) -> pa.RecordBatchReader:
+        names = select_columns(self._snapshot.schema, columns, extra=(ROW_ID,))
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
+            raise InvalidInputError(f"limit must be a whole number from 0 up, not {limit!r}")
+        return self._engine.scan(self._snapshot, ScanRequest(columns=tuple(names), where=where, limit=limit))
+
+    def _commit(self, change: Change) -> None:
+        landed = commit(self._log, self._manifests, self._snapshot.version, change, self._around)
+        self._move_to(landed)
+
+    def _move_to(self, version: Version) -> None:
+        if version.commit_id != self._snapshot.version.commit_id:
+            self._snapshot = Snapshot(self._store, version, self._manifests)
+
+    def _warm(self) -> None:
+        self._engine.warm(self._snapshot)
+
+    def _require_writable(self) -> None:
+        if self._pinned:
+            raise UnsupportedError(
+                f"this table was opened at version {self.version}, which cannot be written to",
+                fix="open it without a version to write",
+            )
+
+    def __repr__(self) -> str:
+        return f"Table({self.uri!r}, version={self.version}, rows={self._snapshot.version.row_count:,})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise UnsupportedError(
+            "a Table cannot be pickled: it may hold credentials and open files",
+            fix="send its uri and version and open it there",
+        )
+
+
+def _checked_metric(metric: object) -> str:
+    if metric not in METRICS:
+        raise InvalidInputError(f"unknown metric {metric!r}", fix=f"metrics are {', '.join(METRICS)}")
+    return str(metric)
