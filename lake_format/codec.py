@@ -35,6 +35,7 @@ __all__ = ["MAGIC", "decode_version", "encode_version"]
 MAGIC = b"LAKEVER0"
 _HEAD = struct.Struct("<8sIII")
 _MAX_UNPACKED = 256 << 20
+_LIMIT = 1 << 63
 _ZSTD = pa.Codec("zstd", compression_level=3)
 
 
@@ -62,21 +63,26 @@ def decode_version(data: bytes, where: str) -> Version:
         A newer format version, or a required feature this release does not know.
     """
     raw, tail = _unpack(data, where)
-    format_version = raw.get("format_version")
-    if not isinstance(format_version, int) or format_version > FORMAT_VERSION:
+    try:
+        _check_understood(raw, where)
+        return _version_from_json(raw, tail)
+    except CorruptionError as error:
+        raise CorruptionError(f"{where}: {error.what}") from error
+    except (LookupError, TypeError, ValueError, ArithmeticError, InvalidInputError) as error:
+        raise CorruptionError(f"{where} has a missing or malformed field: {error!r}") from error
+
+
+def _check_understood(raw: dict[str, Any], where: str) -> None:
+    """Refuse what a newer release wrote, before anything else of it is looked at."""
+    format_version = _integer(raw, "format_version")
+    if format_version > FORMAT_VERSION:
         raise UnsupportedError(
             f"{where} has format version {format_version}; this release reads up to {FORMAT_VERSION}",
             fix="upgrade lake-format",
         )
-    unknown = sorted(set(raw.get("required_features", ())) - KNOWN_FEATURES)
+    unknown = sorted(_texts(raw, "required_features") - KNOWN_FEATURES)
     if unknown:
         raise UnsupportedError(f"{where} requires the feature {unknown[0]!r}", fix="upgrade lake-format")
-    try:
-        return _version_from_json(raw, tail)
-    except CorruptionError as error:
-        raise CorruptionError(f"{where}: {error.what}") from error
-    except (KeyError, TypeError, ValueError, IndexError, InvalidInputError) as error:
-        raise CorruptionError(f"{where} has a missing or malformed field: {error!r}") from error
 
 
 def _unpack(data: bytes, where: str) -> tuple[dict[str, Any], memoryview]:
@@ -90,7 +96,7 @@ def _unpack(data: bytes, where: str) -> tuple[dict[str, Any], memoryview]:
         raise CorruptionError(f"{where} is truncated or altered (checksum does not match)")
     try:
         raw = json.loads(_ZSTD.decompress(packed, decompressed_size=length, asbytes=True))
-    except (ValueError, OSError, pa.ArrowException) as error:
+    except (ValueError, OSError, RecursionError, pa.ArrowException) as error:
         raise CorruptionError(f"{where} cannot be unpacked: {error}") from error
     if not isinstance(raw, dict):
         raise CorruptionError(f"{where} does not hold a JSON object")
@@ -148,11 +154,12 @@ _KNOWN_KEYS = frozenset(
 
 
 def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
-    schemas = {int(key): schema_from_bytes(_unb64(text)) for key, text in raw["schemas"].items()}
+    stored = _mapping(raw, "schemas")
+    schemas = {_schema_number(key): schema_from_bytes(_unb64(text)) for key, text in stored.items()}
     schema_id = _integer(raw, "schema_id")
     if schema_id not in schemas:
         raise CorruptionError(f"the current schema {schema_id} is not among the schemas")
-    manifests, used = _manifests_from_json(raw["manifests"], tail)
+    manifests, used = _manifests_from_json(_list(raw, "manifests"), tail)
     if used != len(tail):
         raise CorruptionError("the object is longer or shorter than its manifests say")
     parent = raw["parent"]
@@ -163,7 +170,7 @@ def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
         commit_id=_text(raw, "commit_id"),
         committed_at=_integer(raw, "committed_at"),
         writer_id=_text(raw, "writer_id"),
-        operations=tuple(_mapping({"operation": record}, "operation") for record in raw["operations"]),
+        operations=tuple(_mapping({"operation": record}, "operation") for record in _list(raw, "operations")),
         summary=_mapping(raw, "summary"),
         schema_id=schema_id,
         schemas=schemas,
@@ -172,9 +179,9 @@ def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
         next_fragment_id=_integer(raw, "next_fragment_id"),
         row_count=_integer(raw, "row_count"),
         manifests=manifests,
-        indexes=tuple(_index_from_json(entry) for entry in raw["indexes"]),
-        properties={str(key): str(value) for key, value in _mapping(raw, "properties").items()},
-        required_features=frozenset(raw["required_features"]),
+        indexes=tuple(_index_from_json(entry) for entry in _list(raw, "indexes")),
+        properties=_text_mapping(raw, "properties"),
+        required_features=_texts(raw, "required_features"),
         extra={key: value for key, value in raw.items() if key not in _KNOWN_KEYS},
     )
 
@@ -210,7 +217,7 @@ def _manifests_from_json(
                 crc=_integer(entry, "crc"),
                 fragment_count=_integer(entry, "fragment_count"),
                 row_count=_integer(entry, "row_count"),
-                removed=tuple(int(fragment_id) for fragment_id in entry["removed"]),
+                removed=tuple(_integer({"removed": one}, "removed") for one in _list(entry, "removed")),
                 body=body,
             )
         )
@@ -250,7 +257,7 @@ def _index_from_json(raw: dict[str, Any]) -> IndexEntry:
             row_count=_integer(shard, "row_count"),
             row_ids=_unb64(shard["row_ids"]),
         )
-        for shard in raw["shards"]
+        for shard in _list(raw, "shards")
     )
     return IndexEntry(
         index_id=_text(raw, "index_id"),
@@ -272,14 +279,33 @@ def _typed(raw: Mapping[str, Any], key: str, check: Callable[[Any], bool], kind:
 
 
 def _integer(raw: Mapping[str, Any], key: str) -> int:
-    value = _typed(
-        raw, key, lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0, "a whole number"
-    )
-    return int(value)
+    def natural(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LIMIT
+
+    return int(_typed(raw, key, natural, "a whole number below 2**63"))
 
 
 def _text(raw: Mapping[str, Any], key: str) -> str:
     return str(_typed(raw, key, lambda v: isinstance(v, str), "a text"))
+
+
+def _list(raw: Mapping[str, Any], key: str) -> list[Any]:
+    return list(_typed(raw, key, lambda v: isinstance(v, list), "a list"))
+
+
+def _texts(raw: Mapping[str, Any], key: str) -> frozenset[str]:
+    return frozenset(_text({key: value}, key) for value in _list(raw, key))
+
+
+def _text_mapping(raw: Mapping[str, Any], key: str) -> dict[str, str]:
+    values = _mapping(raw, key)
+    return {name: _text(values, name) for name in values}
+
+
+def _schema_number(key: str) -> int:
+    if not (key.isascii() and key.isdigit()) or str(int(key)) != key:
+        raise CorruptionError(f"a schema has the id {key!r}, which is not a whole number")
+    return int(key)
 
 
 def _mapping(raw: Mapping[str, Any], key: str) -> dict[str, Any]:

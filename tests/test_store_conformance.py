@@ -245,7 +245,7 @@ def test_names_that_partitioned_imports_bring_are_kept_as_they_are(any_store: St
 # -- writers -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [0, 10, 100_000, 20_000_001])
+@pytest.mark.parametrize("size", [0, 10, 100_000, 9_000_001])
 def test_writer_makes_the_object_visible_whole_at_close(any_store: Store, size: int) -> None:
     """# spec: STO-13."""
     data = os.urandom(size)
@@ -266,7 +266,7 @@ def test_writer_makes_the_object_visible_whole_at_close(any_store: Store, size: 
 
 def test_writer_copies_what_it_is_given(any_store: Store) -> None:
     """A caller's buffer may be used again as soon as ``write`` returns."""
-    buffer = bytearray(b"a" * 1_500_000)
+    buffer = bytearray(b"a" * 1_200_000)
     with any_store.open_writer("w/file") as writer:
         for letter in b"abcdefghij":
             buffer[:] = bytes([letter]) * len(buffer)
@@ -278,8 +278,14 @@ def test_writer_copies_what_it_is_given(any_store: Store) -> None:
 def test_writer_given_up_leaves_nothing(any_store: Store, size: int) -> None:
     """# spec: STO-13."""
     writer = any_store.open_writer("w/file")
-    with pytest.raises(ZeroDivisionError), writer:
-        writer.write(bytes(size // 0) if writer.write(bytes(size)) else b"")
+
+    def fail_half_way() -> None:
+        with writer:
+            writer.write(bytes(size))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_half_way()
     writer.abort()
     assert paths(any_store) == []
     with pytest.raises(InvalidInputError, match="closed"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -17,6 +18,9 @@ from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import Store
 
+if TYPE_CHECKING:
+    from lake_engines.knn.state import SearchState
+
 __all__ = ["DefaultEngine"]
 
 _SNAPSHOTS = 4
@@ -26,7 +30,7 @@ class DefaultEngine:
     """Reads and writes rows with this package's own readers, writers and index; safe for several threads."""
 
     def __init__(self) -> None:
-        from lake_engines.knn.state import IndexPool, SearchState
+        from lake_engines.knn.state import IndexPool  # noqa: PLC0415 - loads faiss
 
         self._files = ReaderPool()
         self._indexes = IndexPool()
@@ -55,13 +59,13 @@ class DefaultEngine:
 
     def search(self, snapshot: Snapshot, request: SearchRequest) -> SearchAnswer:
         """The k nearest matching rows of each query."""
-        from lake_engines.knn.search import search
+        from lake_engines.knn.search import search  # noqa: PLC0415 - loads faiss
 
         return search(self._state(snapshot), request, self._files)
 
     def build_index(self, snapshot: Snapshot, request: IndexRequest) -> IndexEntry:
         """Build and store an index; it is not part of the table until committed."""
-        from lake_engines.knn.build import build_vector_index
+        from lake_engines.knn.build import build_vector_index  # noqa: PLC0415 - loads faiss
 
         return build_vector_index(snapshot, request, self._files)
 
@@ -74,7 +78,7 @@ class DefaultEngine:
         len(snapshot.fragments)
 
     def _state(self, snapshot: Snapshot) -> SearchState:
-        from lake_engines.knn.state import SearchState
+        from lake_engines.knn.state import SearchState  # noqa: PLC0415 - loads faiss
 
         key = f"{snapshot.version.table_id}:{snapshot.version.commit_id}"
         with self._lock:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import pyarrow.compute as pc
 
-from lake_engines.predicate.arrow import from_arrow
-from lake_engines.predicate.bind import bind
-from lake_engines.predicate.bound import BoundPredicate
-from lake_engines.predicate.sql import parse_sql
-from lake_engines.predicate.tree import Expression
+from lake_engines.predicate import BoundPredicate, Expression, Rules, bind, parse_filter
 from lake_format.errors import InvalidInputError
 from lake_format.schema import ROW_ID_FIELD
 from lake_format.snapshot import Snapshot
@@ -28,14 +24,10 @@ def compile_filter(snapshot: Snapshot, where: object | None) -> BoundPredicate |
     """
     if where is None or isinstance(where, BoundPredicate):
         return where
-    schema = snapshot.schema.append(ROW_ID_FIELD)
-    if isinstance(where, str):
-        return bind(parse_sql(where), schema, rules="sql")
-    if isinstance(where, pc.Expression):
-        return bind(from_arrow(where), schema, rules="arrow")
-    if isinstance(where, Expression):
-        return bind(where, schema, rules="sql")
-    raise InvalidInputError(
-        f"a filter must be SQL text or a pyarrow expression, not {type(where).__name__}",
-        fix="""write where="price < 10 AND category = 'a'" """.strip(),
-    )
+    if not isinstance(where, str | pc.Expression | Expression):
+        raise InvalidInputError(
+            f"a filter must be SQL text or a pyarrow expression, not {type(where).__name__}",
+            fix="for example where=\"price < 10 AND category = 'a'\"",
+        )
+    rules: Rules = "arrow" if isinstance(where, pc.Expression) else "sql"
+    return bind(parse_filter(where), snapshot.schema.append(ROW_ID_FIELD), rules=rules)

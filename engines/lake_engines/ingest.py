@@ -165,16 +165,16 @@ def _may_convert(source: pa.DataType, target: pa.DataType) -> bool:
     """Whether values of one type can be checked and turned into the other without guessing what was meant."""
     types = pa.types
     if types.is_dictionary(source) or types.is_run_end_encoded(source):
-        return source.value_type == target or _may_convert(source.value_type, target)
+        return bool(source.value_type == target) or _may_convert(source.value_type, target)
     if types.is_dictionary(target):
         return source == target.value_type or _may_convert(source, target.value_type)
     text = (types.is_string, types.is_large_string, types.is_string_view)
     binary = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
     number = (types.is_integer, types.is_floating, types.is_decimal)
     if types.is_integer(source):
-        return any(check(target) for check in number)
+        return bool(any(check(target) for check in number))
     if types.is_floating(source):
-        return types.is_floating(target)
+        return bool(types.is_floating(target))
     if types.is_timestamp(source) and types.is_timestamp(target):
         return (source.tz is None) == (target.tz is None)
     same_family = (

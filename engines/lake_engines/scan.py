@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from lake_engines.filters import compile_filter
 from lake_engines.fragment_reader import FragmentReader, ReaderPool, output_schema
-from lake_engines.predicate.bound import BoundPredicate
+from lake_engines.predicate import BoundPredicate
 from lake_format.engine import ScanRequest
 from lake_format.model import Fragment
 from lake_format.row_ids import U64
@@ -76,10 +76,7 @@ def _windows(
 ) -> Iterator[_Window]:
     deleted = reader.deleted()
     for start, batch in reader.scan(names, 0, reader.fragment.row_count, batch_rows):
-        if predicate is None:
-            mask = np.ones(batch.num_rows, bool)
-        else:
-            mask = np.array(predicate.mask(batch))
+        mask = np.ones(batch.num_rows, bool) if predicate is None else np.array(predicate.mask(batch))
         if len(deleted):
             mask[_within(deleted, start, batch.num_rows)] = False
         yield _Window(start, mask, batch)

@@ -33,17 +33,15 @@ class GroupPlan:
     """Columns that share a file: their names in order and the file's format."""
 
     columns: tuple[str, ...]
-    format: str  # "vector", "vortex" or "parquet"
-
-    @property
-    def stored_format(self) -> str:
-        """The format as the manifest names it."""
-        return "vortex" if self.format == "vortex" else "parquet"
+    format: str  # "vortex" or "parquet"
+    is_vector: bool = False
 
 
 def plan_groups(schema: pa.Schema, scalar_format: str) -> list[GroupPlan]:
     """Which columns go together: each vector column alone, all others in the scalar format if it holds them."""
-    vectors = [GroupPlan((field.name,), "vector") for field in schema if is_vector(field.type)]
+    vectors = [
+        GroupPlan((field.name,), "parquet", is_vector=True) for field in schema if is_vector(field.type)
+    ]
     scalars = [field for field in schema if not is_vector(field.type)]
     vortex = [field.name for field in scalars if scalar_format == "vortex" and vortex_can_hold(field.type)]
     parquet = [field.name for field in scalars if field.name not in set(vortex)]
@@ -64,7 +62,7 @@ class _FragmentWriter:
         self._schemas = [pa.schema([schema.field(name) for name in group.columns]) for group in groups]
         self._writers: list[FileWriter] = []
         for group, group_schema in zip(groups, self._schemas, strict=True):
-            path = data_path(uuid4(), group.stored_format)
+            path = data_path(uuid4(), group.format)
             self._writers.append(open_writer(store, path, group_schema, format=group.format))
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -84,7 +82,7 @@ class _FragmentWriter:
                     field_ids=tuple(field_id(field) for field in schema),
                     schema_id=self._schema_id,
                     path=file.path,
-                    format=plan.stored_format,
+                    format=plan.format,
                     size=file.size,
                     layout=file.layout,
                 )
@@ -160,8 +158,8 @@ def _tell(progress: Progress | None, written: int, data: object) -> None:
 
 
 def _features(groups: list[GroupPlan]) -> frozenset[str]:
-    names = {"vector": "vector-pages", "vortex": "vortex-files"}
-    return frozenset(names[group.format] for group in groups if group.format in names)
+    vectors = {"vector-pages" for group in groups if group.is_vector}
+    return frozenset(vectors | {"vortex-files" for group in groups if group.format == "vortex"})
 
 
 def discard(store: Store, written: Written) -> None:

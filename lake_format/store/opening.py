@@ -114,7 +114,7 @@ def _file_path(rest: str) -> str:
 
 def _open_remote(kind: str, scheme: str, rest: str, options: Options) -> Store:
     bucket, _, prefix = rest.partition("/")
-    prefix = prefix.strip("/")
+    prefix = prefix.rstrip("/")
     extra: dict[str, str] = {}
     azure = _AZURE_HOST.fullmatch(bucket) if scheme.startswith("abfs") else None
     if azure is not None:

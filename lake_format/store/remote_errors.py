@@ -37,6 +37,8 @@ _CREDENTIALS_FIX: Final = (
     "give credentials in storage_options or in the environment, or skip_signature=true for public data"
 )
 _HINTS: Final = (
+    ("status code: 403", "permission denied", _CREDENTIALS_FIX),
+    ("status code: 401", "permission denied", _CREDENTIALS_FIX),
     ("169.254.169.254", "no credentials were found", _CREDENTIALS_FIX),
     ("metadata.google.internal", "no credentials were found", _CREDENTIALS_FIX),
     ("builder error", "the endpoint was refused", "for a plain http endpoint set allow_http=true"),

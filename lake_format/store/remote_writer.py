@@ -167,7 +167,7 @@ class RemoteWriter:
             self._send(bytes(gathered))
 
     def _send(self, data: bytes) -> None:
-        """Hand ``data`` to the client, which keeps it without copying until it is sent: bytes, never a view."""
+        """Hand ``data`` to the client, which keeps it uncopied until it is sent: so bytes, never a view."""
         if self._written > _MAX_PARTS * PART_BYTES:
             self._broken = True
             raise StorageError(f"{self._name} is larger than {_MAX_PARTS * PART_BYTES:,} bytes")

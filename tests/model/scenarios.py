@@ -28,13 +28,14 @@ def _row(key: int, a: int, vector: int) -> tuple[tuple[int, int], ...]:
 
 
 INTENTS: dict[str, tuple[Intent, ...]] = {
-    "append": (Append((_row(9, 1, 2),), indexed=True), Append((_row(8, 2, 7),))),
+    "append": (Append((_row(9, 1, 2),), indexed=True), Append((_row(8, 2, 7),)), Append((((K, 8), (A, 1)),)), Append((_row(1, 2, 7),))),
     "delete": (Delete(Where(A, 1)), Delete(Where(K, 3)), Delete(Where(C, None)), Delete(Where(), whole=True)),
     "update": (
         Update(Where(A, 1), (Set(V, 4),), "patch"),
         Update(Where(K, 1), (Set(B, 1, B),), "group"),
-        Update(Where(K, 1), (Set(A, 5, A),), "move"),
+        Update(Where(K, 1), (Set(A, -1, A),), "move"),
         Update(Where(K, 4), (Set(K, 9),), "group"),
+        Update(Where(K, 4), (Set(B, None), Set(K, 1)), "patch"),
         Update(Where(K, 2), (Set(C, None), Set(B, 3)), "patch"),
         Update(Where(K, 5), (Set(C, 6),), "move"),
         Update(Where(K, 1), (Set(K, 11),), "patch"),
@@ -66,7 +67,7 @@ INTENTS: dict[str, tuple[Intent, ...]] = {
         AddColumn("h", Set(0, 4, C), computed=True),
     ),
     "drop_column": (DropColumn(A), DropColumn(V), DropColumn(C), DropColumn(K)),
-    "rename_column": (RenameColumn(A, "d"), RenameColumn(C, "f"), RenameColumn(A, "g")),
+    "rename_column": (RenameColumn(A, "d"), RenameColumn(C, "f"), RenameColumn(A, "g"), RenameColumn(B, "g")),
     "alter_column": (AlterColumn(A, True), AlterColumn(V, True), AlterColumn(A, False), AlterColumn(B, True)),
     "backfill": (
         Backfill(Set(C, 1, A), "group"),

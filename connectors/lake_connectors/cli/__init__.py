@@ -1,15 +1,33 @@
 """The command line ``lake``: tables made, filled, read, indexed and searched from a shell.
 
-This module is the front door only: it runs the command named on the command line and turns whatever goes wrong
-into one line and an exit code. Commands live in modules of their own, loaded when they are called.
+This module is the front door only: it runs the command named on the command line and turns whatever goes
+wrong into one line and an exit code. Commands live in modules of their own, loaded when they are called.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from typing import NoReturn
+
+from lake_connectors.cli.outcome import INTERRUPTED, report
+from lake_connectors.cli.root import root
 
 __all__ = ["main", "run"]
+
+
+class _WithoutPandas(MetaPathFinder):
+    """Hides pandas from this process.
+
+    pyarrow imports pandas, where it is installed, as soon as it makes an array: a second of start-up for every
+    command, and no command uses it.
+    """
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        """Refuse pandas, leave the rest to others."""
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is not used by the command line", name=fullname)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -25,17 +43,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code, see :data:`lake_connectors.cli.outcome.EXIT_CODES`.
     """
-    from lake_connectors.cli.outcome import report
-    from lake_connectors.cli.root import root
-
     try:
         result = root.main(args=arguments, prog_name="lake", standalone_mode=False)
         sys.stdout.flush()
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost border: every error gets its line
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost border
         return report(error)
     return result if isinstance(result, int) else 0
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line of this process and exit."""
-    sys.exit(run())
+    sys.meta_path.insert(0, _WithoutPandas())
+    try:
+        sys.exit(run())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

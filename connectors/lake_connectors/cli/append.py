@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import click
 import pyarrow as pa
 
+from lake_connectors.cli.command import Command
 from lake_connectors.cli.inputs import INPUT_FORMATS, Input, find_inputs
 from lake_connectors.cli.options import open_table, storage_option
 from lake_connectors.cli.progress import Progress
@@ -15,7 +16,14 @@ from lake_connectors.cli.progress import Progress
 __all__ = ["append"]
 
 
-@click.command(short_help="Add the rows of files.")
+@click.command(
+    cls=Command,
+    examples=[
+        "lake append items part-1.parquet part-2.parquet",
+        "lake append items rows.csv.gz",
+        "zcat rows.gz | lake append items - --input-format json",
+    ],
+)
 @click.argument("uri")
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
 @click.option(
@@ -25,7 +33,7 @@ __all__ = ["append"]
 )
 @storage_option
 def append(
-    uri: str, files: tuple[str, ...], input_format: str | None, storage_options: tuple[str, ...]
+    *, uri: str, files: tuple[str, ...], input_format: str | None, storage_options: tuple[str, ...]
 ) -> None:
     """Add the rows of one or more files to the table at URI, in one commit: all of them, or on an error none.
 
@@ -33,12 +41,6 @@ def append(
     (file or stream); CSV and JSON also compressed (.gz, .bz2, .zst). FILE may be - for standard input. Columns are
     matched by name. In CSV and JSON, bytes are base64; in CSV, vectors and lists are JSON such as "[0.1, 0.2]".
     Files are streamed, so they may be larger than memory.
-
-    \b
-    Examples:
-      lake append items part-1.parquet part-2.parquet
-      lake append items rows.csv.gz
-      zcat rows.gz | lake append items - --input-format json
     """
     inputs = find_inputs(files, input_format)
     table = open_table(uri, None, storage_options)

@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import lake_format as lake
+from lake_connectors.cli.command import Command
+from lake_connectors.cli.decode import parsed_json_column
 from lake_connectors.cli.inputs import INPUT_FORMATS, find_inputs
 from lake_connectors.cli.options import key_values, storage_option
 from lake_connectors.cli.output import print_facts
@@ -16,7 +18,15 @@ from lake_format.errors import InvalidInputError
 __all__ = ["create"]
 
 
-@click.command(short_help="Make a new, empty table.")
+@click.command(
+    cls=Command,
+    examples=[
+        'lake create items --schema "id int64, title string, vec vector(128)"',
+        "lake create items --like rows.parquet",
+        "lake create s3://bucket/items --like rows.jsonl --option region=eu-central-1",
+        "lake create items --like rows.csv --property write.scalar-format=parquet",
+    ],
+)
 @click.argument("uri")
 @click.option(
     "--schema", metavar="TEXT", help='Columns, e.g. "id int64 not null, title string, vec vector(128)".'
@@ -30,6 +40,7 @@ __all__ = ["create"]
 )
 @storage_option
 def create(
+    *,
     uri: str,
     schema: str | None,
     like: str | None,
@@ -42,13 +53,6 @@ def create(
     Types: bool, int8 … int64, uint8 … uint64, float16, float32, float64, string, binary, date, time,
     timestamp(us, UTC), duration, decimal(10, 2), vector(128), vector(128, float16), list<string>,
     struct<a int64, b string>, map<string, int64>, dictionary<string>.
-
-    \b
-    Examples:
-      lake create items --schema "id int64, title string, vec vector(128)"
-      lake create items --like rows.parquet
-      lake create s3://bucket/items --like rows.jsonl --option region=eu-central-1
-      lake create items --like rows.csv --property write.scalar-format=parquet
     """
     if (schema is None) == (like is None):
         raise InvalidInputError("a table needs its columns", fix="give either --schema or --like")
@@ -105,8 +109,6 @@ def _vector_type(column: pa.Array) -> pa.DataType | None:
 
 
 def _lists_in_texts(column: pa.Array) -> pa.Array | None:
-    from lake_connectors.cli.decode import parsed_json_column
-
     texts = pc.drop_null(column)
     if len(texts) == 0 or not pc.all(pc.match_substring_regex(texts, r"^\s*\[[-+0-9.eE,\s]*\]\s*$")).as_py():
         return None

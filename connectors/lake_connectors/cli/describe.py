@@ -11,6 +11,7 @@ import click
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lake_connectors.cli.command import Command
 from lake_connectors.cli.options import format_option, open_table, storage_option, version_option
 from lake_connectors.cli.output import bytes_text, print_facts, print_json, write_rows
 from lake_connectors.cli.schema_text import type_text
@@ -27,19 +28,19 @@ _READERS = {
 PARTS = ("fragments", "files", "manifests", "indexes", "versions")
 
 
-@click.command(short_help="What a table is.")
+@click.command(
+    cls=Command,
+    examples=[
+        "lake describe items",
+        "lake describe s3://bucket/items --version 3 --format json",
+    ],
+)
 @click.argument("uri")
 @version_option
 @format_option
 @storage_option
 def describe(uri: str, version: int | None, output_format: str, storage_options: tuple[str, ...]) -> None:
-    """What the table at URI is: its columns, rows, files and indexes, and which other programs can read each file.
-
-    \b
-    Examples:
-      lake describe items
-      lake describe s3://bucket/items --version 3 --format json
-    """
+    """What the table at URI is: its columns, rows, files and indexes, and which other programs can read each file."""
     table = open_table(uri, version, storage_options)
     facts = _facts(table)
     if output_format == "json":
@@ -50,23 +51,24 @@ def describe(uri: str, version: int | None, output_format: str, storage_options:
         print_facts(_shown(facts))
 
 
-@click.command(short_help="The versions of a table.")
+@click.command(
+    cls=Command,
+    examples=[
+        "lake history items",
+        "lake history items --limit 5 --format json",
+    ],
+)
 @click.argument("uri")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest versions.")
 @version_option
 @format_option
 @storage_option
 def history(
-    uri: str, limit: int | None, version: int | None, output_format: str, storage_options: tuple[str, ...]
+    *, uri: str, limit: int | None, version: int | None, output_format: str, storage_options: tuple[str, ...]
 ) -> None:
     """Every version of the table at URI, newest first: when it was made, by what, and how many rows it has.
 
     Any of them can be read: pass its number as --version to scan, search, sql, describe or inspect.
-
-    \b
-    Examples:
-      lake history items
-      lake history items --limit 5 --format json
     """
     versions = open_table(uri, version, storage_options).inspect.versions()
     newest_first = versions.sort_by([("version", "descending")])
@@ -77,22 +79,22 @@ def history(
     write_rows(shown, output_format)
 
 
-@click.command(short_help="A table's fragments, files, manifests, indexes, versions.")
+@click.command(
+    cls=Command,
+    examples=[
+        "lake inspect items files",
+        "lake inspect items fragments --version 2 --format csv",
+    ],
+)
 @click.argument("uri")
 @click.argument("part", type=click.Choice(PARTS))
 @version_option
 @format_option
 @storage_option
 def inspect(
-    uri: str, part: str, version: int | None, output_format: str, storage_options: tuple[str, ...]
+    *, uri: str, part: str, version: int | None, output_format: str, storage_options: tuple[str, ...]
 ) -> None:
-    """One row for each fragment, file, manifest, index or version of the table at URI.
-
-    \b
-    Examples:
-      lake inspect items files
-      lake inspect items fragments --version 2 --format csv
-    """
+    """One row for each fragment, file, manifest, index or version of the table at URI."""
     table = open_table(uri, version, storage_options)
     write_rows(getattr(table.inspect, part)(), output_format)
 

@@ -6,6 +6,7 @@ import time
 
 import click
 
+from lake_connectors.cli.command import Command
 from lake_connectors.cli.options import open_table, storage_option
 from lake_connectors.cli.output import bytes_text
 from lake_connectors.cli.progress import Progress
@@ -13,7 +14,13 @@ from lake_connectors.cli.progress import Progress
 __all__ = ["index"]
 
 
-@click.command(short_help="Build a vector index.")
+@click.command(
+    cls=Command,
+    examples=[
+        "lake index items vec",
+        "lake index items embedding --metric cosine",
+    ],
+)
 @click.argument("uri")
 @click.argument("column")
 @click.option(
@@ -35,6 +42,7 @@ __all__ = ["index"]
 @click.option("--seed", type=int, metavar="N", help="Seed of the sampling, to build the same index again.")
 @storage_option
 def index(
+    *,
     uri: str,
     column: str,
     metric: str,
@@ -46,11 +54,6 @@ def index(
     """Build a vector index over COLUMN of the table at URI, and measure its recall.
 
     Rows appended later are found without it; build it again when there are many.
-
-    \b
-    Examples:
-      lake index items vec
-      lake index items embedding --metric cosine
     """
     table = open_table(uri, None, storage_options)
     started = time.monotonic()

@@ -6,6 +6,7 @@ InvalidInputError that names it.
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv as pcsv
+import pyarrow.json as pj
+import pyarrow.parquet as pq
 
 from lake_connectors.cli.decode import csv_wire_type, decoded, json_wire_type, parsed_json_column
 from lake_format.errors import InvalidInputError
@@ -58,8 +62,6 @@ class Input:
         """The number of rows where the file tells it without being read, else None."""
         if self.format != "parquet":
             return None
-        import pyarrow.parquet as pq
-
         with _named(self):
             return int(pq.read_metadata(self.path).num_rows)
 
@@ -126,8 +128,6 @@ def _stream(source: Input) -> Any:
 
 
 def _parquet(source: Input, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
-    import pyarrow.parquet as pq
-
     if source.path == STANDARD_INPUT:
         raise InvalidInputError(
             "Parquet is read from its end, which standard input does not allow", fix="name a file"
@@ -152,8 +152,6 @@ def _arrow(source: Input, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
 
 
 def _csv(source: Input, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
-    import pyarrow.csv as pcsv
-
     wanted = {field.name: field.type for field in schema or ()}
     convert = pcsv.ConvertOptions(
         column_types={name: csv_wire_type(data_type) for name, data_type in wanted.items()},
@@ -191,8 +189,6 @@ def _json(source: Input, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
 
 
 def _json_lines(stream: _Joined, wire: pa.Schema) -> Iterator[pa.RecordBatch]:
-    import pyarrow.json as pj
-
     reader = pj.open_json(
         pa.PythonFile(stream, mode="r"),
         read_options=pj.ReadOptions(block_size=BLOCK_BYTES),
@@ -203,8 +199,6 @@ def _json_lines(stream: _Joined, wire: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 def _json_array(stream: _Joined, wire: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Read one big JSON array of objects without holding more of it than a block."""
-    import pyarrow.json as pj
-
     rows: list[str] = []
     options = pj.ParseOptions(explicit_schema=wire, newlines_in_values=True)
     for row in _array_items(stream):
@@ -219,8 +213,6 @@ def _json_array(stream: _Joined, wire: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 
 def _array_items(stream: _Joined) -> Iterator[dict[str, Any]]:
-    import codecs
-
     decode = json.JSONDecoder().raw_decode
     utf8 = codecs.getincrementaldecoder("utf-8")()
     text, ended, count = "", False, 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import numpy as np
 
 import lake_format as lake
 from lake_format.errors import InvalidInputError
@@ -55,15 +57,13 @@ storage_option = click.option(
 )
 
 
-class ColumnList(click.ParamType):
+class ColumnList(click.ParamType[list[str]]):
     """Column names separated by commas; a name with a comma in it goes in double quotes."""
 
     name = "columns"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         """The names as a list."""
-        import csv
-
         if isinstance(value, list):
             return value
         names = next(csv.reader([str(value)], skipinitialspace=True), [])
@@ -126,8 +126,6 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _numpy_array(path: Path, option: str) -> Any:
-    import numpy as np
-
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

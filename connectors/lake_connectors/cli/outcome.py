@@ -17,7 +17,7 @@ from lake_format.errors import LakeError
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["EXIT_CODES", "INTERRUPTED", "PIPE_CLOSED", "exit_code", "report"]
+__all__ = ["EXIT_CODES", "EXIT_MEANINGS", "INTERRUPTED", "PIPE_CLOSED", "exit_code", "report"]
 
 EXIT_CODES = {
     "invalid_input": 2,
@@ -36,6 +36,22 @@ INTERRUPTED = 130
 
 PIPE_CLOSED = 141
 """Whoever read the output stopped reading, as in ``lake scan … | head``: 128 + SIGPIPE."""
+
+EXIT_MEANINGS = {
+    0: "done",
+    1: "a fault of lake itself",
+    2: "wrong input",
+    3: "not found",
+    4: "exists already",
+    5: "conflict",
+    6: "unsupported",
+    7: "storage failed",
+    8: "damaged data",
+    9: "outcome of a commit unknown",
+    INTERRUPTED: "interrupted",
+    PIPE_CLOSED: "the reader of the output went away",
+}
+"""What each exit code says, for the help."""
 
 DEBUG_VARIABLE = "LAKE_DEBUG"
 

@@ -29,8 +29,11 @@ def write_rows(reader: pa.RecordBatchReader | pa.Table, output_format: str) -> i
     """Write all rows to standard output; return how many there were."""
     source = reader.to_reader(BATCH_ROWS) if isinstance(reader, pa.Table) else reader
     batches = (piece for batch in source for piece in _pieces(batch))
-    write = {"json": _write_json, "csv": _write_csv, "table": _write_pages}[output_format]
-    return write(source.schema, batches)
+    if output_format == "json":
+        return _write_json(source.schema, batches)
+    if output_format == "csv":
+        return _write_csv(source.schema, batches)
+    return _write_pages(source.schema, batches)
 
 
 def print_json(value: Any) -> None:
@@ -56,7 +59,7 @@ def note(text: str) -> None:
 
 def console() -> Console:
     """Standard output as rich sees it, wide enough for every row where it is not a terminal."""
-    from rich.console import Console
+    from rich.console import Console  # noqa: PLC0415 - rich is for people; machines need not wait for it
 
     screen = Console(highlight=False, soft_wrap=False)
     return screen if screen.is_terminal else Console(highlight=False, width=WIDE)
@@ -134,9 +137,9 @@ def _write_pages(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
 
 
 def _print_page(schema: pa.Schema, rows: Iterable[Sequence[str | None]]) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+    from rich import box  # noqa: PLC0415 - as above
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     page = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for field in schema:

@@ -49,8 +49,8 @@ class Progress:
         self._bar.update(self._tasks[stage], completed=done, total=known or None)
 
     def _start(self) -> Bar:
-        from rich import progress
-        from rich.console import Console
+        from rich import progress  # noqa: PLC0415 - only work that takes long needs rich
+        from rich.console import Console  # noqa: PLC0415
 
         bar = progress.Progress(
             progress.TextColumn("{task.description}"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from lake_connectors.cli.command import Command
 from lake_connectors.cli.options import (
     COLUMN_LIST,
     format_option,
@@ -19,7 +20,15 @@ __all__ = ["scan"]
 TABLE_ROWS = 20
 
 
-@click.command(short_help="Read rows.")
+@click.command(
+    cls=Command,
+    examples=[
+        "lake scan items",
+        'lake scan items --columns id,title --where "price < 10" --limit 100',
+        "lake scan items --format csv > items.csv",
+        "lake scan items --version 3 --format json | head",
+    ],
+)
 @click.argument("uri")
 @click.option(
     "--columns", type=COLUMN_LIST, metavar="A,B,…", help="Only these columns; _row_id may be among them."
@@ -30,6 +39,7 @@ TABLE_ROWS = 20
 @format_option
 @storage_option
 def scan(
+    *,
     uri: str,
     columns: list[str] | None,
     where: str | None,
@@ -43,13 +53,6 @@ def scan(
     As a table, the first 20 rows unless --limit says otherwise, with long values shortened; as JSON or CSV, all rows
     and every value whole. JSON is one object a line: decimals, dates, times and timestamps (in UTC) are strings,
     bytes are base64, NaN and infinities are strings. In CSV, NULL is an empty cell and the empty text is "".
-
-    \b
-    Examples:
-      lake scan items
-      lake scan items --columns id,title --where "price < 10" --limit 100
-      lake scan items --format csv > items.csv
-      lake scan items --version 3 --format json | head
     """
     table = open_table(uri, version, storage_options)
     wanted = TABLE_ROWS if limit is None and output_format == "table" else limit

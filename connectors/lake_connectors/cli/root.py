@@ -9,8 +9,18 @@ from dataclasses import dataclass
 import click
 
 import lake_format
+from lake_connectors.cli.command import write_examples
+from lake_connectors.cli.outcome import EXIT_MEANINGS
 
-__all__ = ["root"]
+__all__ = ["FIRST_STEPS", "root"]
+
+FIRST_STEPS = (
+    'lake create items --schema "id int64, title string, vec vector(3)"',
+    "lake append items rows.jsonl",
+    "lake index items vec",
+    'lake search items --vector "[1, 0, 0]" --k 5',
+    'lake sql "SELECT title FROM items WHERE id < 10" items',
+)
 
 _HERE = "lake_connectors.cli"
 
@@ -58,23 +68,17 @@ class _LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, place.about) for name, place in _COMMANDS.items()])
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the first steps and the exit codes."""
+        write_examples(formatter, FIRST_STEPS, "First steps")
+        with formatter.section("Exit codes"):
+            formatter.write_text(", ".join(f"{code} {meaning}" for code, meaning in EXIT_MEANINGS.items()))
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(lake_format.__version__, prog_name="lake", message="%(prog)s %(version)s")
 def root() -> None:
     """Versioned vector tables over Parquet and Vortex files.
 
     A table's URI is a local path, s3://bucket/prefix, gs://… or az://….
-
-    \b
-    Start here:
-      lake create items --schema "id int64, title string, vec vector(3)"
-      lake append items rows.jsonl
-      lake index items vec
-      lake search items --vector "[1, 0, 0]" --k 5
-      lake sql "SELECT title FROM items WHERE id < 10" items
-
-    \b
-    Exit codes: 0 done, 1 a fault of lake itself, 2 wrong input, 3 not found, 4 exists already, 5 conflict,
-    6 unsupported, 7 storage failed, 8 damaged data, 9 outcome of a commit unknown, 130 interrupted.
     """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lake_connectors.cli.command import Command
 from lake_connectors.cli.options import (
     COLUMN_LIST,
     format_option,
@@ -27,7 +28,15 @@ if TYPE_CHECKING:
 __all__ = ["search"]
 
 
-@click.command(short_help="Find the rows nearest to a vector.")
+@click.command(
+    cls=Command,
+    examples=[
+        'lake search items --vector "[0.1, 0.7, 0.2]" --k 5',
+        'lake search items --vector @query.json --where "price < 10" --select title,_distance',
+        "lake search items --like-row 17 --exact --format json",
+        "lake search items --like-row 17 --explain",
+    ],
+)
 @click.argument("uri")
 @click.option(
     "--vector", metavar="JSON|@FILE", help='"[0.1, 0.2, …]", a list of such lists, or @FILE (.json, .npy).'
@@ -51,6 +60,7 @@ __all__ = ["search"]
 @format_option
 @storage_option
 def search(
+    *,
     uri: str,
     vector: str | None,
     like_row: int | None,
@@ -70,13 +80,6 @@ def search(
 
     _distance is Euclidean for l2, 1 - cosine for cosine, and the negated inner product for ip. With --like-row the
     row itself comes first. Several query vectors at once give a column _query. JSON is one object a line.
-
-    \b
-    Examples:
-      lake search items --vector "[0.1, 0.7, 0.2]" --k 5
-      lake search items --vector @query.json --where "price < 10" --select title,_distance
-      lake search items --like-row 17 --exact --format json
-      lake search items --like-row 17 --explain
     """
     if (vector is None) == (like_row is None):
         raise InvalidInputError("a search needs a query", fix="give either --vector or --like-row")

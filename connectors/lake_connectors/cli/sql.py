@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import lake_format as lake
+from lake_connectors.cli.command import Command
 from lake_connectors.cli.options import (
     format_option,
     key_values,
@@ -22,7 +23,15 @@ from lake_format.errors import InvalidInputError, UnsupportedError
 __all__ = ["sql"]
 
 
-@click.command(short_help="Ask tables in DuckDB SQL.")
+@click.command(
+    cls=Command,
+    examples=[
+        'lake sql "SELECT count(*) FROM items" items',
+        'lake sql "SELECT a.id FROM a JOIN b USING (id)" --table a=s3://bucket/one --table b=two',
+        """lake sql "SELECT title, _distance FROM knn('items', ?, 5) WHERE price < 10" items --param @query.json""",
+        'lake sql "SELECT title FROM items ORDER BY array_distance(vec, [0.1, 0.2]::FLOAT[2]) LIMIT 5" items',
+    ],
+)
 @click.argument("query")
 @click.argument("uris", nargs=-1, metavar="[URI]…")
 @click.option(
@@ -39,6 +48,7 @@ __all__ = ["sql"]
 @format_option
 @storage_option
 def sql(
+    *,
     query: str,
     uris: tuple[str, ...],
     named: tuple[str, ...],
@@ -50,13 +60,6 @@ def sql(
     """Run one DuckDB query over tables; each is known by the last part of its URI, or by the name given.
 
     knn('items', vector, k) and ORDER BY array_distance(vec, vector) LIMIT k use the vector index.
-
-    \b
-    Examples:
-      lake sql "SELECT count(*) FROM items" items
-      lake sql "SELECT a.id FROM a JOIN b USING (id)" --table a=s3://bucket/one --table b=two
-      lake sql "SELECT title, _distance FROM knn('items', ?, 5) WHERE price < 10" items --param @query.json
-      lake sql "SELECT title FROM items ORDER BY array_distance(vec, [0.1, 0.2]::FLOAT[2]) LIMIT 5" items
     """
     tables = _tables(uris, named)
     if version is not None and len(tables) != 1:
@@ -89,14 +92,14 @@ def _plain(value: Any) -> Any:
 
 def _duckdb() -> Any:
     try:
-        from lake_connectors import duckdb
+        from lake_connectors import duckdb  # noqa: PLC0415 - DuckDB is an extra
     except ImportError as error:
         raise UnsupportedError("lake sql needs DuckDB", fix="pip install 'lake-format[duckdb]'") from error
     return duckdb
 
 
 def _run(connection: Any, query: str, values: list[Any], output_format: str) -> None:
-    import duckdb
+    import duckdb  # noqa: PLC0415 - an extra
 
     try:
         relation = connection.execute(query, values) if values else connection.execute(query)

@@ -27,7 +27,7 @@ SHOWN_CHARACTERS = 60
 
 def is_list(data_type: pa.DataType) -> bool:
     """Whether values of this type are sequences: lists of every kind, vectors among them."""
-    return (
+    return bool(
         pa.types.is_list(data_type)
         or pa.types.is_large_list(data_type)
         or pa.types.is_fixed_size_list(data_type)
@@ -136,7 +136,7 @@ def _leaf_texts(array: pa.Array) -> list[str | None]:
 
 
 def _is_binary(data_type: pa.DataType) -> bool:
-    return (
+    return bool(
         pa.types.is_binary(data_type)
         or pa.types.is_large_binary(data_type)
         or pa.types.is_fixed_size_binary(data_type)

@@ -47,6 +47,11 @@ class FileBytes:
         """Whether the file can be mapped."""
         return self.local_path is not None
 
+    @property
+    def is_checked(self) -> bool:
+        """Whether every read is checked against the file's checksums."""
+        return self._checksums is not None
+
     def scan_map(self) -> mmap.mmap:
         """The file mapped for reading in order; only for local files."""
         with self._lock:

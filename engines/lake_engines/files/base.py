@@ -17,11 +17,13 @@ from lake_format.errors import InvalidInputError
 
 __all__ = [
     "DEFAULT_BATCH_ROWS",
+    "UNKNOWN_ROWS",
     "FileReader",
     "FileWriter",
     "Positions",
     "WrittenFile",
     "as_positions",
+    "check_batch",
     "check_columns",
     "check_increasing",
     "check_window",
@@ -32,6 +34,9 @@ __all__ = [
 ]
 
 DEFAULT_BATCH_ROWS = 65_536
+
+UNKNOWN_ROWS = -1
+"""Rows of a foreign file before its footer has been read."""
 
 Positions = npt.NDArray[np.uint64]
 """Row positions within one file, 0-based."""
@@ -105,6 +110,10 @@ class FileReader(Protocol):
 
     def take(self, positions: Positions, columns: Sequence[str] | None = None) -> pa.RecordBatch:
         """The rows at ``positions`` (strictly increasing), in that order, as one batch."""
+        ...
+
+    def verify(self) -> None:
+        """Read the whole file and check all its checksums; CorruptionError names what is damaged."""
         ...
 
 
@@ -184,3 +193,18 @@ def rows_only(count: int) -> pa.RecordBatch:
 def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
     """A batch of ``schema`` without rows."""
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+
+
+def check_batch(batch: pa.RecordBatch, schema: pa.Schema, first_row: int, path: str) -> None:
+    """Refuse a batch of another schema, or with a NULL in a column that forbids it.
+
+    ``first_row`` is the position in the file of the batch's first row, for the message.
+    """
+    if not batch.schema.equals(schema):
+        raise InvalidInputError(f"a batch of {batch.schema} does not fit {path!r}, which has {schema}")
+    for field, column in zip(schema, batch.columns, strict=True):
+        if not field.nullable and column.null_count:
+            row = first_row + int(np.argmin(np.asarray(column.is_valid())))
+            raise InvalidInputError(
+                f"column {field.name!r} is not nullable, but row {row} is NULL", fix="fill the value in"
+            )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Field", "ThriftError", "binary", "boolean", "decode", "encode", "i32", "i64", "list_of", "struct"]
+__all__ = ["Field", "ThriftError", "binary", "boolean", "decode", "encode", "i32", "i64", "list_of", "split", "struct", "varint"]
 
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 _MAX_DEPTH = 32
@@ -116,6 +116,30 @@ def decode(data: bytes | memoryview, start: int = 0) -> tuple[dict[int, Any], in
         return _struct(data, start, 0)
     except IndexError:
         raise ThriftError("the bytes end inside a struct") from None
+
+
+def split(data: bytes | memoryview) -> list[Field]:
+    """The fields of the struct at the start of ``data``, their values left encoded.
+
+    So that a changed copy can be encoded while what is not understood stays as it was.
+    """
+    fields = []
+    at = field_id = 0
+    try:
+        while head := data[at]:
+            at += 1
+            if head >> 4:
+                field_id += head >> 4
+            else:
+                raw, at = _read_varint(data, at)
+                field_id = _unzigzag(raw)
+            start, kind = at, head & 15
+            if kind not in (_TRUE, _FALSE):
+                at = _value(data, at, kind, 0)[1]
+            fields.append(Field(field_id, kind, bytes(data[start:at])))
+    except IndexError:
+        raise ThriftError("the bytes end inside a struct") from None
+    return fields
 
 
 def _struct(data: bytes | memoryview, at: int, depth: int) -> tuple[dict[int, Any], int]:

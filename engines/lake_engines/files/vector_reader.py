@@ -45,6 +45,8 @@ class VectorReader:
         As the writer returned it; its layout must be a vector layout.
     schema
         The one field as written.
+    verify_reads
+        Check a page against its checksum before anything is read from it for the first time.
 
     Raises
     ------
@@ -54,7 +56,7 @@ class VectorReader:
         A local file that is not there.
     """
 
-    def __init__(self, store: Store, file: WrittenFile, schema: pa.Schema) -> None:
+    def __init__(self, store: Store, file: WrittenFile, schema: pa.Schema, *, verify_reads: bool = False) -> None:
         self._layout = VectorLayout.from_bytes(file.layout, file.path, file.size)
         self._schema = schema
         self._check(file)
@@ -62,6 +64,7 @@ class VectorReader:
         self._path = file.path
         self._nulls: _U64 | None = None if self._layout.nulls else np.empty(0, np.uint64)
         self._grid = self._layout.grid()
+        self._unchecked = set(range(self._layout.pages)) if verify_reads else set()
 
     def _check(self, file: WrittenFile) -> None:
         layout = self._layout
@@ -80,6 +83,11 @@ class VectorReader:
     def path(self) -> str:
         """The object the vectors lie in."""
         return self._path
+
+    @property
+    def is_local(self) -> bool:
+        """Whether vectors are read through a memory map, not by requests."""
+        return self._bytes.is_local
 
     @property
     def rows(self) -> int:
@@ -167,6 +175,8 @@ class VectorReader:
 
     def _gather(self, page: _U64, slot: _U64, out: _Floats) -> None:
         """Copy the vectors at ``slot`` of ``page``, all of them present, into ``out``."""
+        for number in self._unchecked.intersection(page.tolist()):
+            self._verify_page(number)
         width = self._layout.width
         vectors = out.reshape(-1).view(f"V{width}")
         if not self._bytes.is_local:
@@ -253,6 +263,8 @@ class VectorReader:
         layout, nulls = self._layout, self.nulls()
         low, high = np.searchsorted(nulls, [first, first + count]).tolist()
         page = first // layout.page_rows
+        if page in self._unchecked:
+            self._verify_page(page)
         before = low - int(np.searchsorted(nulls, page * layout.page_rows))
         slot = first - page * layout.page_rows - before
         offset = int(layout.value_offsets[page]) + slot * layout.width
@@ -279,18 +291,22 @@ class VectorReader:
         CorruptionError
             Naming the file and the first damaged rows.
         """
-        layout = self._layout
-        for page in range(layout.pages):
-            levels = int(layout.level_lengths[page])
-            length = levels + layout.values_of(page) * layout.width
-            data = self._bytes.read(int(layout.value_offsets[page]) - levels, length)
-            if zlib.crc32(data) != int(layout.crcs[page]):
-                first = page * layout.page_rows
-                raise CorruptionError(
-                    f"vector file {self._path!r} is damaged: rows {first} to {first + layout.rows_of(page)} "
-                    "fail their checksum"
-                )
+        for page in range(self._layout.pages):
+            self._verify_page(page)
         self.nulls()
+
+    def _verify_page(self, page: int) -> None:
+        layout = self._layout
+        levels = int(layout.level_lengths[page])
+        length = levels + layout.values_of(page) * layout.width
+        data = self._bytes.read(int(layout.value_offsets[page]) - levels, length)
+        if zlib.crc32(data) != int(layout.crcs[page]):
+            first = page * layout.page_rows
+            raise CorruptionError(
+                f"vector file {self._path!r} is damaged: rows {first} to {first + layout.rows_of(page)} "
+                "fail their checksum"
+            )
+        self._unchecked.discard(page)
 
 
 def vectors_to_arrow(vectors: _Floats, valid: _Valid | None, kind: pa.DataType) -> pa.Array:

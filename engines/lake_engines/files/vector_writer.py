@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lake_engines.files.base import WrittenFile
+from lake_engines.files.base import WrittenFile, check_batch
 from lake_engines.files.vector_layout import (
     ELEMENTS,
     INLINE_NULL_BYTES,
@@ -93,13 +93,9 @@ class VectorWriter:
         InvalidInputError
             Another schema, a NULL element inside a vector, or a NULL vector in a column that forbids them.
         """
-        if not batch.schema.equals(self._schema):
-            raise InvalidInputError(f"a batch of {batch.schema} does not fit {self._path!r}, which has {self._schema}")
+        check_batch(batch, self._schema, self._rows + self._pending, self._path)
         column = batch.column(0)
         valid = None if column.null_count == 0 else np.asarray(column.is_valid())
-        if valid is not None and not self._schema.field(0).nullable:
-            row = self._rows + self._pending + int(np.argmin(valid))
-            raise InvalidInputError(f"column {self._name!r} is not nullable, but row {row} is NULL")
         flat = column.flatten()  # honours slices, and leaves out what lies under NULL vectors
         if flat.null_count:
             self._refuse_null_element(flat, valid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lake_format.errors import CorruptionError, LakeError
 
@@ -17,11 +17,12 @@ def first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def reading(path: str) -> Iterator[None]:
+def reading(path: str, faults: Sequence[LakeError] = ()) -> Iterator[None]:
     """Report what fails while the Vortex file ``path`` is read as a CorruptionError.
 
-    Errors of our own reads, which vortex wraps, are found along the chain of causes and raised as they are. A
-    panic inside vortex is a ``BaseException`` of a class that cannot be imported: it is known by its name.
+    ``faults`` are the errors of our own reads, which vortex swallows: the last one is the cause and is raised
+    as it is. A panic inside vortex is a ``BaseException`` of a class that cannot be imported: it is known by
+    its name.
     """
     try:
         yield
@@ -30,7 +31,6 @@ def reading(path: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, LakeError):
-            raise cause from None
+        if faults:
+            raise faults[-1] from None
         raise CorruptionError(f"Vortex file {path!r} cannot be read: {first_line(error)}") from None

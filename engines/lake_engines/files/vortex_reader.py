@@ -27,7 +27,7 @@ from lake_engines.files.base import (
 from lake_engines.files.checksums import StreamLayout
 from lake_engines.files.layout import VORTEX_KIND
 from lake_engines.files.vortex_errors import reading
-from lake_format.errors import CorruptionError
+from lake_format.errors import CorruptionError, LakeError
 from lake_format.store.base import Store
 
 __all__ = ["VortexReader"]
@@ -58,7 +58,7 @@ class VortexReader:
     def _open(self, verify_reads: bool) -> Any:
         import vortex
 
-        source = _Source(self._bytes, self._layout)
+        self._source = source = _Source(self._bytes, self._layout)
         with self._reading():
             if self._bytes.local_path is not None and not verify_reads:
                 return vortex.open(self._bytes.local_path, memory_map=True)
@@ -129,7 +129,7 @@ class VortexReader:
             raise CorruptionError(f"Vortex file {self._path!r} gave {seen} rows where {rows} were asked for")
 
     def _reading(self) -> Any:
-        return reading(self._path)
+        return reading(self._path, self._source.faults)
 
     def verify(self) -> None:
         """Read the whole file and check every block."""
@@ -143,6 +143,7 @@ class _Source:
         self._data = data
         self._start = layout.size - layout.tail_length
         self._tail = memoryview(data.read(self._start, layout.tail_length))
+        self.faults: list[LakeError] = []
         layout.check_tail(self._tail, data.path)
 
     def size(self) -> int:
@@ -153,4 +154,8 @@ class _Source:
         """``length`` bytes from ``offset``; called from vortex's threads, many at once."""
         if offset >= self._start:
             return self._tail[offset - self._start : offset - self._start + length]
-        return self._data.read(offset, length)
+        try:
+            return self._data.read(offset, length)
+        except LakeError as error:
+            self.faults.append(error)
+            raise

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from lake_engines.files.base import WrittenFile
+from lake_engines.files.base import WrittenFile, check_batch
 from lake_engines.files.checksums import HashingWriter
 from lake_engines.files.layout import VORTEX_KIND
 from lake_engines.files.vortex_errors import first_line
@@ -75,9 +75,7 @@ class VortexWriter:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append the rows of ``batch``; raises what went wrong in the background since the last call."""
-        if not batch.schema.equals(self._schema):
-            raise InvalidInputError(f"a batch of {batch.schema} does not fit {self._path!r}, which has {self._schema}")
-        _check_nulls(batch, self._rows)
+        check_batch(batch, self._schema, self._rows, self._path)
         self._rows += batch.num_rows
         self._waiting.append(batch)
         if (
@@ -168,9 +166,3 @@ class VortexWriter:
             return error
         return StorageError(f"writing Vortex file {self._path!r} failed: {first_line(error)}")
 
-
-def _check_nulls(batch: pa.RecordBatch, rows: int) -> None:
-    for field, column in zip(batch.schema, batch.columns, strict=True):
-        if not field.nullable and column.null_count:
-            row = rows + column.is_null().index(True).as_py()
-            raise InvalidInputError(f"column {field.name!r} is not nullable, but row {row} is NULL")

@@ -207,10 +207,9 @@ class _Build:
         prepared = model.prepare_queries(held_out.queries)
         truth = GroundTruth(held_out, prepared, model)
         encoded = self._encode(model, truth, container, refine=refine)
-        table, region, order_counts = _pack(encoded, model, container.position)
-        del order_counts
+        table, region = _pack(encoded, model, container.position)
         list_of = encoded.lists
-        del encoded
+        del encoded  # the codes are in the region now
         coarse = Coarse(model)
         scanner = ListScanner(model, coarse)
         place_all(scanner, table, region.ctypes.data)
@@ -343,7 +342,7 @@ def _spans(count: int, step: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, count)) for start in range(0, count, step))
 
 
-def _pack(encoded: _Encoded, model: Model, position: int) -> tuple[ListTable, U8, None]:
+def _pack(encoded: _Encoded, model: Model, position: int) -> tuple[ListTable, U8]:
     """Bring codes into list order, packed, each list followed by its ordinals.
 
     ``position`` is where the region will start in the file: lists are aligned there.
@@ -367,4 +366,4 @@ def _pack(encoded: _Encoded, model: Model, position: int) -> tuple[ListTable, U8
             part[:split] = pack_codes(encoded.codes[ordinals])
         part[split:] = ordinals.astype("<i8").view(np.uint8)
         table.checksums[number] = zlib.crc32(part.data)
-    return table, region, None
+    return table, region

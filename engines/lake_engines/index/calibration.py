@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +62,8 @@ def held_out_queries(source: VectorSource, model: Model, seed: int) -> HeldOut:
     base = raw[half : 2 * half]
     if model.metric == "cosine":
         base = base / norms[half : 2 * half, None].astype(np.float32)
-    shifted = base + residuals[-half or len(residuals) :] * np.float32(_SHIFT / model.scale)
+    others = np.roll(residuals, 1, axis=0)[half : 2 * half]
+    shifted = base + others * np.float32(_SHIFT / model.scale)
     return HeldOut(np.concatenate([raw[:half], shifted]).astype(np.float32), ordinals[: 2 * half], half)
 
 
@@ -71,7 +73,7 @@ class GroundTruth:
     def __init__(self, held_out: HeldOut, prepared: PreparedQueries, model: Model) -> None:
         self._queries = np.ascontiguousarray(prepared.extended[:, : model.padded])
         self._sources = held_out.sources
-        self._kind: "Literal['l2', 'ip']" = "ip" if model.metric == "ip" else "l2"
+        self._kind: Literal["l2", "ip"] = "ip" if model.metric == "ip" else "l2"
         self._lock = threading.Lock()
         self._pending: list[tuple[F32, I64]] = []
 

@@ -1,4 +1,4 @@
-"""Builds a vector index over the live rows of a snapshot: feeds their vectors in row-id order to the index builder."""
+"""Builds a vector index over the live rows of a snapshot, fed to the index builder in row-id order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from uuid import uuid4
 import numpy as np
 
 from lake_engines.fragment_reader import ReaderPool
-from lake_engines.index import build_index, check_metric
+from lake_engines.index import build_index
+from lake_engines.index.interface import check_metric
 from lake_engines.knn.coverage import Addresses, Runs, cover
 from lake_engines.knn.distances import F32, I64
 from lake_engines.knn.vectors import VectorColumn
@@ -22,7 +23,7 @@ from lake_format.snapshot import Snapshot
 
 __all__ = ["build_vector_index"]
 
-_OPTIONS = {"lists": int, "seed": int}
+_OPTIONS = ("lists", "seed")
 
 
 class _SnapshotVectors:
@@ -92,8 +93,9 @@ def build_vector_index(snapshot: Snapshot, request: IndexRequest, pool: ReaderPo
             metric=check_metric(request.metric),
             writer=writer,
             progress=request.progress,
-            name_of=lambda ordinal: f"row id {int(row_ids[ordinal])} of column {request.column!r}",
-            **options,
+            name_row=lambda ordinal: f"row id {int(row_ids[ordinal])} of column {request.column!r}",
+            lists=options.get("lists"),
+            seed=options.get("seed", 0),
         )
     shard = IndexShard(
         path=path,

@@ -32,7 +32,7 @@ def exact_distances(query: F32, vectors: F32, metric: str) -> F32:
     """
     if metric == "l2":
         difference = vectors - query
-        return np.sqrt(np.einsum("ij,ij->i", difference, difference))
+        return np.asarray(np.sqrt(np.einsum("ij,ij->i", difference, difference)))
     products = vectors @ query
     if metric == "ip":
         return -products
@@ -93,7 +93,7 @@ def _rough_scores(queries: F32, vectors: F32, metric: str) -> F32:
         products += squares
         return products
     with np.errstate(invalid="ignore", divide="ignore"):
-        return -(products / np.sqrt(squares))
+        return np.asarray(-(products / np.sqrt(squares)))
 
 
 def _shortlist(scores: F32, k: int) -> I64:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from lake_engines.fragment_reader import FragmentReader, ReaderPool
 from lake_engines.knn.coverage import Addresses
 from lake_engines.knn.distances import I64
-from lake_engines.predicate.bound import BoundPredicate
+from lake_engines.predicate import BoundPredicate
 from lake_engines.scan import matching_positions
 from lake_format.snapshot import Snapshot
 
@@ -51,7 +51,7 @@ class Matches:
 
     def contains(self, addresses: I64) -> npt.NDArray[np.bool_]:
         """Which of the addresses match."""
-        return (self.bits[addresses >> 3] >> (addresses & 7).astype(np.uint8)) & 1 == 1
+        return np.asarray((self.bits[addresses >> 3] >> (addresses & 7).astype(np.uint8)) & 1 == 1)
 
 
 def find_matches(

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from lake_engines.fragment_reader import ReaderPool
 from lake_engines.index import Candidates, IndexReader
 from lake_engines.knn.coverage import Coverage, Runs
-from lake_engines.knn.distances import F32, I64, Nearest, exact_distances, nearest_in_block
+from lake_engines.knn.distances import I64, Nearest, exact_distances, nearest_in_block
 from lake_engines.knn.matches import Matches
 from lake_engines.knn.state import SearchState
 from lake_engines.take import take_located

@@ -40,7 +40,11 @@ class IndexPool:
             reader = self._readers.get(shard.path)
             if reader is None:
                 reader = self._readers[shard.path] = IndexReader.open(
-                    snapshot.store, shard.path, shard.size, shard.head_length, shard.head_crc
+                    snapshot.store,
+                    shard.path,
+                    size=shard.size,
+                    head_length=shard.head_length,
+                    head_crc=shard.head_crc,
                 )
             return reader
 
@@ -65,7 +69,10 @@ class SearchState:
     @cached_property
     def is_local(self) -> bool:
         """Whether data files are memory-mapped."""
-        return self.snapshot.store.local_path("data") is not None
+        fragments = self.snapshot.fragments
+        if len(fragments) == 0:
+            return True
+        return self.snapshot.store.local_path(fragments.fragment(0).groups[0].path) is not None
 
     def field_id(self, column: str) -> int:
         """The field id of a column."""

@@ -45,7 +45,7 @@ class VectorColumn:
             [int(owners[0])] if len(owners) and (owners == owners[0]).all() else np.unique(owners).tolist()
         )
         readers = {owner: self._require(owner) for owner in distinct}
-        if self._snapshot.store.local_path("data") is None:
+        if not all(reader.is_local for reader in readers.values()):
             return self._fetch(readers, owners, positions)
         if len(distinct) == 1:
             vectors, _ = readers[distinct[0]].take_vectors(positions)

@@ -298,7 +298,7 @@ def literal_sql(value: pa.Scalar) -> str:
     if is_.is_decimal(dtype):
         return f"{value.as_py():f}"
     if is_.is_floating(dtype):
-        return _float_sql(float(value.as_py()))
+        return _float_sql(float(value.as_py()), single=not is_.is_float64(dtype))
     if is_binary_like(dtype):
         return "'" + "".join(f"\\x{byte:02X}" for byte in value.as_py()) + "'::BLOB"
     if is_.is_date(dtype) or is_.is_timestamp(dtype) or is_.is_time(dtype):
@@ -312,9 +312,9 @@ _UNIT_NAMES = {"s": "SECOND", "ms": "MILLISECOND", "us": "MICROSECOND", "ns": "N
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
-def _float_sql(number: float) -> str:
-    if math.isnan(number) or math.isinf(number):
-        return f"CAST('{number}' AS DOUBLE)"
+def _float_sql(number: float, *, single: bool) -> str:
+    if single or math.isnan(number) or math.isinf(number):
+        return f"CAST('{number}' AS {'FLOAT' if single else 'DOUBLE'})"
     text = repr(number)
     return text if "e" in text else f"{text}e0"  # an exponent is what makes a double in SQL
 

@@ -1,0 +1,52 @@
+# Everything one does with this repository, each target ready to run on a fresh machine: the environment is made
+# on first use and kept in .venv. `make` alone lists the targets.
+
+VENV  ?= .venv
+CACHE ?= .cache
+READY := $(VENV)/.ready
+BIN   := $(VENV)/bin
+
+# uv makes the environment. Where it is missing (or there but broken), pip brings a private copy.
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(CACHE)/uv/bin/uv)
+
+export VIRTUAL_ENV := $(abspath $(VENV))
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long check bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## 60,000 images: create, append, index, search from Python and SQL (about a minute)
+	@$(BIN)/python demo/main.py
+
+test: $(READY) ## run the tests
+	@$(BIN)/pytest -m "not long"
+
+test-long: $(READY) ## run all tests, the slow ones too
+	@$(BIN)/pytest
+
+check: $(READY) ## lint, format, types, layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/.bench-ready ## measure against Lance and others; writes bench/RESULTS.md
+	@$(BIN)/python bench/run.py
+
+clean: ## remove the environment, caches and the demo's table
+	rm -rf $(VENV) $(CACHE) demo-lake .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(READY): pyproject.toml constraints.txt | $(if $(filter uv,$(UV)),,$(UV))
+	@test -x $(BIN)/python || $(UV) venv --quiet $(VENV)
+	@echo "setting up $(VENV) (once)"
+	@$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(VENV)/.bench-ready: $(READY)
+	@$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev,bench]"
+	@touch $@
+
+$(CACHE)/uv/bin/uv:
+	@echo "uv is missing; pip brings it to $(CACHE)/uv"
+	@python3 -m pip install --quiet --target $(CACHE)/uv uv

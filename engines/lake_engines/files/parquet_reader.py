@@ -1,0 +1,269 @@
+"""Reads an ordinary Parquet file: scans by row window, takes by page, in the exact types that were written.
+
+Decoding is pyarrow's; this module decides which row groups and pages it gets to see. It must work without a
+layout too: files of foreign writers have none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lake_engines.files.access import FileBytes, StoreFile
+from lake_engines.files.base import (
+    DEFAULT_BATCH_ROWS,
+    UNKNOWN_ROWS,
+    Positions,
+    WrittenFile,
+    check_columns,
+    check_increasing,
+    check_window,
+    empty_batch,
+    project,
+    rows_only,
+)
+from lake_engines.files.checksums import TAIL_BYTES, StreamLayout
+from lake_engines.files.layout import PARQUET_KIND
+from lake_engines.files.parquet_excerpt import assemble, plan_group, ranges_of
+from lake_engines.files.parquet_meta import FileMeta, Pages, RowGroup, parse_footer, parse_pages
+from lake_engines.files.parquet_types import leaf_count, restore
+from lake_engines.files.vector_pages import MAGIC
+from lake_format.errors import CorruptionError, LakeError
+from lake_format.store.base import Store
+
+__all__ = ["ParquetReader"]
+
+_I64 = npt.NDArray[np.int64]
+
+
+class ParquetReader:
+    """A :class:`~lake_engines.files.base.FileReader` for any Parquet file.
+
+    Parameters
+    ----------
+    file
+        With an empty layout the file is a foreign one: nothing but its size is known beforehand.
+    schema
+        The schema as written; None to take it from the footer.
+    verify_reads
+        Check every block that is read against its checksum, where there is a layout.
+    """
+
+    def __init__(
+        self, store: Store, file: WrittenFile, schema: pa.Schema | None = None, *, verify_reads: bool = False
+    ) -> None:
+        self._path = file.path
+        self._layout: StreamLayout | None = None
+        if file.layout:
+            self._layout = StreamLayout.from_bytes(
+                file.layout, PARQUET_KIND, path=file.path, rows=file.rows, size=file.size
+            )
+        self._bytes = FileBytes(store, file.path, file.size, checksums=self._layout if verify_reads else None)
+        self._footer = self._read_footer()
+        with self._reading():
+            envelope = MAGIC + self._footer + len(self._footer).to_bytes(4, "little") + MAGIC
+            self._metadata = pq.read_metadata(pa.BufferReader(envelope))
+            found = self._metadata.schema.to_arrow_schema()
+        if file.rows not in (UNKNOWN_ROWS, self._metadata.num_rows):
+            raise CorruptionError(
+                f"Parquet file {file.path!r} has {self._metadata.num_rows} rows, not the {file.rows} recorded"
+            )
+        self._schema: pa.Schema = found if schema is None else schema
+        if found.names != self._schema.names:
+            raise CorruptionError(
+                f"Parquet file {file.path!r} has the columns {found.names}, not {self._schema.names}"
+            )
+        leaves = np.cumsum([0, *(leaf_count(field.type) for field in self._schema)]).tolist()
+        self._leaves = {
+            name: list(range(leaves[index], leaves[index + 1])) for index, name in enumerate(self._schema.names)
+        }
+        self._pages: dict[tuple[int, int], Pages] = {}
+
+    def _read_footer(self) -> bytes:
+        size = self._bytes.size
+        length = self._layout.tail_length if self._layout else min(TAIL_BYTES, size)
+        tail = bytes(self._bytes.read(size - length, length))
+        if self._layout:
+            self._layout.check_tail(tail, self._path)
+        if length < 12 or tail[-4:] != MAGIC:
+            raise CorruptionError(f"{self._path!r} is not a Parquet file: it does not end in {MAGIC.decode()}")
+        footer = int.from_bytes(tail[-8:-4], "little")
+        if footer + 12 > size:
+            raise CorruptionError(f"the footer of Parquet file {self._path!r} is longer than the file")
+        if footer + 8 <= length:
+            return tail[-8 - footer : -8]
+        return bytes(self._bytes.read(size - 8 - footer, footer))
+
+    @property
+    def rows(self) -> int:
+        """Rows in the file."""
+        rows: int = self._metadata.num_rows
+        return rows
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema exactly as written."""
+        return self._schema
+
+    @property
+    def key_values(self) -> dict[bytes, bytes]:
+        """The footer's own key-value metadata."""
+        return dict(self._metadata.metadata or {})
+
+    def scan(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        batch_rows: int = DEFAULT_BATCH_ROWS,
+    ) -> Iterator[pa.RecordBatch]:
+        """Rows ``[start, stop)`` in order; only the row groups they lie in are read."""
+        names = check_columns(columns, self._schema, self._path)
+        begin, end = check_window(start, stop, self.rows, self._path)
+        if not names:
+            for first in range(begin, end, batch_rows):
+                yield rows_only(min(batch_rows, end - first))
+            return
+        if begin == end:
+            return
+        first_rows = self._first_rows
+        groups = range(
+            int(np.searchsorted(first_rows, begin, "right")) - 1, int(np.searchsorted(first_rows, end, "left"))
+        )
+        at = int(first_rows[groups.start])
+        source = self._open()
+        with self._reading():
+            batches = source.reader.iter_batches(
+                batch_rows, row_groups=list(groups), column_indices=self._leaf_indices(names), use_threads=True
+            )
+        for batch in self._guarded(batches):
+            low, high = max(begin - at, 0), min(end - at, batch.num_rows)
+            at += batch.num_rows
+            if low < high:
+                yield self._exact(batch.slice(low, high - low), names)
+
+    def _guarded(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        while True:
+            with self._reading():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def _open(self) -> pq.ParquetFile:
+        """A reader of its own for each scan: pyarrow's are not meant to be shared between threads."""
+        with self._reading():
+            if self._bytes.is_local and not self._bytes.is_checked:
+                source = pa.BufferReader(pa.py_buffer(self._bytes.scan_map()))
+            else:
+                source = pa.PythonFile(StoreFile(self._bytes), "r")
+            return pq.ParquetFile(source, metadata=self._metadata, pre_buffer=not self._bytes.is_local)
+
+    def _leaf_indices(self, names: Sequence[str]) -> list[int]:
+        return sorted(leaf for name in names for leaf in self._leaves[name])
+
+    def _exact(self, batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+        wanted = project(self._schema, names)
+        with self._reading():
+            arrays = [restore(batch.column(field.name), field.type) for field in wanted]
+        return pa.RecordBatch.from_arrays(arrays, schema=wanted)
+
+    def take(self, positions: Positions, columns: Sequence[str] | None = None) -> pa.RecordBatch:
+        """The rows at ``positions`` (strictly increasing): only the pages that hold them are read and decoded."""
+        names = check_columns(columns, self._schema, self._path)
+        places = check_increasing(positions, self.rows, self._path).astype(np.int64)
+        if not names:
+            return rows_only(len(places))
+        if not len(places):
+            return empty_batch(project(self._schema, names))
+        leaves = self._leaf_indices(names)
+        wanted = self._by_group(places)
+        self._load_pages([(group, leaf) for group, _ in wanted for leaf in leaves])
+        plans = [
+            plan_group(self._meta.groups[group], {leaf: self._pages[group, leaf] for leaf in leaves}, rows)
+            for group, rows in wanted
+        ]
+        data = self._bytes.read_many(*ranges_of(plans))
+        excerpt = assemble(self._meta, plans, data, self._path)
+        with self._reading():
+            small = pq.ParquetFile(pa.BufferReader(excerpt))
+            table = small.reader.read_all(column_indices=leaves, use_threads=True)
+            starts = np.cumsum([0, *(plan.rows for plan in plans[:-1])])
+            index = np.concatenate([plan.places + first for plan, first in zip(plans, starts, strict=True)])
+            batches = table.take(pa.array(index)).combine_chunks().to_batches()
+        if len(batches) != 1 or batches[0].num_rows != len(places):
+            raise CorruptionError(f"Parquet file {self._path!r} gave other rows than its page index promises")
+        return self._exact(batches[0], names)
+
+    def _by_group(self, places: _I64) -> list[tuple[int, _I64]]:
+        """Each row group that holds wanted rows, with those rows counted from its start."""
+        group = np.searchsorted(self._first_rows, places, "right") - 1
+        found, starts = np.unique(group, return_index=True)
+        parts = np.split(places, starts[1:])
+        return [
+            (int(number), part - self._first_rows[number]) for number, part in zip(found, parts, strict=True)
+        ]
+
+    @cached_property
+    def _meta(self) -> FileMeta:
+        """Parsed when the first take needs it: pyarrow does not tell where offset indexes lie."""
+        return parse_footer(self._footer, self._path, self._bytes.size)
+
+    @cached_property
+    def _first_rows(self) -> _I64:
+        metadata = self._metadata
+        rows = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+        first: _I64 = np.cumsum([0, *rows[:-1]], dtype=np.int64)
+        return first
+
+    def _load_pages(self, wanted: Sequence[tuple[int, int]]) -> None:
+        """Read the offset indexes that are not known yet, all in one round."""
+        missing = [key for key in wanted if key not in self._pages]
+        groups = self._meta.groups
+        indexed = [key for key in missing if groups[key[0]].chunks[key[1]].index_length]
+        chunks = [groups[group].chunks[leaf] for group, leaf in indexed]
+        data = self._bytes.read_many([chunk.index_offset for chunk in chunks], [chunk.index_length for chunk in chunks])
+        for key, chunk, index in zip(indexed, chunks, data, strict=True):
+            self._pages[key] = parse_pages(index, chunk, groups[key[0]].rows, self._path)
+        for group, leaf in missing:
+            if (group, leaf) not in self._pages:
+                self._pages[group, leaf] = _whole_chunk(groups[group], leaf)
+
+    def _reading(self) -> contextlib.AbstractContextManager[None]:
+        return _reading(self._path)
+
+    def verify(self) -> None:
+        """Check every block of the file, or decode all of it where there are no checksums."""
+        if self._layout is not None:
+            self._bytes.verify(self._layout)
+        else:
+            for _ in self.scan():
+                pass
+
+
+def _whole_chunk(group: RowGroup, leaf: int) -> Pages:
+    """A chunk without an offset index, as if it were one page."""
+    chunk = group.chunks[leaf]
+    length = chunk.start + chunk.length - chunk.data_start
+    return Pages(
+        offsets=np.array([chunk.data_start]), lengths=np.array([length]), first_rows=np.zeros(1, np.int64)
+    )
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Report what pyarrow finds wrong with the file as a CorruptionError that names it."""
+    try:
+        yield
+    except LakeError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CorruptionError(f"Parquet file {path!r} cannot be read: {line[:200]}") from error

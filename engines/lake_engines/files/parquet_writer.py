@@ -1,0 +1,105 @@
+"""Writes a column group as an ordinary Parquet file through pyarrow, streamed into the store.
+
+Pages are small (whole rows, the same breaks in every column) so that a reader can fetch single ones, and row
+groups bounded in rows and bytes, so that the writer's memory is.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lake_engines.files.base import WrittenFile, check_batch
+from lake_engines.files.checksums import HashingWriter
+from lake_engines.files.layout import PARQUET_KIND
+from lake_engines.files.parquet_types import parquet_can_hold
+from lake_format.errors import InvalidInputError, UnsupportedError
+from lake_format.store.base import Store
+
+__all__ = ["PAGE_ROWS", "ParquetWriter"]
+
+GROUP_ROWS = 131_072
+GROUP_BYTES = 64 << 20
+PAGE_ROWS = 1024
+_DICTIONARY_BYTES = 1 << 16  # a take fetches the dictionary with the page: a large one must not pay
+
+
+class ParquetWriter:
+    """A :class:`~lake_engines.files.base.FileWriter` for any columns that :func:`parquet_can_hold`.
+
+    Parameters
+    ----------
+    page_rows
+        Rows per page: fewer make takes of single rows cheaper, and scans slower.
+    """
+
+    def __init__(self, store: Store, path: str, schema: pa.Schema, *, page_rows: int = PAGE_ROWS) -> None:
+        for field in schema:
+            if not parquet_can_hold(field.type):
+                raise UnsupportedError(f"column {field.name!r} of type {field.type} cannot be held by a Parquet file")
+        if len(set(schema.names)) != len(schema) or not len(schema):
+            raise InvalidInputError(f"a Parquet file needs columns of different names, not {schema.names}")
+        self._schema = schema
+        self._path = path
+        self._rows = 0
+        self._waiting: list[pa.RecordBatch] = []
+        self._waiting_rows = self._waiting_bytes = 0
+        self._out = store.open_writer(path)
+        self._hashed = HashingWriter(self._out)
+        self._sink = pa.PythonFile(self._hashed, "w")
+        self._parquet = pq.ParquetWriter(
+            self._sink,
+            schema,
+            version="2.6",
+            compression="zstd",
+            dictionary_pagesize_limit=_DICTIONARY_BYTES,
+            data_page_size=GROUP_BYTES,  # rows alone end a page, so that all columns break at the same rows
+            max_rows_per_page=page_rows,
+            write_batch_size=page_rows,
+            write_page_index=True,
+            write_page_checksum=True,
+            store_schema=True,
+        )
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append the rows of ``batch``."""
+        check_batch(batch, self._schema, self._rows, self._path)
+        self._rows += batch.num_rows
+        while batch.num_rows:
+            part = batch.slice(0, GROUP_ROWS - self._waiting_rows)
+            batch = batch.slice(part.num_rows)
+            self._waiting.append(part)
+            self._waiting_rows += part.num_rows
+            self._waiting_bytes += part.nbytes
+            if self._waiting_rows >= GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting_rows:
+            table = pa.Table.from_batches(self._waiting, self._schema)
+            self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
+            self._parquet.write_table(table, row_group_size=GROUP_ROWS)
+
+    def close(self) -> WrittenFile:
+        """Write the last row group and the footer; then make the file visible."""
+        try:
+            self._flush()
+            self._parquet.close()
+            self._sink.close()
+        except BaseException:
+            self._out.abort()
+            raise
+        layout = self._hashed.layout(self._rows)
+        self._out.close()
+        return WrittenFile(
+            path=self._path,
+            format="parquet",
+            rows=self._rows,
+            size=layout.size,
+            layout=layout.to_bytes(PARQUET_KIND),
+        )
+
+    def abort(self) -> None:
+        """Give the file up; nothing becomes visible."""
+        self._waiting = []
+        self._out.abort()

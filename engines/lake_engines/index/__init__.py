@@ -1,0 +1,33 @@
+"""The vector index: an IVF index over 4-bit codes in one Puffin file, searched mapped or by range requests.
+
+``build_index`` streams vectors into a file; ``IndexReader`` finds the candidates worth an exact comparison. The
+package knows no tables: vectors have ordinals, callers map them to rows. Bytes: ``spec/index.md``.
+"""
+
+from lake_engines.index.building import build_index
+from lake_engines.index.interface import (
+    BuiltIndex,
+    CalibrationRow,
+    Candidates,
+    Metric,
+    Progress,
+    SearchStats,
+    VectorSource,
+)
+from lake_engines.index.model import Model
+from lake_engines.index.reader import IndexReader
+from lake_engines.index.selection import Selection
+
+__all__ = [
+    "BuiltIndex",
+    "CalibrationRow",
+    "Candidates",
+    "IndexReader",
+    "Metric",
+    "Model",
+    "Progress",
+    "SearchStats",
+    "Selection",
+    "VectorSource",
+    "build_index",
+]
