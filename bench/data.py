@@ -14,7 +14,9 @@ CACHE = Path(__file__).resolve().parent.parent / ".cache"
 FASHION = "usr/share/dataset-fashion-mnist"
 
 
-def clustered(rows: int, dimension: int = 128, queries: int = 200, seed: int = 7) -> tuple[np.ndarray, np.ndarray]:
+def clustered(
+    rows: int, dimension: int = 128, queries: int = 200, seed: int = 7
+) -> tuple[np.ndarray, np.ndarray]:
     """Unit vectors around Zipf-sized clusters with a decaying spectrum, and queries of the same kind.
 
     Plain uniform noise has no neighbours worth finding; embeddings have clusters and a low intrinsic dimension.
@@ -56,7 +58,13 @@ def _images(root: Path, part: str) -> np.ndarray:
 def items(vectors: np.ndarray, seed: int = 3, batch: int = 65_536) -> Iterator[pa.RecordBatch]:
     """Rows around the vectors: id, uid, title, category, ts, price, text."""
     random = np.random.default_rng(seed)
-    words = np.array([f"{a}{b}" for a in ("re", "un", "sub", "in", "over") for b in ("act", "form", "port", "view", "set", "lay")])
+    words = np.array(
+        [
+            f"{a}{b}"
+            for a in ("re", "un", "sub", "in", "over")
+            for b in ("act", "form", "port", "view", "set", "lay")
+        ]
+    )
     dimension = vectors.shape[1]
     for start in range(0, len(vectors), batch):
         part = vectors[start : start + batch]

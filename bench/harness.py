@@ -118,7 +118,9 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     with open("/proc/cpuinfo", encoding="utf-8") as info:
         model = next((line.split(": ")[1].strip() for line in info if line.startswith("model name")), model)
-    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, Python {platform.python_version()}, {packages}"
+    return (
+        f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, Python {platform.python_version()}, {packages}"
+    )
 
 
 def show(result: Comparison, base: str = "lake") -> str:

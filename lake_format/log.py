@@ -15,9 +15,11 @@ from lake_format.codec import decode_version, encode_version
 from lake_format.errors import (
     AlreadyExistsError,
     CorruptionError,
+    LakeError,
     NotFoundError,
     StateUnknownError,
     StorageError,
+    UnsupportedError,
 )
 from lake_format.model import Version
 from lake_format.paths import LATEST, VERSIONS, version_number, version_path
@@ -68,7 +70,8 @@ class VersionLog:
         """Some recent version, from one request; None where there is no usable hint."""
         try:
             return decode_version(self._store.get(LATEST), f"{self._store.uri}/{LATEST}")
-        except (NotFoundError, CorruptionError):
+        except (NotFoundError, CorruptionError, UnsupportedError):
+            # Whatever is wrong with a hint, the version objects themselves decide what can be said.
             return None
 
     def latest(self) -> Version:
@@ -117,8 +120,9 @@ class VersionLog:
         for attempt in range(_CLAIM_ATTEMPTS):
             try:
                 self._store.create(path, data)
-            except AlreadyExistsError:
-                return self._is_mine(version)
+            except AlreadyExistsError as error:
+                # Ours, if an earlier attempt landed and its answer was lost (here or in the store's client).
+                return self._settle(version, error)
             except StorageError as error:
                 # The response may be lost while the write landed, or may land later: creating the same bytes
                 # again is harmless, and the commit id read back tells whose they are.
@@ -136,19 +140,17 @@ class VersionLog:
         except StorageError:
             return
 
-    def _is_mine(self, version: Version) -> bool:
-        return self.read(version.version).commit_id == version.commit_id
-
-    def _settle(self, version: Version, cause: StorageError) -> bool:
-        try:
-            if self._is_mine(version):
-                return True
-        except NotFoundError:
-            pass
-        except StorageError as error:
-            cause = error
-        else:
-            return False
+    def _settle(self, version: Version, cause: LakeError) -> bool:
+        """Whether the object of that number is ours, by reading it back."""
+        for attempt in range(_CLAIM_ATTEMPTS):
+            try:
+                return self.read(version.version).commit_id == version.commit_id
+            except NotFoundError:
+                break
+            except StorageError as error:
+                cause = error
+            if attempt < _CLAIM_ATTEMPTS - 1:
+                self._sleep(0.05 * 2**attempt)
         raise StateUnknownError(
             f"the store did not say whether commit {version.commit_id} landed as version {version.version}: "
             f"{cause.what}",

@@ -102,7 +102,22 @@ def decode_manifest(data: bytes, reference: ManifestReference) -> pa.Table:
         raise CorruptionError(
             f"manifest {where} holds {table.num_rows} fragments, not {reference.fragment_count}"
         )
-    return table.select(MANIFEST_SCHEMA.names)
+    table = table.select(MANIFEST_SCHEMA.names)
+    for field in MANIFEST_SCHEMA:
+        if any(_has_forbidden_null(chunk, field) for chunk in table.column(field.name).chunks):
+            raise CorruptionError(f"manifest {where} has a NULL in column {field.name!r}")
+    return table
+
+
+def _has_forbidden_null(array: pa.Array, field: pa.Field) -> bool:
+    """Whether a field that must not be NULL is, at any depth."""
+    if array.null_count and not field.nullable:
+        return True
+    if pa.types.is_list(field.type):
+        return _has_forbidden_null(array.flatten(), field.type.value_field)
+    if pa.types.is_struct(field.type):
+        return any(_has_forbidden_null(array.field(child.name), child) for child in field.type)
+    return False
 
 
 class FragmentTable:

@@ -20,13 +20,14 @@ U64 = npt.NDArray[np.uint64]
 _HEADER = struct.Struct("<BBHIQ")  # kind, offset width in bytes, zero, run count, smallest row id
 _RUNS = 1
 _ARRAY = 2
+_LIMIT = 1 << 63
 
 
 def encode_row_ids(row_ids: U64) -> bytes:
     """Encode the row ids of a fragment's positions, in order; the smaller of runs and array is taken."""
     ids = np.ascontiguousarray(row_ids, dtype=np.uint64)
-    if len(ids) == 0:
-        raise InvalidInputError("a fragment has at least one row")
+    if not 0 < len(ids) < 1 << 32 or ids.max() >= _LIMIT:
+        raise InvalidInputError("a row-id sequence holds 1 to 2**32 - 1 row ids below 2**63")
     base = ids.min()
     offsets = ids - base
     width = _width(int(offsets.max()))
@@ -49,15 +50,18 @@ def decode_row_ids(data: bytes, row_count: int) -> U64:
     if len(data) != _HEADER.size + count * per_entry:
         raise CorruptionError("a row-id sequence has the wrong length")
     offsets = np.frombuffer(data, f"<u{width}", count, _HEADER.size).astype(np.uint64)
+    # In Python integers: hostile values must not wrap around.
+    if base + int(offsets.max(initial=0)) >= _LIMIT:
+        raise CorruptionError("a row-id sequence holds row ids of 2**63 or more")
     ids = offsets + np.uint64(base)
     if kind == _RUNS:
         lengths = np.frombuffer(data, "<u4", count, _HEADER.size + count * width).astype(np.int64)
-        if int(lengths.sum()) != row_count:
+        if int(lengths.sum()) != row_count or not lengths.all():
             raise CorruptionError("the runs of a row-id sequence do not add up to its fragment's rows")
         first = np.cumsum(lengths) - lengths
         within = np.arange(row_count, dtype=np.int64) - np.repeat(first, lengths)
         ids = np.repeat(ids, lengths) + within.astype(np.uint64)
-    if len(ids) != row_count:
+    if len(ids) != row_count or (row_count and int(ids.max()) >= _LIMIT):
         raise CorruptionError("a row-id sequence does not have one id per row of its fragment")
     return ids
 

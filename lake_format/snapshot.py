@@ -31,7 +31,7 @@ def deleted_positions(fragment: Fragment) -> U64:
         return np.empty(0, np.uint64)
     try:
         bitmap = BitMap64.deserialize(fragment.deletions)
-    except (ValueError, RuntimeError, TypeError) as error:
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
         raise CorruptionError(
             f"the deletion bitmap of fragment {fragment.fragment_id} cannot be read"
         ) from error

@@ -296,15 +296,17 @@ def test_writer_given_up_leaves_nothing(any_store: Store, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [100, 10_000_000])
-def test_writer_refuses_a_taken_path(any_store: Store, size: int) -> None:
+@pytest.mark.parametrize("same", [True, False])
+def test_writer_refuses_a_taken_path(any_store: Store, size: int, same: bool) -> None:
     """# spec: STO-11, STO-13."""
+    there = bytes(size) if same else b"faster"
     writer = any_store.open_writer("w/file")
     writer.write(bytes(size))
-    any_store.create("w/file", b"faster")
+    any_store.create("w/file", there)
     with pytest.raises(AlreadyExistsError, match="w/file"):
         writer.close()
     writer.abort()
-    assert any_store.get("w/file") == b"faster"
+    assert any_store.get("w/file") == there
     assert paths(any_store) == ["w/file"]
 
 

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -103,7 +105,14 @@ def test_without_hard_links_one_of_sixteen_still_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """# spec: STO-11, STO-21."""
+    real_rename = os.rename
+
+    def rename_slowly(source: str, target: str) -> None:
+        time.sleep(0.002)  # widens the gap between looking and renaming: without the lock several would win
+        real_rename(source, target)
+
     monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(os, "rename", rename_slowly)
     stores = [LocalStore(tmp_path) for _ in range(16)]
     for round_number in range(5):
         start = threading.Barrier(16)
@@ -188,11 +197,35 @@ def test_errors_of_the_disk_say_what_and_where(
     assert store.get("a/x") == b"1"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@contextmanager
+def as_ordinary_user() -> Iterator[None]:
+    """Run as nobody if this is root, whom no mode keeps out."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
 def test_a_folder_without_permission(tmp_path: Path) -> None:
-    (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(StorageError, match="permission denied"):
-        LocalStore(tmp_path).create("locked/x", b"")
+    store = LocalStore(tmp_path / "locked")
+    store.create("x", b"1")
+    (tmp_path / "locked").chmod(0o000)
+    try:
+        with as_ordinary_user():
+            for call in (
+                lambda: store.create("y", b""),
+                lambda: store.get("x"),
+                lambda: list(store.list("")),
+            ):
+                with pytest.raises(StorageError, match="permission denied"):
+                    call()
+    finally:
+        (tmp_path / "locked").chmod(0o700)
+    assert [info.path for info in store.list("")] == ["x"]
 
 
 def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
 import pytest
 from conftest import Location
-from stores.range_server import Fault, RangeServer
+from stores.range_server import Fault, RangeServer, _Answer
 
 from lake_format.errors import (
     AlreadyExistsError,
@@ -17,6 +19,7 @@ from lake_format.errors import (
     UnsupportedError,
 )
 from lake_format.store import ByteRange, Store, open_store
+from lake_format.store.probe import create_first
 from lake_format.store.remote_errors import clean
 
 Servers = Callable[..., RangeServer]
@@ -48,6 +51,33 @@ def test_create_is_never_repeated(range_server: Servers, fault: Fault) -> None:
     else:
         store.create("v1", b"again")
         assert store.get("v1") == b"again"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [("ConditionalRequestConflict", StorageError), ("BlobAlreadyExists", AlreadyExistsError)],
+)
+def test_a_conflict_under_way_decides_nothing(
+    range_server: Servers, monkeypatch: pytest.MonkeyPatch, body: str, kind: type[Exception]
+) -> None:
+    """S3 answers 409 while another write runs, which may yet fail; Azure's 409 is final; spec: STO-23."""
+    server = range_server(latency=0.0)
+    answer = _Answer(409, f"<Error><Code>{body}</Code></Error>".encode())
+    monkeypatch.setattr(server, "_put", lambda _call: answer)
+    with pytest.raises(kind):
+        served(server).create("v1", b"mine")
+
+
+def test_a_store_that_ignores_conditions_is_found_out(range_server: Servers) -> None:
+    """# spec: STO-26."""
+    honest, careless = range_server(latency=0.0), range_server(latency=0.0, ignores_conditions=True)
+    create_first(served(honest), "v0", b"first")
+    assert served(honest).get("v0") == b"first"
+    with pytest.raises(AlreadyExistsError):
+        create_first(served(honest), "v0", b"second")
+    assert served(honest).get("v0") == b"first"
+    with pytest.raises(UnsupportedError, match="does not refuse"):
+        create_first(served(careless), "v1", b"first")
 
 
 def test_reads_are_repeated(range_server: Servers) -> None:
@@ -156,6 +186,34 @@ def test_the_first_failed_range_stops_the_rest(range_server: Servers) -> None:
     with pytest.raises(NotFoundError, match="t/missing"):
         store.get_ranges(ranges)
     assert server.count() < 5_000
+
+
+def test_a_forked_process_is_told_instead_of_waiting_for_ever(range_server: Servers) -> None:
+    server = range_server(latency=0.0)
+    server.backing.create("t/x", b"data")
+    code = """
+import os, signal, sys
+from lake_format.errors import UnsupportedError
+from lake_format.store import open_store
+options = dict(pair.split("=", 1) for pair in sys.argv[2:])
+store = open_store(sys.argv[1], options)
+child = os.fork()
+if child == 0:  # forked before any use: works
+    os._exit(0 if store.get("x") == b"data" else 1)
+assert os.waitpid(child, 0)[1] == 0
+store.get("x")
+child = os.fork()
+if child == 0:
+    signal.alarm(10)
+    try:
+        store.get("x")
+    except UnsupportedError as error:
+        os._exit(0 if "spawn" in str(error) else 2)
+    os._exit(3)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    options = [f"{name}={value}" for name, value in server.storage_options.items()]
+    subprocess.run([sys.executable, "-c", code, server.uri("t"), *options], check=True, timeout=30)
 
 
 def test_listing_is_paged(range_server: Servers) -> None:

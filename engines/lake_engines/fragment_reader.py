@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from threading import Lock
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from lake_engines.files import FileReader, WrittenFile, open_reader
@@ -74,11 +75,13 @@ class FragmentReader:
         """Deleted positions, ascending."""
         return deleted_positions(self.fragment)
 
-    def row_ids(self) -> U64:
-        """The row id of every position."""
+    def row_ids_at(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The row ids at these positions; same shape."""
+        if self.fragment.first_row_id is not None:
+            return positions + self.fragment.first_row_id
         if self._row_ids is None:
             self._row_ids = self.fragment.row_ids()
-        return self._row_ids
+        return self._row_ids[positions].astype(np.int64)
 
     def vectors(self, name: str) -> VectorReader | None:
         """The raw vectors of a column; None where this fragment has no values of it."""
@@ -149,14 +152,14 @@ class FragmentReader:
         plan: list[tuple[ColumnGroup, list[str]]],
         parts: list[pa.RecordBatch],
         rows: int,
-        positions: np.ndarray[tuple[int], np.dtype[np.int64]],
+        positions: npt.NDArray[np.int64],
     ) -> pa.RecordBatch:
         schema = output_schema(self._snapshot, names)
         found = {group.path: part for (group, _), part in zip(plan, parts, strict=False)}
         arrays = []
         for name, field in zip(names, schema, strict=True):
             if name == ROW_ID:
-                arrays.append(pa.array(self.row_ids()[positions].astype(np.int64)))
+                arrays.append(pa.array(self.row_ids_at(positions)))
                 continue
             group = self._owner.get(field_id(field))
             if group is None:

@@ -12,7 +12,7 @@ from lake_engines.files.vector_reader import vectors_to_arrow
 from lake_engines.fragment_reader import FragmentReader, ReaderPool, output_schema
 from lake_format.errors import NotFoundError
 from lake_format.row_ids import U64
-from lake_format.schema import is_vector
+from lake_format.schema import ROW_ID, is_vector
 from lake_format.snapshot import Snapshot
 
 __all__ = ["take_located", "take_rows"]
@@ -47,7 +47,8 @@ def take_located(
     if len(owners) == 0:
         return schema.empty_table()
     parts, order = [], []
-    for owner in np.unique(owners).tolist():
+    alone = bool((owners == owners[0]).all())
+    for owner in [int(owners[0])] if alone else np.unique(owners).tolist():
         rows = np.flatnonzero(owners == owner)
         reader = FragmentReader(snapshot, snapshot.fragments.fragment(owner), pool)
         parts.append(_take_fragment(reader, positions[rows], schema))
@@ -61,19 +62,26 @@ def take_located(
 
 
 def _take_fragment(reader: FragmentReader, positions: _Indexes, schema: pa.Schema) -> pa.RecordBatch:
-    """Rows of one fragment in the order of ``positions``, repeats allowed."""
-    vectors = {
-        field.name: _take_vectors(reader, field, positions) for field in schema if is_vector(field.type)
-    }
-    others = [name for name in schema.names if name not in vectors]
-    if not others:
-        return pa.RecordBatch.from_arrays([vectors[name] for name in schema.names], schema=schema)
-    distinct, inverse = np.unique(positions.astype(np.uint64), return_inverse=True)
-    batch = reader.take(distinct, others)
-    if len(distinct) != len(positions) or (inverse[1:] < inverse[:-1]).any():
-        batch = batch.take(pa.array(inverse.astype(np.int64)))
-    arrays = [vectors[name] if name in vectors else batch.column(name) for name in schema.names]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+    """Rows of one fragment in the order of ``positions``, repeats allowed.
+
+    Vectors and row ids are addressed directly, in any order; other columns are read sorted and put in order.
+    """
+    found: dict[str, pa.Array] = {}
+    others = []
+    for field in schema:
+        if is_vector(field.type):
+            found[field.name] = _take_vectors(reader, field, positions)
+        elif field.name == ROW_ID:
+            found[ROW_ID] = pa.array(reader.row_ids_at(positions))
+        else:
+            others.append(field.name)
+    if others:
+        distinct, inverse = np.unique(positions.astype(np.uint64), return_inverse=True)
+        batch = reader.take(distinct, others)
+        if len(distinct) != len(positions) or (inverse[1:] < inverse[:-1]).any():
+            batch = batch.take(pa.array(inverse.astype(np.int64)))
+        found |= dict(zip(others, batch.columns, strict=True))
+    return pa.RecordBatch.from_arrays([found[name] for name in schema.names], schema=schema)
 
 
 def _take_vectors(reader: FragmentReader, field: pa.Field, positions: _Indexes) -> pa.Array:

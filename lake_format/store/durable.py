@@ -19,7 +19,6 @@ from typing import Final
 from lake_format.errors import LakeError, NotFoundError, StorageError
 
 __all__ = [
-    "TEMPORARY_SUFFIX",
     "discard",
     "failure",
     "is_temporary",
@@ -28,10 +27,9 @@ __all__ = [
     "publish_new",
     "sync_file",
     "sync_folder",
-    "write_all",
 ]
 
-TEMPORARY_SUFFIX: Final = ".tmp"
+_TEMPORARY_SUFFIX: Final = ".tmp"
 _LOCK_NAME: Final = ".create.lock"
 
 # What link(2) answers where the file system (vfat, exfat, some FUSE and CIFS mounts) has no hard links.
@@ -41,22 +39,15 @@ _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP,
 
 def new_temporary(folder: str) -> tuple[int, str]:
     """Create an empty file with a name of its own in ``folder``; return its descriptor and its path."""
-    path = f"{folder}/.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    path = f"{folder}/.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path
 
 
 def is_temporary(name: str) -> bool:
     """Whether a file name is one that :func:`new_temporary` gives."""
     return (
-        name.startswith(".") and name.endswith(TEMPORARY_SUFFIX) and len(name) == 33 + len(TEMPORARY_SUFFIX)
+        name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX) and len(name) == 33 + len(_TEMPORARY_SUFFIX)
     )
-
-
-def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
-    """Write all of ``data``; write(2) may take less than it is given."""
-    left = memoryview(data).cast("B") if len(data) else memoryview(b"")
-    while left:
-        left = left[os.write(descriptor, left) :]
 
 
 def sync_file(descriptor: int) -> None:

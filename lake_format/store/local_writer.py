@@ -1,6 +1,6 @@
 """One new file being written on a local disk: temporary name first, real name at the end.
 
-The steps follow ``spec/storage.md`` (STO-20 and on). This module must not decide where a file may lie: it is
+The steps follow ``spec/storage.md`` (STO-20 to STO-22). This module must not decide where a file may lie: it is
 given a path that :class:`~lake_format.store.local.LocalStore` has checked.
 """
 
@@ -131,7 +131,8 @@ class LocalWriter:
         else:
             durable.publish_new(self._temporary, self._final)
         self._temporary = ""
-        if self._settle is not None:
+        # A hint that a power loss turns back to its former value is as good as before.
+        if self._settle is not None and not self._replace:
             folder = os.path.dirname(self._final)
             durable.sync_folder(folder)
             self._settle(folder)

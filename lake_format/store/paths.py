@@ -1,7 +1,7 @@
 """What an object's path may look like: the one place that decides, for metadata and for stores.
 
 Two rules, one inside the other. :func:`check_path` is the grammar of every path that the format itself
-writes or reads from its own metadata (``spec/storage.md``, STO-1 to STO-4). :func:`check_store_path` is what
+writes or reads from its own metadata (``spec/storage.md``, STO-1 to STO-3). :func:`check_store_path` is what
 a store accepts at all; it is wider because imported files were named by somebody else. Both look at text
 only: whether a folder is a link that leads elsewhere is for the store to find out.
 """

@@ -238,6 +238,7 @@ class ObjectStore:
     def list(self, prefix: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
         """Iterate over the objects under ``prefix``, sorted by path; pages of 1,000, fetched as needed."""
         check_prefix(prefix)
+        self._check_process()
         if self._read_only:
             raise UnsupportedError(
                 f"{self._uri} cannot be listed", fix="open it through s3, gs, az or a path"
@@ -269,8 +270,18 @@ class ObjectStore:
     # -- names -----------------------------------------------------------------------------------------
 
     def _key(self, path: str) -> str:
-        """Return the object's key in the bucket."""
+        """Return the object's key in the bucket; every operation on an object passes here."""
+        self._check_process()
         return self._prefix + check_store_path(path)
+
+    def _check_process(self) -> None:
+        """Refuse to wait for ever: obstore's threads do not survive a fork, and the child cannot start new."""
+        _process.started = True
+        if _process.forked and not self._in_memory:
+            raise UnsupportedError(
+                f"{self._uri} cannot be used in a forked process whose parent used an object store",
+                fix="start worker processes with the 'spawn' or 'forkserver' method",
+            )
 
     def _write_key(self, path: str) -> str:
         key = self._key(path)
@@ -288,16 +299,24 @@ class ObjectStore:
         return translate(error, doing, self._name(path), self._secrets)
 
 
+class _Process:
+    """Whether obstore was used in this process, and whether this process was forked from one where it was."""
+
+    def __init__(self) -> None:
+        self.started = False
+        self.forked = False
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self.forked = self.started
+
+
 class _Workers:
-    """Threads that wait for range requests: one set a process, started as needed, anew after a fork."""
+    """Threads that wait for range requests: one set a process, started as needed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        os.register_at_fork(after_in_child=self._forget)
-
-    def _forget(self) -> None:
-        self._lock, self._pool = threading.Lock(), None
 
     def submit(self, work: Callable[[], None]) -> Future[None]:
         with self._lock:
@@ -306,6 +325,7 @@ class _Workers:
             return self._pool.submit(work)
 
 
+_process: Final = _Process()
 _workers: Final = _Workers()
 
 

@@ -60,6 +60,12 @@ def translate(error: BaseException, doing: str, name: str, secrets: tuple[str, .
     """
     text = str(error)
     if isinstance(error, ObstoreAlreadyExistsError):
+        # S3 answers 409 while another write of the same key is under way, which decides nothing: that one may
+        # still fail. obstore calls it "already exists", as it does Azure's 409, where it is true.
+        if "status code: 409" in text and "BlobAlreadyExists" not in text:
+            return StorageError(
+                f"{doing} {name} failed: another write of it is under way", fix="look, then retry"
+            )
         return AlreadyExistsError(f"{name} exists already")
     if "NoSuchBucket" in text or "ContainerNotFound" in text:
         return NotFoundError(

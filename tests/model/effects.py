@@ -236,7 +236,7 @@ def _effect(intent: Intent, rows: Rows, columns: Mapping[int, Column]) -> Effect
         case AddColumn(name, value, required, computed):
             rule = (value.source, value.constant or 0) if computed and value and value.source else None
             filled = {r: value(row) for r, row in rows.items()} if value else {}
-            if required and rows and not value:
+            if required and any(filled.get(r) is None for r in rows):
                 raise RefusedError("a required column needs values")
             return Effect(added=Column(name, required, rule), filled=filled)
         case DropColumn(field_id):

@@ -31,10 +31,10 @@ KINDS = st.sampled_from(OFTEN * 4 + SELDOM)
 @st.composite
 def cells(draw: st.DrawFn, snapshot: Snapshot, partial: bool) -> tuple[Cells, ...]:
     """Some rows with keys from so small a range that writers meet."""
-    keys = draw(st.lists(st.integers(0, 7), min_size=1, max_size=4, unique=True))
+    keys = draw(st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True))
     others = [f for f in snapshot.columns if f != KEY]
     chosen = draw(st.lists(st.sampled_from(others), unique=True)) if partial and others else others
-    values = st.integers(0, 9) if draw(st.booleans()) else st.none() | st.integers(0, 9)
+    values = st.integers(0, 2) if draw(st.booleans()) else st.none() | st.integers(0, 2)
     return tuple(((KEY, key), *((f, draw(values)) for f in chosen)) for key in keys)
 
 
@@ -43,7 +43,7 @@ def intents(draw: st.DrawFn, snapshot: Snapshot, numbers: list[int]) -> Intent:
     """Any operation, mostly one that is possible on this version."""
     kind, how = draw(KINDS), draw(HOWS)
     field = st.sampled_from(sorted(snapshot.columns) or [KEY])
-    value = st.none() | st.integers(0, 5)
+    value = st.none() | st.integers(0, 2)
     name = st.sampled_from(["i", "j"])
     where = st.builds(Where, field | st.none(), value)
     expression = st.builds(Set, field, value, st.none() | field)
@@ -100,12 +100,28 @@ class TableMachine(RuleBasedStateMachine):
     def begin(self, writer: str, data: st.DataObject) -> None:
         """A writer plans against what is the latest version now; an open plan of its is given up."""
         line = data.draw(st.sampled_from(sorted(self.table.lines)))
+        self.open.pop(writer, None)
+        if attempt := self._begin(line, writer, data):
+            self.open[writer] = attempt
+
+    def _begin(self, line: int, writer: str, data: st.DataObject) -> Attempt | None:
         own = self.table.lines[line]
         intent = data.draw(intents(own.latest, sorted(own.versions)))
-        self.open.pop(writer, None)
         self.sequence += 1
-        with suppress(RefusedError):
-            self.open[writer] = self.table.begin(line, intent, writer, self.sequence)
+        try:
+            return self.table.begin(line, intent, writer, self.sequence)
+        except RefusedError:
+            return None
+
+    @rule(data=st.data(), racers=st.integers(2, 3))
+    def race(self, data: st.DataObject, racers: int) -> None:
+        """Some writers plan on the same version and commit one after the other."""
+        line = data.draw(st.sampled_from(sorted(self.table.lines)))
+        attempts = [self._begin(line, f"r{number}", data) for number in range(racers)]
+        for attempt in attempts:
+            if attempt:
+                with suppress(RefusedError):
+                    self.table.commit(attempt)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
@@ -150,12 +166,17 @@ class TableMachine(RuleBasedStateMachine):
     def fork(self, data: st.DataObject) -> None:
         self.table.fork(data.draw(st.sampled_from(sorted(self.table.lines))))
 
-    @precondition(lambda self: len(self.table.lines) > 1)
+    @precondition(lambda self: self._ahead())
     @rule(data=st.data())
     def merge(self, data: st.DataObject) -> None:
         with suppress(RefusedError):
-            self.table.merge(data.draw(st.sampled_from(sorted(self.table.lines)[1:])))
+            self.table.merge(data.draw(st.sampled_from(self._ahead())))
 
+    def _ahead(self) -> list[int]:
+        lines = self.table.lines.items()
+        return [number for number, own in lines if own.parent and own.latest.number > own.merged_up_to]
+
+    @precondition(lambda self: any(own.latest.horizon for own in self.table.lines.values()))
     @rule()
     def collect(self) -> None:
         for line in self.table.lines:

@@ -217,7 +217,7 @@ class ModelTable:
         target = self.lines[line]
         numbers = [n for n in sorted(source.versions) if n > source.merged_up_to]
         steps = [n for n in numbers if source.versions[n].records[0].kind not in LEFT_OUT_OF_MERGES]
-        if not steps or any(n not in source.plans for n in steps):
+        if not steps or any(n not in source.plans or n - 1 not in source.versions for n in steps):
             raise RefusedError("there is nothing that can be merged")
         if fork_number < target.latest.horizon:
             raise RefusedError("the branch point lies before the collection horizon")

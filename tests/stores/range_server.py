@@ -89,6 +89,8 @@ class RangeServer:
         Bandwidth that all answers share; None for no limit.
     page_size
         Most keys a listing answers at once.
+    ignores_conditions
+        Take every PUT as unconditional, as some S3 lookalikes do.
     """
 
     def __init__(
@@ -99,12 +101,14 @@ class RangeServer:
         waves: bool = True,
         bytes_per_second: float | None = None,
         page_size: int = 1000,
+        ignores_conditions: bool = False,
     ) -> None:
         self.backing = backing
         self.latency = latency
         self.waves = waves
         self.bytes_per_second = bytes_per_second
         self.page_size = page_size
+        self.ignores_conditions = ignores_conditions
         self.fault: Callable[[str, str], Fault | None] | None = None
         self.requests: list[Request] = []
         self.most_in_flight = 0
@@ -290,7 +294,7 @@ class RangeServer:
         return _Answer(200, b"", self._object_headers(size) | {"Content-Length": str(size)})
 
     def _put(self, call: _Call) -> _Answer:
-        if call.headers.get("if-none-match") == "*":
+        if call.headers.get("if-none-match") == "*" and not self.ignores_conditions:
             self.backing.create(call.key, call.body)
         else:
             self.backing.put(call.key, call.body)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from typing import NoReturn
 
+import click
+
 from lake_connectors.cli.outcome import INTERRUPTED, report
 from lake_connectors.cli.root import root
 
@@ -43,12 +45,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code, see :data:`lake_connectors.cli.outcome.EXIT_CODES`.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        result = root.main(args=arguments, prog_name="lake", standalone_mode=False)
+        # Not root.main(), which would turn a closed pipe into exit code 1.
+        with root.make_context("lake", words) as context:
+            root.invoke(context)
         sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        return done.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost border
         return report(error)
-    return result if isinstance(result, int) else 0
+    return 0
 
 
 def main() -> NoReturn:

@@ -51,7 +51,7 @@ def create(
     """Make a new, empty table at URI.
 
     Types: bool, int8 … int64, uint8 … uint64, float16, float32, float64, string, binary, date, time,
-    timestamp(us, UTC), duration, decimal(10, 2), vector(128), vector(128, float16), list<string>,
+    timestamp(us, UTC), duration, decimal(10, 2), binary(16), vector(128), vector(128, float16), list<string>,
     struct<a int64, b string>, map<string, int64>, dictionary<string>.
     """
     if (schema is None) == (like is None):

@@ -12,6 +12,7 @@ import re
 from decimal import Decimal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from lake_connectors.cli.texts import is_list
@@ -98,7 +99,7 @@ def _decoded_text(array: pa.Array, wanted: pa.DataType, name: str) -> pa.Array:
     types = pa.types
     if types.is_date(wanted) or types.is_time(wanted):
         try:
-            return array.cast(wanted)
+            return _times(array, wanted) if types.is_time(wanted) else array.cast(wanted)
         except pa.ArrowException as error:
             raise InvalidInputError(f"column {name!r} is {wanted}: {error}") from error
     if types.is_duration(wanted):
@@ -112,6 +113,12 @@ def _decoded_text(array: pa.Array, wanted: pa.DataType, name: str) -> pa.Array:
         )
         return values if types.is_fixed_size_binary(wanted) else values.cast(wanted)
     return array
+
+
+def _times(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """Arrow reads times of day only as part of a timestamp."""
+    stamps = pc.binary_join_element_wise("1970-01-01T", array, "")
+    return stamps.cast(pa.timestamp(wanted.unit)).cast(wanted)
 
 
 def _decoded_list(array: pa.Array, wanted: pa.DataType, name: str) -> pa.Array:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +26,7 @@ _READERS = {
     "parquet": "any Parquet reader",
     "vortex": "vortex-data",
 }
+_BYTES = re.compile(r"\bbytes=(\d+)")
 PARTS = ("fragments", "files", "manifests", "indexes", "versions")
 
 
@@ -74,8 +76,7 @@ def history(
     newest_first = versions.sort_by([("version", "descending")])
     shown = newest_first if limit is None else newest_first.slice(0, limit)
     if output_format == "table":
-        seconds = shown.column("committed_at").cast(pa.timestamp("s", "UTC"), safe=False)
-        shown = shown.set_column(1, "committed_at", seconds).drop_columns(["commit_id", "writer_id"])
+        shown = _for_people(shown)
     write_rows(shown, output_format)
 
 
@@ -99,27 +100,36 @@ def inspect(
     write_rows(getattr(table.inspect, part)(), output_format)
 
 
+def _for_people(versions: pa.Table) -> pa.Table:
+    """The history with whole seconds, readable sizes, and without ids."""
+    seconds = versions.column("committed_at").cast(pa.timestamp("s", "UTC"), safe=False)
+    summaries = [_BYTES.sub(_readable_bytes, text) for text in versions.column("summary").to_pylist()]
+    shown = versions.set_column(1, "committed_at", seconds).drop_columns(
+        ["commit_id", "writer_id", "summary"]
+    )
+    return shown.append_column("summary", pa.array(summaries, pa.string()))
+
+
+def _readable_bytes(match: re.Match[str]) -> str:
+    return f"bytes={bytes_text(int(match[1]))}"
+
+
 def _facts(table: Table) -> dict[str, Any]:
     version = table.snapshot.version
     files, indexes = table.inspect.files(), table.inspect.indexes()
-    committed = datetime.fromisoformat("1970-01-01T00:00:00+00:00").timestamp() + version.committed_at / 1e6
+    committed = datetime.fromtimestamp(version.committed_at / 1_000_000, tz=UTC)
     return {
         "uri": table.uri,
         "version": table.version,
-        "committed_at": datetime.fromtimestamp(committed).astimezone().isoformat(timespec="seconds"),
+        "committed_at": committed.isoformat(timespec="seconds"),
         "rows": table.count(),
-        "fragments": version_fragments(table),
+        "fragments": table.inspect.fragments().num_rows,
         "files": files.num_rows,
         "file_bytes": pc.sum(files.column("bytes")).as_py() or 0,
         "columns": _columns(table, files),
         "indexes": indexes.to_pylist(),
         "properties": table.properties,
     }
-
-
-def version_fragments(table: Table) -> int:
-    """The number of fragments of the table's version."""
-    return int(table.inspect.fragments().num_rows)
 
 
 def _columns(table: Table, files: pa.Table) -> list[dict[str, Any]]:
@@ -142,8 +152,8 @@ def _columns(table: Table, files: pa.Table) -> list[dict[str, Any]]:
 def _shown(facts: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield "table", facts["uri"]
     yield "version", f"{facts['version']}, committed {facts['committed_at']}"
-    size = bytes_text(facts["file_bytes"])
-    yield "rows", f"{facts['rows']:,} in {facts['fragments']:,} fragments, {facts['files']:,} files, {size}"
+    held = f"{_counted(facts['fragments'], 'fragment')}, {_counted(facts['files'], 'file')}"
+    yield "rows", f"{facts['rows']:,} in {held}, {bytes_text(facts['file_bytes'])}"
     yield "columns", "\n".join(_column_lines(facts["columns"]))
     yield "indexes", "\n".join(map(_index_line, facts["indexes"])) or "none; lake index makes one"
     if facts["properties"]:
@@ -158,6 +168,10 @@ def _column_lines(columns: list[dict[str, Any]]) -> Iterable[str]:
         null = "" if column["nullable"] else "  not null"
         line = f"{column['name']:<{names}}  {column['type']:<{types}}{null}  {readers}"
         yield line.rstrip()
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _index_line(index: dict[str, Any]) -> str:

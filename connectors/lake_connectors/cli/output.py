@@ -6,8 +6,9 @@ Streams: memory is one batch (JSON, CSV) or one page of rows (tables), however m
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 import pyarrow as pa
@@ -79,8 +80,10 @@ def _pieces(batch: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
     return (batch.slice(start, BATCH_ROWS) for start in range(0, batch.num_rows, BATCH_ROWS))
 
 
-def _binary_output() -> Any:
-    return click.get_binary_stream("stdout")
+def _binary_output() -> BinaryIO:
+    """Standard output as bytes: UTF-8 whatever the locale, line ends as written."""
+    sys.stdout.flush()
+    return sys.stdout.buffer
 
 
 def _write_json(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:

@@ -12,7 +12,7 @@ import lake_format
 from lake_connectors.cli.command import write_examples
 from lake_connectors.cli.outcome import EXIT_MEANINGS
 
-__all__ = ["FIRST_STEPS", "root"]
+__all__ = ["FIRST_STEPS", "PLACES", "Place", "root"]
 
 FIRST_STEPS = (
     'lake create items --schema "id int64, title string, vec vector(3)"',
@@ -26,23 +26,23 @@ _HERE = "lake_connectors.cli"
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Where a command lives, and the line about it in the list of commands."""
 
     module: str
     about: str
 
 
-_COMMANDS = {
-    "create": _Place("create", "Make a new, empty table."),
-    "append": _Place("append", "Add the rows of Parquet, CSV, JSON or Arrow files."),
-    "describe": _Place("describe", "What a table is: columns, rows, files, indexes."),
-    "history": _Place("describe", "The versions of a table, newest first."),
-    "scan": _Place("read", "Read rows: some columns, a filter, a limit."),
-    "index": _Place("index", "Build a vector index."),
-    "search": _Place("search", "Find the rows nearest to a vector."),
-    "sql": _Place("sql", "Ask one or more tables in DuckDB SQL."),
-    "inspect": _Place("describe", "A table's fragments, files, manifests, indexes, versions."),
+PLACES = {
+    "create": Place("create", "Make a new, empty table."),
+    "append": Place("append", "Add the rows of Parquet, CSV, JSON or Arrow files."),
+    "describe": Place("describe", "What a table is: columns, rows, files, indexes."),
+    "history": Place("describe", "The versions of a table, newest first."),
+    "scan": Place("read", "Read rows: some columns, a filter, a limit."),
+    "index": Place("index", "Build a vector index."),
+    "search": Place("search", "Find the rows nearest to a vector."),
+    "sql": Place("sql", "Ask one or more tables in DuckDB SQL."),
+    "inspect": Place("describe", "A table's fragments, files, manifests, indexes, versions."),
 }
 
 
@@ -51,14 +51,14 @@ class _LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands, in the order in which a new table meets them."""
-        return list(_COMMANDS)
+        return list(PLACES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of this name; a usage error that names the nearest one where there is none."""
-        place = _COMMANDS.get(cmd_name)
+        place = PLACES.get(cmd_name)
         if place is None:
-            near = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(_COMMANDS)}"
+            near = difflib.get_close_matches(cmd_name, PLACES, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(PLACES)}"
             raise click.UsageError(f"no command {cmd_name!r}: {hint}", ctx)
         command: click.Command = getattr(importlib.import_module(f"{_HERE}.{place.module}"), cmd_name)
         return command
@@ -66,7 +66,7 @@ class _LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, place.about) for name, place in _COMMANDS.items()])
+            formatter.write_dl([(name, place.about) for name, place in PLACES.items()])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the first steps and the exit codes."""

@@ -95,6 +95,8 @@ def type_text(data_type: pa.DataType) -> str:
         return f"timestamp({data_type.unit}{f', {_quoted(data_type.tz)}' if data_type.tz else ''})"
     if types.is_decimal128(data_type):
         return f"decimal({data_type.precision}, {data_type.scale})"
+    if types.is_fixed_size_binary(data_type) and not types.is_decimal(data_type):
+        return f"binary({data_type.byte_width})"
     if types.is_time(data_type) or types.is_duration(data_type):
         return f"{'time' if types.is_time(data_type) else 'duration'}({data_type.unit})"
     return next((name for name, known in _SIMPLE.items() if known == data_type), str(data_type))
@@ -199,6 +201,10 @@ def _type(words: _Words) -> pa.DataType:
     name = given.lower()
     name = _ALIASES.get(name, name)
     try:
+        if name == "binary" and words.take("("):
+            width = words.number("the number of bytes")
+            words.expect(")")
+            return pa.binary(width)
         if name in _SIMPLE:
             return _SIMPLE[name]
         if name in ("list", "struct", "map", "dictionary"):

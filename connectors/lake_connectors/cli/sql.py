@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from typing import Any
 
@@ -57,7 +58,10 @@ def sql(
     output_format: str,
     storage_options: tuple[str, ...],
 ) -> None:
-    """Run one DuckDB query over tables; each is known by the last part of its URI, or by the name given.
+    """Run one DuckDB query over tables.
+
+    A table is known by the last part of its URI, in which anything but letters, digits and _ becomes _, or by the
+    name that --table gives it.
 
     knn('items', vector, k) and ORDER BY array_distance(vec, vector) LIMIT k use the vector index.
     """
@@ -65,19 +69,22 @@ def sql(
     if version is not None and len(tables) != 1:
         raise InvalidInputError(f"--version goes with one table, not with {len(tables)}")
     values = [_plain(read_json(parameter, "--param")) for parameter in parameters]
-    duckdb = _duckdb()
-    connection = duckdb.connect()
+    duckdb, connector = _duckdb()
+    connection = connector.connect()
     opened = {name: open_table(uri, version, storage_options) for name, uri in tables.items()}
     for name, table in opened.items():
-        duckdb.attach(connection, table, name)
-    _run(connection, query, values, output_format)
+        connector.attach(connection, table, name)
+    try:
+        _run(connection, query, values, output_format)
+    except duckdb.Error as error:
+        raise _translated(error) from error
 
 
 def _tables(uris: tuple[str, ...], named: tuple[str, ...]) -> dict[str, str]:
     """URI by name; InvalidInputError where two tables have one name or there is none."""
     tables = key_values(named, "--table")
     for uri in uris:
-        name = re.split(r"[/\\]", uri.rstrip("/\\"))[-1]
+        name = re.sub(r"\W", "_", re.split(r"[/\\]", uri.rstrip("/\\"))[-1])
         if name in tables:
             raise InvalidInputError(
                 f"two tables are called {name!r}", fix=f"name one with --table other={uri}"
@@ -90,23 +97,19 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _duckdb() -> Any:
+def _duckdb() -> tuple[Any, Any]:
+    """DuckDB and our connector to it."""
     try:
-        from lake_connectors import duckdb  # noqa: PLC0415 - DuckDB is an extra
-    except ImportError as error:
+        import duckdb  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
         raise UnsupportedError("lake sql needs DuckDB", fix="pip install 'lake-format[duckdb]'") from error
-    return duckdb
+    return duckdb, importlib.import_module("lake_connectors.duckdb")
 
 
 def _run(connection: Any, query: str, values: list[Any], output_format: str) -> None:
-    import duckdb  # noqa: PLC0415 - an extra
-
-    try:
-        relation = connection.execute(query, values) if values else connection.execute(query)
-        if connection.description:
-            write_rows(relation.to_arrow_reader(), output_format)
-    except duckdb.Error as error:
-        raise _translated(error) from error
+    answer = connection.execute(query, values) if values else connection.execute(query)
+    if answer.description:
+        write_rows(answer.to_arrow_reader(), output_format)
 
 
 def _translated(error: Exception) -> lake.LakeError:

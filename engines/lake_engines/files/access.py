@@ -78,11 +78,17 @@ class FileBytes:
             mapped.madvise(getattr(mmap, advice))
         return mapped
 
+    def check_size(self) -> None:
+        """Check the object's size, also where reading it would not have shown it."""
+        self._compare_size(self.store.size(self.path))
+
     def _check_size(self, local_path: str) -> None:
         try:
-            found = os.stat(local_path).st_size
+            self._compare_size(os.stat(local_path).st_size)
         except OSError as error:
             raise _failure(error, self.path) from error
+
+    def _compare_size(self, found: int) -> None:
         if found != self.size:
             raise CorruptionError(f"data file {self.path!r} has {found} bytes, not the {self.size} recorded for it")
 
@@ -108,6 +114,7 @@ class FileBytes:
             for start in range(offset, offset + length, _RUN_BYTES)
         ]
         found = self.store.get_ranges(parts)
+        self._check_lengths(found, [part.length for part in parts])
         return found[0] if len(found) == 1 else b"".join(found)
 
     def _read_checked(self, layout: StreamLayout, offset: int, length: int) -> bytes | memoryview:
@@ -140,7 +147,13 @@ class FileBytes:
             view = memoryview(self.take_map())
             return [view[offset : offset + length] for offset, length in zip(offsets, lengths, strict=True)]
         ranges = [ByteRange(self.path, offset, length) for offset, length in zip(offsets, lengths, strict=True)]
-        return list(read_coalesced(self.store, ranges))
+        found = list(read_coalesced(self.store, ranges))
+        self._check_lengths(found, lengths)
+        return found
+
+    def _check_lengths(self, found: Sequence[bytes | memoryview], lengths: Sequence[int]) -> None:
+        if [len(data) for data in found] != list(lengths):
+            raise StorageError(f"the store gave fewer bytes of {self.path!r} than were asked for", fix="read again")
 
 
 def _failure(error: OSError, path: str) -> NotFoundError | StorageError:

@@ -23,11 +23,13 @@ __all__ = [
     "Positions",
     "WrittenFile",
     "as_positions",
+    "batch_bytes",
     "check_batch",
     "check_columns",
     "check_increasing",
     "check_window",
     "empty_batch",
+    "gather",
     "project",
     "rows_only",
     "take_any_order",
@@ -129,7 +131,7 @@ def take_any_order(
     batch = reader.take(distinct, columns)
     if len(distinct) == len(wanted) and bool((inverse[1:] > inverse[:-1]).all()):
         return batch
-    return batch.take(pa.array(inverse.astype(np.int64)))
+    return gather(batch, inverse.astype(np.int64))
 
 
 def as_positions(positions: npt.ArrayLike) -> Positions:
@@ -208,3 +210,23 @@ def check_batch(batch: pa.RecordBatch, schema: pa.Schema, first_row: int, path: 
             raise InvalidInputError(
                 f"column {field.name!r} is not nullable, but row {row} is NULL", fix="fill the value in"
             )
+
+
+def gather(batch: pa.RecordBatch, index: npt.NDArray[np.int64]) -> pa.RecordBatch:
+    """The rows of ``batch`` at ``index``, in that order, for every type (pyarrow's take lacks string views)."""
+    try:
+        return batch.take(pa.array(index))
+    except pa.ArrowNotImplementedError:
+        if not len(index):
+            return batch.slice(0, 0)
+        breaks = np.flatnonzero(np.diff(index) != 1) + 1
+        runs = zip(np.append(0, breaks).tolist(), np.append(breaks, len(index)).tolist(), strict=True)
+        return pa.concat_batches([batch.slice(int(index[low]), high - low) for low, high in runs])
+
+
+def batch_bytes(batch: pa.RecordBatch) -> int:
+    """Bytes of the rows of ``batch``; of its whole buffers where pyarrow cannot tell (nested string views)."""
+    try:
+        return int(batch.nbytes)
+    except pa.ArrowNotImplementedError:
+        return int(batch.get_total_buffer_size())

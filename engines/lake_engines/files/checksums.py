@@ -97,11 +97,14 @@ class HashingWriter:
         self._crc = 0
         self._crcs: list[int] = []
         self._tail = bytearray()
+        self._discarding = False
         self.closed = False
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append ``data`` and return its length in bytes."""
         view = memoryview(data).cast("B")
+        if self._discarding:
+            return len(view)
         at = 0
         while at < len(view):
             part = view[at : at + BLOCK_BYTES - self._size % BLOCK_BYTES]
@@ -119,6 +122,10 @@ class HashingWriter:
     def tell(self) -> int:
         """Bytes written so far."""
         return self._size
+
+    def discard(self) -> None:
+        """Drop all that is written from here on: pyarrow's writer cannot be given up without a footer."""
+        self._discarding = True
 
     def flush(self) -> None:
         """Nothing to do: the store makes bytes durable when the object is closed."""

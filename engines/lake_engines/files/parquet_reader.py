@@ -6,6 +6,7 @@ layout too: files of foreign writers have none.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -25,6 +26,7 @@ from lake_engines.files.base import (
     check_increasing,
     check_window,
     empty_batch,
+    gather,
     project,
     rows_only,
 )
@@ -32,7 +34,7 @@ from lake_engines.files.checksums import TAIL_BYTES, StreamLayout
 from lake_engines.files.layout import PARQUET_KIND
 from lake_engines.files.parquet_excerpt import assemble, plan_group, ranges_of
 from lake_engines.files.parquet_meta import FileMeta, Pages, RowGroup, parse_footer, parse_pages
-from lake_engines.files.parquet_types import leaf_count, restore
+from lake_engines.files.parquet_types import leaf_count, parquet_can_hold, restore
 from lake_engines.files.vector_pages import MAGIC
 from lake_format.errors import CorruptionError, LakeError
 from lake_format.store.base import Store
@@ -74,7 +76,7 @@ class ParquetReader:
             raise CorruptionError(
                 f"Parquet file {file.path!r} has {self._metadata.num_rows} rows, not the {file.rows} recorded"
             )
-        self._schema: pa.Schema = found if schema is None else schema
+        self._schema: pa.Schema = _written_schema(self._metadata, found) if schema is None else schema
         if found.names != self._schema.names:
             raise CorruptionError(
                 f"Parquet file {file.path!r} has the columns {found.names}, not {self._schema.names}"
@@ -197,10 +199,9 @@ class ParquetReader:
             table = small.reader.read_all(column_indices=leaves, use_threads=True)
             starts = np.cumsum([0, *(plan.rows for plan in plans[:-1])])
             index = np.concatenate([plan.places + first for plan, first in zip(plans, starts, strict=True)])
-            batches = table.take(pa.array(index)).combine_chunks().to_batches()
-        if len(batches) != 1 or batches[0].num_rows != len(places):
-            raise CorruptionError(f"Parquet file {self._path!r} gave other rows than its page index promises")
-        return self._exact(batches[0], names)
+            if table.num_rows != sum(plan.rows for plan in plans):
+                raise CorruptionError(f"Parquet file {self._path!r} gave other rows than its page index promises")
+            return self._exact(gather(table.combine_chunks().to_batches()[0], index), names)
 
     def _by_group(self, places: _I64) -> list[tuple[int, _I64]]:
         """Each row group that holds wanted rows, with those rows counted from its start."""
@@ -246,6 +247,19 @@ class ParquetReader:
         else:
             for _ in self.scan():
                 pass
+
+
+def _written_schema(metadata: pq.FileMetaData, found: pa.Schema) -> pa.Schema:
+    """The Arrow schema that an Arrow writer left in the footer; what Parquet's own types tell otherwise."""
+    stored = (metadata.metadata or {}).get(b"ARROW:schema")
+    if stored is None:
+        return found
+    try:
+        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(stored)))
+    except (pa.ArrowException, ValueError, OSError):
+        return found  # a hint that cannot be read is no reason to refuse the file
+    usable = schema.names == found.names and all(parquet_can_hold(field.type) for field in schema)
+    return schema if usable else found
 
 
 def _whole_chunk(group: RowGroup, leaf: int) -> Pages:

@@ -54,4 +54,33 @@ def restore(array: pa.Array, data_type: pa.DataType) -> pa.Array:
         return array
     if types.is_dictionary(data_type) and not types.is_dictionary(array.type):
         array = array.dictionary_encode()
-    return array.cast(data_type)
+    shape = _shape(data_type)
+    if not _shape(array.type).equals(shape):
+        array = array.cast(shape)
+    return pa.array(_Relabelled(array, data_type))
+
+
+class _Relabelled:
+    """An array under another type of the same layout: names, nullability and metadata differ, no byte does."""
+
+    def __init__(self, array: pa.Array, data_type: pa.DataType) -> None:
+        self._array = array
+        self._type = data_type
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
+        return self._type.__arrow_c_schema__(), self._array.__arrow_c_array__()[1]
+
+
+def _shape(data_type: pa.DataType) -> pa.DataType:
+    """The type with what does not touch the layout set alike: names of list items, nullability, metadata."""
+    if types.is_struct(data_type):
+        return pa.struct([pa.field(field.name, _shape(field.type)) for field in data_type])
+    if types.is_map(data_type):
+        return pa.map_(_shape(data_type.key_type), _shape(data_type.item_type))
+    if types.is_fixed_size_list(data_type):
+        return pa.list_(_shape(data_type.value_type), data_type.list_size)
+    if types.is_large_list(data_type):
+        return pa.large_list(_shape(data_type.value_type))
+    if types.is_list(data_type):
+        return pa.list_(_shape(data_type.value_type))
+    return data_type

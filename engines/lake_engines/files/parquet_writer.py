@@ -6,10 +6,12 @@ groups bounded in rows and bytes, so that the writer's memory is.
 
 from __future__ import annotations
 
+import contextlib
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lake_engines.files.base import WrittenFile, check_batch
+from lake_engines.files.base import WrittenFile, batch_bytes, check_batch
 from lake_engines.files.checksums import HashingWriter
 from lake_engines.files.layout import PARQUET_KIND
 from lake_engines.files.parquet_types import parquet_can_hold
@@ -70,7 +72,7 @@ class ParquetWriter:
             batch = batch.slice(part.num_rows)
             self._waiting.append(part)
             self._waiting_rows += part.num_rows
-            self._waiting_bytes += part.nbytes
+            self._waiting_bytes += batch_bytes(part)
             if self._waiting_rows >= GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
                 self._flush()
 
@@ -87,7 +89,7 @@ class ParquetWriter:
             self._parquet.close()
             self._sink.close()
         except BaseException:
-            self._out.abort()
+            self.abort()
             raise
         layout = self._hashed.layout(self._rows)
         self._out.close()
@@ -102,4 +104,7 @@ class ParquetWriter:
     def abort(self) -> None:
         """Give the file up; nothing becomes visible."""
         self._waiting = []
+        self._hashed.discard()
+        with contextlib.suppress(pa.ArrowException, OSError):  # it may be broken already, which is why we are here
+            self._parquet.close()
         self._out.abort()

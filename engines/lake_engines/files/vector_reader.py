@@ -291,6 +291,7 @@ class VectorReader:
         CorruptionError
             Naming the file and the first damaged rows.
         """
+        self._bytes.check_size()
         for page in range(self._layout.pages):
             self._verify_page(page)
         self.nulls()

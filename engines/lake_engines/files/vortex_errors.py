@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from lake_format.errors import CorruptionError, LakeError
 
-__all__ = ["first_line", "reading"]
+__all__ = ["first_line", "is_ours", "reading"]
 
 
 def first_line(error: BaseException) -> str:
@@ -16,8 +16,14 @@ def first_line(error: BaseException) -> str:
     return (text.splitlines() or [type(error).__name__])[0][:200]
 
 
+def is_ours(error: BaseException) -> bool:
+    """Whether an error did not come from vortex, and must reach the caller as it is."""
+    stops = not isinstance(error, Exception) and type(error).__name__ != "PanicException"
+    return isinstance(error, LakeError) or stops
+
+
 @contextlib.contextmanager
-def reading(path: str, faults: Sequence[LakeError] = ()) -> Iterator[None]:
+def reading(path: str, faults: Sequence[BaseException] = ()) -> Iterator[None]:
     """Report what fails while the Vortex file ``path`` is read as a CorruptionError.
 
     ``faults`` are the errors of our own reads, which vortex swallows: the last one is the cause and is raised
@@ -26,10 +32,8 @@ def reading(path: str, faults: Sequence[LakeError] = ()) -> Iterator[None]:
     """
     try:
         yield
-    except LakeError:
-        raise
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if is_ours(error):
             raise
         if faults:
             raise faults[-1] from None

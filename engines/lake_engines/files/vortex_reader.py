@@ -27,7 +27,7 @@ from lake_engines.files.base import (
 from lake_engines.files.checksums import StreamLayout
 from lake_engines.files.layout import VORTEX_KIND
 from lake_engines.files.vortex_errors import reading
-from lake_format.errors import CorruptionError, LakeError
+from lake_format.errors import CorruptionError
 from lake_format.store.base import Store
 
 __all__ = ["VortexReader"]
@@ -122,9 +122,10 @@ class VortexReader:
                 chunk = next(chunks, None)
                 if chunk is None:
                     break
-                columns = chunk.to_arrow_array(arrow_type=kind).flatten()
+                decoded = chunk.to_arrow_array(arrow_type=kind)
             seen += len(chunk)
-            yield pa.RecordBatch.from_arrays(columns, schema=wanted)
+            for part in decoded.chunks if isinstance(decoded, pa.ChunkedArray) else [decoded]:
+                yield pa.RecordBatch.from_arrays(part.flatten(), schema=wanted)
         if seen != rows:
             raise CorruptionError(f"Vortex file {self._path!r} gave {seen} rows where {rows} were asked for")
 
@@ -143,7 +144,7 @@ class _Source:
         self._data = data
         self._start = layout.size - layout.tail_length
         self._tail = memoryview(data.read(self._start, layout.tail_length))
-        self.faults: list[LakeError] = []
+        self.faults: list[BaseException] = []
         layout.check_tail(self._tail, data.path)
 
     def size(self) -> int:
@@ -156,6 +157,6 @@ class _Source:
             return self._tail[offset - self._start : offset - self._start + length]
         try:
             return self._data.read(offset, length)
-        except LakeError as error:
+        except BaseException as error:
             self.faults.append(error)
             raise

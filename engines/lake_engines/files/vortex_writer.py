@@ -17,12 +17,12 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from lake_engines.files.base import WrittenFile, check_batch
+from lake_engines.files.base import WrittenFile, batch_bytes, check_batch
 from lake_engines.files.checksums import HashingWriter
 from lake_engines.files.layout import VORTEX_KIND
-from lake_engines.files.vortex_errors import first_line
+from lake_engines.files.vortex_errors import first_line, is_ours
 from lake_engines.files.vortex_types import vortex_can_hold
-from lake_format.errors import InvalidInputError, LakeError, StorageError, UnsupportedError
+from lake_format.errors import InvalidInputError, StorageError, UnsupportedError
 from lake_format.store.base import Store
 
 __all__ = ["EDITION", "VortexWriter"]
@@ -80,7 +80,7 @@ class VortexWriter:
         self._waiting.append(batch)
         if (
             sum(part.num_rows for part in self._waiting) >= _BATCH_ROWS
-            or sum(part.nbytes for part in self._waiting) >= _BATCH_BYTES
+            or sum(batch_bytes(part) for part in self._waiting) >= _BATCH_BYTES
         ):
             self._hand_over()
 
@@ -160,9 +160,9 @@ class VortexWriter:
         self._finished = True
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _fault(self) -> LakeError:
+    def _fault(self) -> BaseException:
         error = self._faults[0]
-        if isinstance(error, LakeError):
+        if is_ours(error):
             return error
         return StorageError(f"writing Vortex file {self._path!r} failed: {first_line(error)}")
 

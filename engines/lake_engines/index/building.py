@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lake_engines.index.calibration import GroundTruth, Measurement, calibrate, held_out_queries
+from lake_engines.index.calibration import Measurement, calibrate
 from lake_engines.index.encoding import EncodedBlock, Encoder, RowNamer, check_finite
+from lake_engines.index.ground_truth import GroundTruth, held_out_queries
 from lake_engines.index.interface import (
     U8,
     BuiltIndex,
@@ -112,12 +113,13 @@ def build_index(
     )
     if model is None and source.count < FLAT_LIMIT:
         return job.build_flat()
-    before = use_threads(job.threads)
+    before = use_threads(1)
     try:
         if model is None:
             report("train", 0, 1)
             wanted = lists or default_list_count(source.count, source.dimension)
-            model = train_model(source, metric, wanted, seed=seed, name_row=name_row)
+            with _pool(job.threads) as pool:
+                model = train_model(source, metric, wanted, seed=seed, name_row=name_row, pool=pool)
             report("train", 1, 1)
         return job.build(model, seed, refine=refine)
     finally:
@@ -213,17 +215,16 @@ class _Build:
         coarse = Coarse(model)
         scanner = ListScanner(model, coarse)
         place_all(scanner, table, region.ctypes.data)
+        self.report("calibrate", 0, 1)
         rows = calibrate(
             Measurement(
                 model, held_out, prepared, truth.result(), list_of, coarse, scanner, self.source, refine
-            ),
-            lambda done, total: self.report("calibrate", done, total),
+            )
         )
+        self.report("calibrate", 1, 1)
         return self._write(model, table, region, rows, container, refine=refine)
 
-    def _encode(
-        self, model: Model, truth: GroundTruth, container: PuffinWriter, *, refine: bool
-    ) -> _Encoded:
+    def _encode(self, model: Model, truth: GroundTruth, container: PuffinWriter, *, refine: bool) -> _Encoded:
         """Stream the vectors through; refinement records go straight to the file."""
         count = self.source.count
         lists = np.empty(count, np.uint16)
@@ -250,7 +251,9 @@ class _Build:
         if refine:
             table = np.array(checksums, "<u4").tobytes()
             container.write(table + zlib.crc32(table).to_bytes(4, "little"))
-            container.end(REFINE_BLOB, fields=self.fields, properties={"record-size": str(record_size(model.dimension))})
+            container.end(
+                REFINE_BLOB, fields=self.fields, properties={"record-size": str(record_size(model.dimension))}
+            )
         return _Encoded(lists, codes)
 
     def _in_order(
@@ -258,7 +261,7 @@ class _Build:
     ) -> Iterator[tuple[int, U8 | None]]:
         """Run ``work`` on threads, a few spans ahead at most; yields (stop, result) in order."""
         waiting: deque[tuple[int, Future[U8 | None]]] = deque()
-        with ThreadPoolExecutor(self.threads, initializer=use_threads, initargs=(1,)) as pool:
+        with _pool(self.threads) as pool:
             try:
                 for start, stop in spans:
                     waiting.append((stop, pool.submit(work, start, stop)))
@@ -298,7 +301,9 @@ class _Build:
         )
         container.begin()
         container.write(head.encode())
-        container.end(HEAD_BLOB, fields=self.fields, properties={"model-id": name, "count": str(self.source.count)})
+        container.end(
+            HEAD_BLOB, fields=self.fields, properties={"model-id": name, "count": str(self.source.count)}
+        )
         container.finish()
         self.report("write", 1, 1)
         parameters: dict[str, int | float | str] = {
@@ -336,6 +341,11 @@ class _Build:
 
 
 _CREATED_BY = {"created-by": "lake-format"}
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Python threads that each run the kernel single-threaded."""
+    return ThreadPoolExecutor(threads, initializer=use_threads, initargs=(1,))
 
 
 def _spans(count: int, step: int) -> Iterator[tuple[int, int]]:

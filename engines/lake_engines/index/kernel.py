@@ -11,7 +11,7 @@ import ctypes
 import os
 import sys
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,9 @@ from lake_engines.index.packing import BLOCK
 __all__ = [
     "Codec",
     "Coarse",
+    "InnerProducts",
     "ListScanner",
-    "cluster",
-    "exact_neighbours",
+    "Nearest",
     "faiss_module",
     "selector",
     "train_codebook",
@@ -180,15 +180,13 @@ class Codec:
     """Assigns prepared vectors to lists and quantises their residuals. Immutable: shared by threads."""
 
     def __init__(self, model: Model) -> None:
-        faiss = faiss_module()
         self._quantiser = _product_quantiser(model.codebook)
-        self._nearest = faiss.IndexFlatL2(model.padded)
-        self._nearest.add(model.centroids)
+        self._quantiser.sync_transposed_centroids()  # a faster search for the nearest codeword, same answers
+        self._nearest = Nearest(model.centroids)
 
     def assign(self, prepared: F32) -> I64:
         """Return the number of the nearest list for each vector."""
-        lists: I64 = self._nearest.assign(prepared, 1).ravel()
-        return lists
+        return self._nearest.assign(prepared)
 
     def quantise(self, residuals: F32) -> tuple[U8, F32]:
         """Return 4-bit codes, two a byte, and the residuals they stand for."""
@@ -205,7 +203,7 @@ def _product_quantiser(codebook: F32) -> Any:
 
 
 def train_codebook(residuals: F32, sub: int, seed: int) -> F32:
-    """Train 16 codewords per subquantiser by k-means; shape ``(padded / sub, 16, sub)``."""
+    """Train 16 codewords for each run of ``sub`` components by k-means; shape ``(components / sub, 16, sub)``."""
     faiss = faiss_module()
     padded = residuals.shape[1]
     quantiser = faiss.ProductQuantizer(padded, padded // sub, 4)
@@ -218,25 +216,31 @@ def train_codebook(residuals: F32, sub: int, seed: int) -> F32:
     return codebook
 
 
-def cluster(sample: F32, lists: int, seed: int) -> F32:
-    """Cluster a sample by Lloyd's k-means; returns centroids of shape ``(lists, dimension)``."""
-    faiss = faiss_module()
-    kmeans = faiss.Kmeans(
-        sample.shape[1],
-        lists,
-        niter=6,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(sample) // lists + 1,
-    )
-    kmeans.train(sample)
-    centroids: F32 = kmeans.centroids
-    return centroids
+class Nearest:
+    """Finds the nearest of a set of centroids. Immutable: shared by threads."""
+
+    def __init__(self, centroids: F32) -> None:
+        self._index = faiss_module().IndexFlatL2(centroids.shape[1])
+        self._index.add(centroids)
+
+    def assign(self, vectors: F32) -> I64:
+        """Return the number of the nearest centroid for each vector."""
+        lists: I64 = self._index.assign(vectors, 1).ravel()
+        return lists
 
 
-def exact_neighbours(queries: F32, vectors: F32, k: int, kind: Literal["l2", "ip"]) -> tuple[F32, I64]:
-    """Return scores (greater is nearer) and positions of the ``k`` nearest vectors, best first."""
-    faiss = faiss_module()
-    metric = faiss.METRIC_INNER_PRODUCT if kind == "ip" else faiss.METRIC_L2
-    scores, positions = faiss.knn(queries, vectors, k, metric=metric)
-    return (scores if kind == "ip" else -scores), positions
+class InnerProducts:
+    """Multiplies vectors with a fixed set of queries. Immutable: shared by threads."""
+
+    def __init__(self, queries: F32) -> None:
+        faiss = faiss_module()
+        count, dimension = queries.shape
+        # A linear map is faiss's way to its matrix product, which runs in the calling thread as its other calls do.
+        self._map = faiss.LinearTransform(dimension, count, False)
+        faiss.copy_array_to_vector(queries.ravel(), self._map.A)
+        self._map.is_trained = True
+
+    def with_rows(self, vectors: F32) -> F32:
+        """Return products of shape ``(vectors, queries)``."""
+        products: F32 = self._map.apply(vectors)
+        return products

@@ -26,7 +26,9 @@ from lake_format.store.base import ByteRange, Store
 
 __all__ = ["ListStore", "LoadedLists", "MappedLists", "RangedLists", "Transfer", "place_all"]
 
-_GAP = 32 << 10  # bytes; reading over a smaller gap is cheaper than another request (measured on object storage)
+_GAP = (
+    32 << 10
+)  # bytes; reading over a smaller gap is cheaper than another request (measured on object storage)
 
 
 @dataclass(slots=True)
@@ -79,7 +81,9 @@ def place_all(scanner: ListScanner, table: ListTable, base: int) -> None:
 class MappedLists:
     """All lists of a memory-mapped scan region; the table is written once, so scans share it without locks."""
 
-    def __init__(self, region: U8, table: ListTable, code_size: int, scanner: ListScanner, where: str) -> None:
+    def __init__(
+        self, region: U8, table: ListTable, code_size: int, scanner: ListScanner, where: str
+    ) -> None:
         self._region = region
         self._table = table
         self._lengths = table.lengths(code_size)
@@ -188,7 +192,9 @@ class RangedLists:
             return (slice(0, lists.shape[1]),)
         parts = min(lists.shape[1], -(-total // self._budget))
         edges = np.linspace(0, lists.shape[1], parts + 1).astype(int).tolist()
-        return tuple(slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False) if stop > start)
+        return tuple(
+            slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False) if stop > start
+        )
 
     def _buffers(self, wanted: I64, transfer: Transfer) -> dict[int, U8]:
         """Return the bytes of each list, in the order of ``wanted``."""

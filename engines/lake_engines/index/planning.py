@@ -11,8 +11,12 @@ from lake_format.errors import InvalidInputError
 
 __all__ = ["Plan", "plan_search"]
 
-_SELECTIVITY_EXPONENT = 0.3  # probes grow by selectivity ** -0.3: 1.2, 2 and 4 times at 50, 10 and 1 % (measured)
-_REFINE_ABOVE = 256  # candidates; below, comparing raw vectors at once costs no more than reading records first
+_SELECTIVITY_EXPONENT = (
+    0.3  # probes grow by selectivity ** -0.3: 1.2, 2 and 4 times at 50, 10 and 1 % (measured)
+)
+_REFINE_ABOVE = (
+    256  # candidates; below, comparing raw vectors at once costs no more than reading records first
+)
 
 
 @dataclass(frozen=True, slots=True)

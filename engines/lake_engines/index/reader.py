@@ -52,7 +52,9 @@ class IndexReader:
         Name of the model, equal for shards that share one; empty for an index without codes.
     """
 
-    def __init__(self, *, path: str, count: int, dimension: int, metric: Metric, shard: _Shard | None) -> None:
+    def __init__(
+        self, *, path: str, count: int, dimension: int, metric: Metric, shard: _Shard | None
+    ) -> None:
         self.path = path
         self.count = count
         self.dimension = dimension
@@ -96,7 +98,8 @@ class IndexReader:
             tail, actual = store.get_suffix(path, head_length)
         if actual != size or len(tail) != head_length:
             raise CorruptionError(
-                f"{path}: the index file has {actual} bytes, the manifest says {size}", fix="rebuild the index"
+                f"{path}: the index file has {actual} bytes, the manifest says {size}",
+                fix="rebuild the index",
             )
         if head_crc is not None and zlib.crc32(tail) != head_crc:
             raise CorruptionError(f"{path}: the index head is altered (checksum)", fix="rebuild the index")
@@ -106,7 +109,9 @@ class IndexReader:
             return cls(path=path, count=flat.count, dimension=flat.dimension, metric=flat.metric, shard=None)
         shard = _open_shard(store, path, metadata, tail, size, region, cache_bytes)
         model = shard.model
-        return cls(path=path, count=shard.head.count, dimension=model.dimension, metric=model.metric, shard=shard)
+        return cls(
+            path=path, count=shard.head.count, dimension=model.dimension, metric=model.metric, shard=shard
+        )
 
     @property
     def model(self) -> Model | None:
@@ -218,10 +223,14 @@ class IndexReader:
             return None
         if not isinstance(selection, Selection):
             if selection.dtype != np.bool_ or selection.ndim != 1:
-                raise InvalidInputError(f"a selection is a boolean mask, not {selection.ndim}-d {selection.dtype}")
+                raise InvalidInputError(
+                    f"a selection is a boolean mask, not {selection.ndim}-d {selection.dtype}"
+                )
             selection = Selection.from_mask(selection)
         if selection.total != self.count:
-            raise InvalidInputError(f"the selection is over {selection.total} vectors, the index holds {self.count}")
+            raise InvalidInputError(
+                f"the selection is over {selection.total} vectors, the index holds {self.count}"
+            )
         return None if selection.count == self.count else selection
 
     def _everything(self, queries: int, chosen: Selection | None, need: int) -> Candidates:
@@ -301,7 +310,9 @@ class _Search:
             some = lists if columns == slice(0, lists.shape[1]) else np.ascontiguousarray(lists[:, columns])
             with self._shard.lists.loaded(some, self._transfer) as loaded:
                 if self._chosen is not None and not last:
-                    enough &= self._estimate(loaded, some) >= self._plan.wanted * (some.shape[1] / lists.shape[1])
+                    enough &= self._estimate(loaded, some) >= self._plan.wanted * (
+                        some.shape[1] / lists.shape[1]
+                    )
                 some_scores = scores if some is lists else np.ascontiguousarray(scores[:, columns])
                 parts.append(loaded.scanner.scan(extended, some_scores, some, width, self._native))
         best, found = parts[0] if len(parts) == 1 else _merge(parts, width)
@@ -435,5 +446,7 @@ def _open_shard(
     blob = metadata.find(REFINE_BLOB)
     refine = None
     if blob is not None:
-        refine = RefineRegion(region[blob.offset : blob.offset + blob.length], head.count, model.dimension, path)
+        refine = RefineRegion(
+            region[blob.offset : blob.offset + blob.length], head.count, model.dimension, path
+        )
     return _Shard(model, head, coarse, mapped, refine)

@@ -1,17 +1,19 @@
 """Learns a model from a sample: centre and scale, centroids, codebook, correction tables.
 
-Reads only the sample. Deterministic for a seed and a number of threads.
+Reads only the sample. Deterministic for a seed.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
+from lake_engines.index.clustering import cluster, cluster_components
 from lake_engines.index.encoding import RowNamer, check_finite, correction_tables, correction_values
 from lake_engines.index.interface import F32, I64, Metric, VectorSource
-from lake_engines.index.kernel import Codec, cluster, train_codebook
+from lake_engines.index.kernel import Codec
 from lake_engines.index.model import Model, padded_dimension, prepare, row_norms, sub_dimension
 
 __all__ = ["default_list_count", "sample_ordinals", "train_model"]
@@ -30,13 +32,23 @@ def default_list_count(count: int, dimension: int) -> int:
     return int(max(1, min(factor * count**0.5, count // 200, 65_535)))
 
 
-def train_model(source: VectorSource, metric: Metric, lists: int, *, seed: int, name_row: RowNamer) -> Model:
+def train_model(
+    source: VectorSource,
+    metric: Metric,
+    lists: int,
+    *,
+    seed: int,
+    name_row: RowNamer,
+    pool: ThreadPoolExecutor,
+) -> Model:
     """Train a model for vectors like those of ``source``.
 
     Parameters
     ----------
     lists
         Number of centroids; made smaller where the sample has fewer vectors.
+    pool
+        Threads to work on.
 
     Raises
     ------
@@ -47,7 +59,7 @@ def train_model(source: VectorSource, metric: Metric, lists: int, *, seed: int, 
     padded = padded_dimension(source.dimension, sub)
     prepared, mean, scale = _prepared_sample(source, metric, lists, padded, seed, name_row)
     lists = max(1, min(lists, len(prepared)))
-    centroids = cluster(prepared, lists, seed)
+    centroids = cluster(prepared, lists, seed, pool)
     np.clip(centroids, -_LARGEST_CENTROID, _LARGEST_CENTROID, out=centroids)
     centroids = centroids.astype(np.float16).astype(np.float32)
     model = Model(
@@ -59,7 +71,7 @@ def train_model(source: VectorSource, metric: Metric, lists: int, *, seed: int, 
         codebook=np.zeros((padded // sub, 16, sub), np.float32),
         corrections=np.zeros((2, 16), np.float32),
     )
-    return _with_codebook(model, prepared, seed)
+    return _with_codebook(model, prepared, seed, pool)
 
 
 def sample_ordinals(count: int, wanted: int, seed: int) -> I64:
@@ -98,7 +110,7 @@ def _prepared_sample(
     return prepared, centre, scale
 
 
-def _with_codebook(model: Model, prepared: F32, seed: int) -> Model:
+def _with_codebook(model: Model, prepared: F32, seed: int, pool: ThreadPoolExecutor) -> Model:
     """Train the codebook on residuals, then size the correction tables by what they must reach."""
     step = max(1, len(prepared) // _CODEBOOK_ROWS)
     rows = np.ascontiguousarray(prepared[::step][:_CODEBOOK_ROWS])
@@ -106,7 +118,7 @@ def _with_codebook(model: Model, prepared: F32, seed: int) -> Model:
     residuals = rows - centroids
     if len(residuals) < 16:
         residuals = np.resize(residuals, (16, residuals.shape[1]))
-    model = replace(model, codebook=train_codebook(residuals, model.sub, seed))
+    model = replace(model, codebook=cluster_components(residuals, model.sub, seed, pool))
     residuals = residuals[: len(rows)]
     _, decoded = Codec(model).quantise(residuals)
     values = correction_values(model.metric, rows, centroids, residuals, decoded)

@@ -123,7 +123,7 @@ def _stale_runs(entry: IndexEntry | None) -> Runs:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     try:
         bitmap = BitMap64.deserialize(entry.stale)
-    except (ValueError, RuntimeError, TypeError) as error:
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
         raise CorruptionError(f"the stale rows of index {entry.name!r} cannot be read") from error
     return _runs_of(np.fromiter(bitmap, np.int64, len(bitmap)))
 

@@ -290,9 +290,11 @@ def runner(node: Opaque, schema: pa.Schema) -> Callable[[pa.RecordBatch], Any]:
             raise InvalidInputError(f"the filter {node} has type {passes.type}, not boolean")
         return passes if isinstance(passes, pa.Array) else passes.chunk(0)
 
-    run(schema.empty_table().to_batches()[0] if schema.empty_table().to_batches() else _no_rows(schema))
+    # One row of NULLs: some kernels check types only when they meet a row.
+    needed = [schema.field(name) for name in names] or [pa.field("none", pa.null())]
+    run(
+        pa.RecordBatch.from_arrays(
+            [pa.nulls(1, field.type) for field in needed], [field.name for field in needed]
+        )
+    )
     return run
-
-
-def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)

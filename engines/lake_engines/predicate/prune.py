@@ -42,7 +42,7 @@ __all__ = ["Outcomes", "StatisticsView", "outcomes"]
 
 Mask = npt.NDArray[np.bool_]
 _FEW = 32  # options compared one by one with all fragments
-_SOME = 20_000  # fragments for which a search among many options is worth its time
+_SOME = 5_000  # fragments up to which each is searched for among the options
 
 
 class StatisticsView(Protocol):
@@ -225,20 +225,25 @@ def _ordered(operator: Operator, constant: bytes, field: _Field) -> tuple[Mask, 
             return _may(pc.greater, upper, constant), _may(pc.less_equal, lower, constant)
         case Operator.GREATER_EQUAL:
             return _may(pc.greater_equal, upper, constant), _may(pc.less, lower, constant)
-    within = _may(pc.less_equal, lower, constant) & _may(pc.greater_equal, upper, constant)
+    within = _within(constant, field)
     beside = _may(pc.less, lower, constant) | _may(pc.greater, upper, constant)
     return (within, beside) if operator is Operator.EQUAL else (beside, within)
+
+
+def _within(constant: bytes, field: _Field) -> Mask:
+    return _may(pc.less_equal, field.lower, constant) & _may(pc.greater_equal, field.upper, constant)
 
 
 def _member(condition: Member, field: _Field) -> Outcomes:
     options = sorted({encode_bound(option) for option in condition.options})
     within = _may(pc.less_equal, field.lower, options[-1]) & _may(pc.greater_equal, field.upper, options[0])
-    if len(options) <= _FEW:
-        each = (_ordered(Operator.EQUAL, option, field)[0] for option in options)
-        within &= reduce(np.logical_or, each)
-    elif np.count_nonzero(within) <= _SOME:
-        for index in np.flatnonzero(within):
-            within[index] = _holds_one(options, field.lower[index].as_py(), field.upper[index].as_py())
+    near = np.flatnonzero(within)
+    if len(near) <= _SOME:
+        lower, upper = field.lower.take(pa.array(near)), field.upper.take(pa.array(near))
+        pairs = zip(lower.to_pylist(), upper.to_pylist(), strict=True)
+        within[near] = [_holds_one(options, low, high) for low, high in pairs]
+    elif len(options) <= _FEW:
+        within &= reduce(np.logical_or, (_within(option, field) for option in options))
     true = within & field.may_value
     single = ~_may(pc.not_equal, field.lower, field.upper)  # one value only, so it is or it is not an option
     fails = field.may_value & ~(single & within) | field.may_nan

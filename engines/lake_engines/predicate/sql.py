@@ -155,8 +155,8 @@ class _Reader:
         self._text = text
         self._handlers: dict[type[exp.Expr], Callable[[Any], Expression]] = {
             exp.Paren: lambda node: self.read(node.this),
-            exp.And: lambda node: And(tuple(self.read(term) for term in node.flatten())),
-            exp.Or: lambda node: Or(tuple(self.read(term) for term in node.flatten())),
+            exp.And: lambda node: And(self._terms(node, And)),
+            exp.Or: lambda node: Or(self._terms(node, Or)),
             exp.Not: lambda node: Not(self.read(node.this)),
             exp.Is: self._is,
             exp.In: self._in,
@@ -197,6 +197,10 @@ class _Reader:
             self._refuse(node)
         found = handler(node)
         return Not(found) if node.args.get("negate") else found
+
+    def _terms(self, node: exp.Expr, kind: type[And] | type[Or]) -> tuple[Expression, ...]:
+        read = (self.read(term) for term in node.flatten())
+        return tuple(part for term in read for part in (term.terms if isinstance(term, kind) else (term,)))
 
     def _refuse(self, node: exp.Expr, why: str = "is not supported in filters") -> NoReturn:
         raise UnsupportedError(f"{_excerpt(node.sql(dialect=_FilterSql))} {why}{self._place(node)}")

@@ -1,0 +1,127 @@
+"""Held-out queries and their exact neighbours, collected while the data streams by anyway.
+
+Queries are vectors of the data: half of them as they are, half moved off the data by part of another vector's
+residual, since real queries differ from the data.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from lake_engines.index.interface import F32, I64, VectorSource
+from lake_engines.index.kernel import Codec, InnerProducts
+from lake_engines.index.model import Model, PreparedQueries, row_norms
+
+__all__ = ["NEIGHBOURS_KEPT", "GroundTruth", "HeldOut", "held_out_queries"]
+
+NEIGHBOURS_KEPT = 112  # per query: more than the largest k calibrated, so that ties at its end are seen
+_QUERIES = 192
+_SHIFT = 0.3  # of a residual
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Queries for calibration; the row that each was made from is no answer to it."""
+
+    queries: F32
+    sources: I64
+    plain: int  # the first so many are unchanged vectors
+
+
+def held_out_queries(source: VectorSource, model: Model, seed: int) -> HeldOut:
+    """Choose queries; shape ``(n, dimension)``, in the space of the raw vectors."""
+    generator = np.random.default_rng(seed + 1)
+    wanted = max(2, min(_QUERIES, source.count // 16) // 2 * 2)
+    ordinals = np.sort(generator.choice(source.count, min(source.count, wanted + wanted // 2), replace=False))
+    raw = source.gather(ordinals)
+    norms = row_norms(raw)
+    usable = np.isfinite(norms) & (norms > 0 if model.metric == "cosine" else norms < 1e18)
+    raw, norms, ordinals = raw[usable], norms[usable], ordinals[usable]
+    order = generator.permutation(len(raw))
+    raw, norms, ordinals = raw[order], norms[order], ordinals[order]
+    prepared = model.prepare_vectors(raw, norms)
+    residuals = (prepared - model.centroids[Codec(model).assign(prepared)])[:, : model.dimension]
+    half = min(wanted // 2, len(raw) // 2)
+    base = raw[half : 2 * half]
+    if model.metric == "cosine":
+        base = base / norms[half : 2 * half, None].astype(np.float32)
+    others = np.roll(residuals, 1, axis=0)[half : 2 * half]
+    shifted = base + others * np.float32(_SHIFT / model.scale)
+    return HeldOut(np.concatenate([raw[:half], shifted]).astype(np.float32), ordinals[: 2 * half], half)
+
+
+class GroundTruth:
+    """Collects the exact nearest neighbours of the queries as blocks of the data pass by. Thread-safe.
+
+    Scores are ``q·x - |x|²/2`` (l2, cosine) or ``q·x`` (ip). Only scores above what a query's worst kept neighbour
+    has are looked at, so that all but the first blocks cost little more than one matrix product. The result does
+    not depend on the order of blocks.
+    """
+
+    def __init__(self, held_out: HeldOut, prepared: PreparedQueries, model: Model) -> None:
+        self._sources = held_out.sources
+        self._with_norms = model.metric != "ip"
+        self._products = InnerProducts(np.ascontiguousarray(prepared.extended[:, : model.padded]))
+        self._lock = threading.Lock()
+        count = len(held_out.queries)
+        self._worst = np.full(count, -np.inf, np.float32)
+        self._best = (np.full((count, 0), 0, np.float32), np.zeros((count, 0), np.int64))
+        self._pending: list[tuple[I64, F32, I64]] = []
+        self._pending_size = 0
+
+    def add(self, block: F32, ordinals: I64) -> None:
+        """Look at prepared vectors with the given ascending ordinals."""
+        if not len(ordinals) or not len(self._sources):
+            return
+        scores = self._products.with_rows(block)
+        if self._with_norms:
+            scores -= 0.5 * np.einsum("ij,ij->i", block, block)[:, None]
+        places = np.searchsorted(ordinals, self._sources)
+        own = np.flatnonzero(ordinals[np.minimum(places, len(ordinals) - 1)] == self._sources)
+        scores[places[own], own] = -np.inf
+        worst = self._worst
+        if len(block) > NEIGHBOURS_KEPT and not np.isfinite(worst).all():
+            worst = np.maximum(
+                worst,
+                np.partition(scores, len(block) - NEIGHBOURS_KEPT, axis=0)[len(block) - NEIGHBOURS_KEPT],
+            )
+        rows, queries = np.nonzero(scores >= worst)
+        found = (queries, scores[rows, queries], ordinals[rows])
+        with self._lock:
+            self._pending.append(found)
+            self._pending_size += len(rows)
+            if self._pending_size > 2 * NEIGHBOURS_KEPT * len(self._worst) or len(self._pending) <= 1:
+                self._merge()
+
+    def result(self) -> tuple[F32, I64]:
+        """Return scores and ordinals, shape ``(queries, m)``, best first; missing ones have score -inf."""
+        with self._lock:
+            self._merge()
+        return self._best
+
+    def _merge(self) -> None:
+        """Bring pending neighbours into the best; the caller holds the lock."""
+        count = len(self._worst)
+        kept_scores, kept = self._best
+        queries = np.concatenate(
+            [np.repeat(np.arange(count), kept.shape[1])] + [part[0] for part in self._pending]
+        )
+        scores = np.concatenate([kept_scores.ravel()] + [part[1] for part in self._pending])
+        ordinals = np.concatenate([kept.ravel()] + [part[2] for part in self._pending])
+        self._pending, self._pending_size = [], 0
+        order = np.lexsort((ordinals, -scores, queries))
+        queries, scores, ordinals = queries[order], scores[order], ordinals[order]
+        starts = np.searchsorted(queries, np.arange(count))
+        ranks = np.arange(len(queries)) - starts[queries]
+        within = ranks < NEIGHBOURS_KEPT
+        best = (
+            np.full((count, NEIGHBOURS_KEPT), -np.inf, np.float32),
+            np.full((count, NEIGHBOURS_KEPT), -1, np.int64),
+        )
+        best[0][queries[within], ranks[within]] = scores[within]
+        best[1][queries[within], ranks[within]] = ordinals[within]
+        self._best = best
+        self._worst = best[0][:, -1].copy()
