@@ -22,7 +22,7 @@ from rich.table import Table as Grid
 
 import lake_format as lake
 from lake_connectors import duckdb as lake_duckdb
-from lake_format.errors import LakeError, NotFoundError
+from lake_format.errors import LakeError
 
 TABLE = "demo-lake"
 CACHE = Path(".cache")
@@ -90,18 +90,31 @@ def make_table() -> lake.Table:
     """A new, empty table; an earlier demo's is removed, anything else is left alone."""
     place = Path(TABLE)
     if place.exists():
-        try:
-            ours = lake.open(TABLE).properties.get(MARK) == "make demo"
-        except NotFoundError:
-            ours = not any(place.iterdir())
-        if not ours:
-            raise DataError(
-                f"./{TABLE} is there and was not made by this demo; move it away, then run this again"
-            )
+        if not made_here(place):
+            raise DataError(f"./{TABLE} is there and was not made by this demo; move it away, then run this again")
         shutil.rmtree(place)
     table = lake.create(TABLE, SCHEMA, properties={MARK: "make demo"})
+    CACHE.mkdir(exist_ok=True)
+    (CACHE / "demo-table").write_text(identity(place))
     code('table = lake.create("demo-lake", schema)')
     return table
+
+
+def made_here(place: Path) -> bool:
+    """Whether an earlier demo made this folder; also true of tables in a format that this release cannot read."""
+    mark = CACHE / "demo-table"
+    if mark.is_file() and mark.read_text() == identity(place):
+        return True
+    try:
+        return lake.open(TABLE).properties.get(MARK) == "make demo"
+    except LakeError:
+        return False
+
+
+def identity(place: Path) -> str:
+    """What tells this folder from any other that may come to have its name."""
+    found = place.stat()
+    return f"{place.resolve()} {found.st_dev} {found.st_ino}"
 
 
 def append_all(table: lake.Table, images: Images) -> None:

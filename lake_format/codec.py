@@ -193,6 +193,8 @@ def _manifest_to_json(reference: ManifestReference) -> dict[str, Any]:
         "crc": reference.crc,
         "fragment_count": reference.fragment_count,
         "row_count": reference.row_count,
+        "first_fragment_id": reference.first_fragment_id,
+        "last_fragment_id": reference.last_fragment_id,
         "removed": list(reference.removed),
     }
 
@@ -217,6 +219,8 @@ def _manifests_from_json(
                 crc=_integer(entry, "crc"),
                 fragment_count=_integer(entry, "fragment_count"),
                 row_count=_integer(entry, "row_count"),
+                first_fragment_id=_integer(entry, "first_fragment_id"),
+                last_fragment_id=_integer(entry, "last_fragment_id"),
                 removed=tuple(_integer({"removed": one}, "removed") for one in _list(entry, "removed")),
                 body=body,
             )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Protocol
+from uuid import UUID, uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -97,6 +98,8 @@ class WriteRequest:
     schema_id: int
     properties: Mapping[str, str]
     progress: Progress | None = None
+    new_id: Callable[[], UUID] = uuid4
+    """Gives the unique part of new files' names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +121,8 @@ class IndexRequest:
     name: str
     options: Mapping[str, object] = field(default_factory=dict)
     progress: Progress | None = None
+    new_id: Callable[[], UUID] = uuid4
+    """Gives the index's id and the unique part of new files' names."""
 
 
 class Engine(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from lake_format.codec import decode_version, encode_version
 from lake_format.errors import (
@@ -24,6 +25,7 @@ from lake_format.errors import (
 from lake_format.model import Version
 from lake_format.paths import LATEST, VERSIONS, version_number, version_path
 from lake_format.store.base import Store
+from lake_format.store.probe import create_first
 
 __all__ = ["VersionLog"]
 
@@ -75,11 +77,8 @@ class VersionLog:
             return None
 
     def latest(self) -> Version:
-        """The newest version: the hint, then forward. NotFoundError where there is no table."""
-        start = self.hint()
-        if start is None:
-            start = self._newest_listed()
-        return self.latest_from(start)
+        """The newest version: the hint, or else version 1, then forward. NotFoundError where there is no table."""
+        return self.latest_from(self.hint() or self.find(1) or self._newest_listed())
 
     def latest_from(self, known: Version) -> Version:
         """The newest version, starting from one known to exist: gallops forward, then bisects."""
@@ -104,7 +103,7 @@ class VersionLog:
         return sorted(number for number in found if number is not None)
 
     def claim(self, version: Version) -> bool:
-        """Try to make ``version`` the next one.
+        """Try to make ``version`` the next one; the first of a table also puts the store to the test.
 
         Returns
         -------
@@ -115,11 +114,14 @@ class VersionLog:
         ------
         StateUnknownError
             The store did not answer, and neither reading back nor trying again told what happened.
+        UnsupportedError
+            The store overwrites what it should refuse to create; no table can be kept there.
         """
         path, data = version_path(version.version), encode_version(version)
+        create = self._store.create if version.parent is not None else partial(create_first, self._store)
         for attempt in range(_CLAIM_ATTEMPTS):
             try:
-                self._store.create(path, data)
+                create(path, data)
             except AlreadyExistsError as error:
                 # Ours, if an earlier attempt landed and its answer was lost (here or in the store's client).
                 return self._settle(version, error)

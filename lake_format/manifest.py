@@ -61,25 +61,32 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 def encode_manifest(fragments: pa.Table | Sequence[Fragment]) -> bytes:
     """The bytes of a manifest holding these fragments, in this order."""
-    if not isinstance(fragments, pa.Table):
-        rows = [_fragment_to_row(fragment) for fragment in fragments]
-        fragments = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+    table = fragments if isinstance(fragments, pa.Table) else _to_table(fragments)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, MANIFEST_SCHEMA, options=_OPTIONS) as writer:
-        writer.write_table(fragments.combine_chunks())
+        writer.write_table(table.combine_chunks())
     return bytes(sink.getvalue())
 
 
+def _to_table(fragments: Sequence[Fragment]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [_fragment_to_row(fragment) for fragment in fragments], schema=MANIFEST_SCHEMA
+    )
+
+
 def inline_manifest(fragments: pa.Table | Sequence[Fragment]) -> ManifestReference:
-    """A manifest carried inside the version object itself."""
-    body = encode_manifest(fragments)
-    rows = _live_rows(fragments)
+    """A manifest of at least one fragment, carried inside the version object itself."""
+    table = fragments if isinstance(fragments, pa.Table) else _to_table(fragments)
+    body = encode_manifest(table)
+    ids = pc.min_max(table.column("fragment_id")).as_py()
     return ManifestReference(
         path=None,
         size=len(body),
         crc=zlib.crc32(body),
-        fragment_count=len(fragments),
-        row_count=rows,
+        fragment_count=table.num_rows,
+        row_count=_live_rows(table),
+        first_fragment_id=ids["min"],
+        last_fragment_id=ids["max"],
         body=body,
     )
 
@@ -132,6 +139,9 @@ class FragmentTable:
     def __init__(self, tables: Iterable[pa.Table]) -> None:
         parts = list(tables)
         merged = pa.concat_tables(parts) if parts else MANIFEST_SCHEMA.empty_table()
+        ids = merged.column("fragment_id").to_numpy()
+        if (ids[1:] < ids[:-1]).any():  # a replaced entry is stored last, but its rows keep their place
+            merged = merged.take(pa.array(np.argsort(ids, kind="stable")))
         self.table = merged.combine_chunks() if merged.column(0).num_chunks > 1 else merged
         self._cache: dict[int, Fragment] = {}
         self._statistics: _StatisticsColumns | None = None
@@ -209,11 +219,9 @@ class _StatisticsColumns:
         return members["lower"], members["upper"], members["null_count"], members["nan_count"]
 
 
-def _live_rows(fragments: pa.Table | Sequence[Fragment]) -> int:
-    if isinstance(fragments, pa.Table):
-        total = pc.sum(fragments.column("row_count")).as_py() or 0
-        return int(total) - int(pc.sum(fragments.column("deleted_count")).as_py() or 0)
-    return sum(fragment.row_count - fragment.deleted_count for fragment in fragments)
+def _live_rows(table: pa.Table) -> int:
+    total = pc.sum(table.column("row_count")).as_py() or 0
+    return int(total) - int(pc.sum(table.column("deleted_count")).as_py() or 0)
 
 
 def _fragment_to_row(fragment: Fragment) -> dict[str, Any]:

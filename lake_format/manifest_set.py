@@ -9,7 +9,7 @@ trees, O'Neil et al. 1996, section 3).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from threading import Lock
 from uuid import UUID
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lake_format.errors import CorruptionError
 from lake_format.manifest import FragmentTable, decode_manifest, inline_manifest
 from lake_format.model import Fragment, ManifestReference
 from lake_format.paths import manifest_path
@@ -65,6 +66,40 @@ class ManifestSet:
         if not fragments:
             return tuple(references)
         return (*references, inline_manifest(fragments))
+
+    @property
+    def store(self) -> Store:
+        """The table's root."""
+        return self._store
+
+    def without(
+        self, references: Sequence[ManifestReference], fragment_ids: Collection[int]
+    ) -> tuple[tuple[ManifestReference, ...], list[Fragment]]:
+        """The manifests with these fragments taken out, and the fragments; reads only manifests they may be in.
+
+        Raises
+        ------
+        CorruptionError
+            A fragment is in none of them.
+        """
+        wanted = pa.array(sorted(fragment_ids), pa.uint64())
+        holders = [
+            reference
+            for reference in references
+            if any(reference.first_fragment_id <= one <= reference.last_fragment_id for one in fragment_ids)
+        ]
+        found: dict[int, list[Fragment]] = {}
+        for index, (reference, table) in enumerate(zip(holders, self._tables(holders), strict=True)):
+            live = _without(table, reference)
+            hits = live.filter(pc.is_in(live.column("fragment_id"), value_set=wanted))
+            if hits.num_rows:
+                found[index] = FragmentTable([hits]).fragments()
+        taken = [fragment for fragments in found.values() for fragment in fragments]
+        if len(taken) != len(wanted):
+            raise CorruptionError("a fragment to replace is not in the table, or is in it twice")
+        changed = {id(holders[index]): _less(holders[index], fragments) for index, fragments in found.items()}
+        kept = (changed.get(id(reference), reference) for reference in references)
+        return tuple(reference for reference in kept if reference is not None), taken
 
     def settle(self, references: Sequence[ManifestReference]) -> tuple[ManifestReference, ...]:
         """The same fragments in few manifests: merges and spills where a budget is exceeded.
@@ -133,6 +168,15 @@ def _without(table: pa.Table, reference: ManifestReference) -> pa.Table:
         return table
     removed = pa.array(reference.removed, pa.uint64())
     return table.filter(pc.invert(pc.is_in(table.column("fragment_id"), value_set=removed)))
+
+
+def _less(reference: ManifestReference, gone: list[Fragment]) -> ManifestReference | None:
+    """The reference with these fragments removed; None when none is left."""
+    removed = (*reference.removed, *(fragment.fragment_id for fragment in gone))
+    if len(removed) == reference.fragment_count:
+        return None
+    rows = sum(fragment.row_count - fragment.deleted_count for fragment in gone)
+    return replace(reference, removed=tuple(sorted(removed)), row_count=reference.row_count - rows)
 
 
 def _merge_window(references: Sequence[ManifestReference]) -> tuple[int, int] | None:

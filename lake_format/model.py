@@ -68,6 +68,19 @@ class NewFragment:
     groups: tuple[ColumnGroup, ...]
     statistics: tuple[ColumnStatistics, ...]
 
+    def placed(
+        self, fragment_id: int, *, first_row_id: int | None = None, row_id_sequence: bytes | None = None
+    ) -> Fragment:
+        """The fragment with its id and its row ids: contiguous from the first, or a sequence."""
+        return Fragment(
+            fragment_id=fragment_id,
+            row_count=self.row_count,
+            first_row_id=first_row_id,
+            row_id_sequence=row_id_sequence,
+            groups=self.groups,
+            statistics=self.statistics,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fragment:
@@ -98,7 +111,9 @@ class Fragment:
 class ManifestReference:
     """Where a manifest's bytes are, and which of its fragments a version no longer holds.
 
-    Either ``path`` names an object, or ``path`` is None and the bytes lie in the version object's tail.
+    Either ``path`` names an object, or ``path`` is None and the bytes lie in the version object's tail. All
+    fragment ids lie between ``first_fragment_id`` and ``last_fragment_id``, so that one is found without
+    reading every manifest.
     """
 
     path: str | None
@@ -106,6 +121,8 @@ class ManifestReference:
     crc: int
     fragment_count: int
     row_count: int
+    first_fragment_id: int
+    last_fragment_id: int
     removed: tuple[int, ...] = ()
     body: bytes | None = field(default=None, repr=False)
     """The bytes of an inline manifest; None for one in an object of its own."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ from lake_format.engine import (
     WriteRequest,
     load_engine,
 )
-from lake_format.errors import InvalidInputError, UnsupportedError
+from lake_format.errors import ConflictError, InvalidInputError, LakeError, UnsupportedError
 from lake_format.inspect import Inspect
 from lake_format.log import VersionLog
 from lake_format.manifest_set import ManifestSet
@@ -296,6 +297,7 @@ class Table(TableDataset):
                 schema_id=version.schema_id,
                 properties=version.properties,
                 progress=progress,
+                new_id=self._around.new_id,
             ),
         )
         if written.rows == 0:
@@ -306,7 +308,11 @@ class Table(TableDataset):
             fragments=written.fragments,
             features=written.features,
         )
-        self._commit(change)
+        try:
+            self._commit(change)
+        except ConflictError:
+            self._engine.discard(self._store, written)
+            raise
         return self
 
     def create_index(
@@ -347,6 +353,7 @@ class Table(TableDataset):
             name=name or f"{column}_{metric}",
             options=options,
             progress=progress,
+            new_id=self._around.new_id,
         )
         entry = self._engine.build_index(self._snapshot, request)
         record = OperationRecord(
@@ -378,7 +385,8 @@ class Table(TableDataset):
             self._snapshot = Snapshot(self._store, version, self._manifests)
 
     def _warm(self) -> None:
-        self._engine.warm(self._snapshot)
+        with suppress(LakeError):  # whoever needs what is damaged or unreachable will be told then
+            self._engine.warm(self._snapshot)
 
     def _require_writable(self) -> None:
         if self._pinned:

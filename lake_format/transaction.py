@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from uuid import UUID, uuid4
@@ -17,13 +17,14 @@ from uuid import UUID, uuid4
 import pyarrow as pa
 
 from lake_format.conflicts import Action, decide_all
+from lake_format.draft import Draft
 from lake_format.errors import ConflictError
 from lake_format.log import VersionLog
 from lake_format.manifest_set import ManifestSet
-from lake_format.model import Fragment, IndexEntry, NewFragment, Version
+from lake_format.model import IndexEntry, NewFragment, Version
 from lake_format.operation_record import OperationRecord
 
-__all__ = ["AddFragments", "AddIndex", "Change", "Draft", "Surroundings", "commit", "first_version"]
+__all__ = ["AddFragments", "AddIndex", "Change", "Surroundings", "commit", "first_version"]
 
 _ATTEMPTS = 200
 
@@ -41,61 +42,6 @@ class Surroundings:
     def microseconds(self) -> int:
         """The clock, in whole microseconds since the epoch."""
         return int(self.now() * 1_000_000)
-
-
-class Draft:
-    """The next version while a change is applied to it; starts as a copy of its parent."""
-
-    def __init__(self, parent: Version, manifests: ManifestSet) -> None:
-        self.version = parent
-        self._manifests = manifests
-
-    def add_fragments(self, fragments: Iterable[NewFragment], features: Iterable[str] = ()) -> None:
-        """Give new fragments their ids and their rows the next row ids."""
-        base = self.version
-        row_id, fragment_id, added = base.next_row_id, base.next_fragment_id, []
-        for new in fragments:
-            added.append(
-                Fragment(
-                    fragment_id=fragment_id,
-                    row_count=new.row_count,
-                    first_row_id=row_id,
-                    groups=new.groups,
-                    statistics=new.statistics,
-                )
-            )
-            row_id, fragment_id = row_id + new.row_count, fragment_id + 1
-        self.version = replace(
-            base,
-            manifests=self._manifests.add(base.manifests, added),
-            next_row_id=row_id,
-            next_fragment_id=fragment_id,
-            row_count=base.row_count + row_id - base.next_row_id,
-            required_features=base.required_features | frozenset(features),
-        )
-
-    def put_index(self, entry: IndexEntry) -> None:
-        """Add an index, in place of the one of the same name."""
-        kept = [index for index in self.version.indexes if index.name != entry.name]
-        self.version = replace(
-            self.version,
-            indexes=(*kept, entry),
-            required_features=self.version.required_features | {"vector-index"},
-        )
-
-    def finish(
-        self, parent: Version, record: OperationRecord, summary: Mapping[str, Any], at: int
-    ) -> Version:
-        """The finished version: stamped, with manifests merged where needed."""
-        return replace(
-            self.version,
-            version=parent.version + 1,
-            parent=parent.version,
-            committed_at=max(at, parent.committed_at + 1),
-            operations=(record.to_json(),),
-            summary=dict(summary),
-            manifests=self._manifests.settle(self.version.manifests),
-        )
 
 
 class Change(Protocol):
@@ -196,9 +142,7 @@ def commit(
     for attempt in range(_ATTEMPTS):
         draft = Draft(parent, manifests)
         change.apply(draft)
-        stamped = replace(draft.version, commit_id=str(around.new_id()), writer_id=around.writer_id)
-        draft.version = stamped
-        candidate = draft.finish(parent, change.record, change.summary, around.microseconds())
+        candidate = _stamped(draft.settled(), parent, change, around)
         if log.claim(candidate):
             log.publish_hint(candidate)
             return candidate
@@ -207,6 +151,19 @@ def commit(
     raise ConflictError(
         f"{_ATTEMPTS} other commits came first, one after another",
         fix="nothing was written; try again when the table is less busy, or with fewer, larger commits",
+    )
+
+
+def _stamped(version: Version, parent: Version, change: Change, around: Surroundings) -> Version:
+    return replace(
+        version,
+        version=parent.version + 1,
+        parent=parent.version,
+        commit_id=str(around.new_id()),
+        writer_id=around.writer_id,
+        committed_at=max(around.microseconds(), parent.committed_at + 1),
+        operations=(change.record.to_json(),),
+        summary=dict(change.summary),
     )
 
 

@@ -1,13 +1,15 @@
-"""Values of the format made for tests: versions, fragments, manifests. Nothing here touches an engine."""
+"""Values made for tests: versions, fragments, manifests, a column of every type. Nothing here touches an engine."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import cache
 from typing import Any
 from uuid import UUID, uuid5
 
+import numpy as np
 import pyarrow as pa
 
 from lake_format.manifest import inline_manifest
@@ -133,3 +135,64 @@ def version(number: int = 3, **changes: Any) -> Version:
         "required_features": frozenset({"vector-pages", "vortex-files"}),
     }
     return Version(**(given | changes))
+
+
+def every_type(rows: int = 4) -> pa.Table:
+    """A column of each Arrow type that a table may have; every third value is NULL."""
+    second = 1_600_000_000
+    values: dict[pa.DataType, list[Any]] = {
+        pa.null(): [None, None],
+        pa.bool_(): [True, False],
+        pa.float16(): [np.float16(1.5), np.float16(-0.0)],
+        pa.float32(): [1.5, float("nan")],
+        pa.float64(): [-0.0, float("inf")],
+        pa.decimal32(5, 2): [Decimal("123.45"), Decimal("-0.01")],
+        pa.decimal64(15, 3): [Decimal("123456789012.345"), Decimal("0")],
+        pa.decimal128(38, 10): [Decimal("1234567890123456789012345678.0123456789"), Decimal("-1")],
+        pa.decimal256(60, 4): [Decimal(10) ** 50, Decimal("-0.0001")],
+        pa.string(): ["", "plain ünïcödé 🐠"],
+        pa.large_string(): ["x", "y" * 300],
+        pa.string_view(): ["short", "longer than twelve bytes"],
+        pa.binary(): [b"", b"\x00\xff"],
+        pa.large_binary(): [b"a", b"b" * 300],
+        pa.binary_view(): [b"a", b"longer than twelve bytes"],
+        pa.binary(4): [b"abcd", b"\x00\x00\x00\x00"],
+        pa.date32(): [0, -1],
+        pa.date64(): [0, 86_400_000],
+        pa.dictionary(pa.int8(), pa.string()): ["red", "green"],
+        pa.dictionary(pa.int32(), pa.int64(), ordered=True): [7, 9],
+        pa.struct([pa.field("a", pa.int32(), False), ("b", pa.struct([("c", pa.string())]))]): [
+            {"a": 1, "b": None},
+            {"a": 2, "b": {"c": None}},
+        ],
+        pa.list_(pa.int32()): [[], [1, None, 3]],
+        pa.large_list(pa.string()): [["a"], ["b", ""]],
+        pa.list_view(pa.int16()): [[1, 2], []],
+        pa.list_(pa.int32(), 3): [[1, 2, 3], [4, None, 6]],
+        pa.list_(pa.float64(), 2): [[0.1, 0.2], [-0.0, 1.0]],
+        pa.list_(pa.struct([("x", pa.float32()), ("y", pa.list_(pa.date32()))])): [
+            [],
+            [{"x": 1.0, "y": [3]}],
+        ],
+        pa.map_(pa.string(), pa.int32()): [[("k", 1), ("l", None)], []],
+        pa.list_(pa.float32(), 4): [[1.0, 2.0, 3.0, 4.0], [0.0, -0.0, 0.5, 1e-30]],
+        pa.list_(pa.float16(), 3): [[np.float16(i) for i in (1, 2, 3)], [np.float16(0.5)] * 3],
+    }
+    for bits in (8, 16, 32, 64):
+        values[getattr(pa, f"int{bits}")()] = [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1]
+        values[getattr(pa, f"uint{bits}")()] = [0, 2**bits - 1]
+    for unit in ("s", "ms", "us", "ns"):
+        factor = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+        moments = [second * factor, -second * factor + 1]
+        values[pa.timestamp(unit)] = moments
+        values[pa.timestamp(unit, "Europe/Berlin")] = moments
+        values[pa.duration(unit)] = [1, -7]
+        values[pa.time32(unit) if factor < 10**4 else pa.time64(unit)] = [0, 86_399 * factor]
+    values[pa.timestamp("us", "UTC")] = [0, 1]
+    values[pa.timestamp("ms", "+05:30")] = [0, 1]
+    columns = {}
+    for number, (kind, (first, second_value)) in enumerate(values.items()):
+        pattern = [first, second_value, None]
+        picked = [pattern[(row + number) % 3] for row in range(rows)]
+        columns[f"c{number:02}_{kind.id}"] = pa.array(picked, kind)
+    return pa.table(columns)

@@ -119,7 +119,7 @@ def test_newer_container_is_refused() -> None:
 def test_unknown_required_feature_is_refused_by_name() -> None:
     """spec: TAB-6"""
     data = altered(lambda description: description["required_features"].append("time-machine"))
-    with pytest.raises(UnsupportedError, match="here requires the feature 'time-machine'.*upgrade"):
+    with pytest.raises(UnsupportedError, match=r"here requires the feature 'time-machine'.*upgrade"):
         decode_version(data, "here")
 
 

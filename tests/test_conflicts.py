@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model import conflict_table
+from model.effects import Set, Update, Where
+from model.scenarios import make_table, pairs, run_pair
+from model.state import Violation
+from model.table import RefusedError
 
 from lake_format.conflicts import (
     CONDITIONS,
@@ -23,11 +28,6 @@ from lake_format.conflicts import (
 )
 from lake_format.errors import CorruptionError, InvalidInputError
 from lake_format.row_runs import RowRuns
-from model import conflict_table
-from model.effects import Set, Update, Where
-from model.scenarios import make_table, pairs, run_pair
-from model.state import Violation
-from model.table import RefusedError
 
 MATRIX = load_matrix()
 KINDS = list(MATRIX.kinds)
@@ -77,7 +77,12 @@ def record(kind: str, **parts: object) -> OperationRecord:
 def test_matrix_covers_every_pair_of_kinds() -> None:
     """spec: CON-5"""
     assert set(MATRIX.snapshot) == {(mine, theirs) for mine in KINDS for theirs in KINDS}
-    used = {name for cells in (MATRIX.snapshot, MATRIX.serializable) for rules in cells.values() for name, _ in rules}
+    used = {
+        name
+        for cells in (MATRIX.snapshot, MATRIX.serializable)
+        for rules in cells.values()
+        for name, _ in rules
+    }
     assert used == set(CONDITIONS) == set(MATRIX.conditions) == set(SHOWN_BY)
     for mine in ("optimize_index", "compact", "cluster"):  # spec: CON-8, upkeep gives way
         actions = {action for theirs in KINDS for _, action in MATRIX.rules(mine, theirs, True)}
@@ -132,7 +137,8 @@ def test_every_rule_of_every_cell_is_what_decides(mine: str) -> None:
 def _run(mine: str, theirs: str, matrix: Matrix | None, keyed: bool, serializable: bool) -> int:
     """Run all pairs of a cell in the model; how many could be run. Violation if one goes wrong."""
     runs = [
-        run_pair(x, y, keyed, serializable=serializable, matrix=matrix) is not None for x, y in pairs(mine, theirs)
+        run_pair(x, y, keyed, serializable=serializable, matrix=matrix) is not None
+        for x, y in pairs(mine, theirs)
     ]
     return sum(runs)
 
@@ -209,7 +215,12 @@ def test_without_its_rules_serializable_isolation_breaks() -> None:
     """spec: CON-9. What serializable isolation adds is needed for it, and snapshot isolation allows it."""
     weaker = replace(MATRIX, serializable={})
     broken = {cell for cell in MATRIX.serializable if _breaks(*cell, weaker, settings=[(True, True)])}
-    assert {("delete", "append"), ("update", "update"), ("delete", "upsert"), ("update", "overwrite")} <= broken
+    assert {
+        ("delete", "append"),
+        ("update", "update"),
+        ("delete", "upsert"),
+        ("update", "overwrite"),
+    } <= broken
 
 
 def _breaks(mine: str, theirs: str, matrix: Matrix, settings: list[tuple[bool, bool]] | None = None) -> bool:

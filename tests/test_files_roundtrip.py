@@ -6,6 +6,7 @@ import datetime
 import decimal
 import tempfile
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,16 @@ SCALARS: dict[pa.DataType, st.SearchStrategy] = {
     pa.bool_(): st.booleans(),
     **{
         kind: st.integers(np.iinfo(kind.to_pandas_dtype()).min, np.iinfo(kind.to_pandas_dtype()).max)
-        for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())
+        for kind in (
+            pa.int8(),
+            pa.int16(),
+            pa.int32(),
+            pa.int64(),
+            pa.uint8(),
+            pa.uint16(),
+            pa.uint32(),
+            pa.uint64(),
+        )
     },
     pa.float16(): st.floats(width=16).map(np.float16),
     pa.float32(): st.floats(width=32),
@@ -87,7 +97,12 @@ def kinds(depth: int = 2) -> st.SearchStrategy:
         [
             (pa.dictionary(index, value, ordered), WORDS if value != pa.int64() else st.integers(0, 9))
             for index in (pa.int8(), pa.int32(), pa.uint16())
-            for value, ordered in ((pa.string(), False), (pa.string(), True), (pa.large_string(), False), (pa.int64(), False))
+            for value, ordered in (
+                (pa.string(), False),
+                (pa.string(), True),
+                (pa.large_string(), False),
+                (pa.int64(), False),
+            )
         ]
     )
     if depth == 0:
@@ -129,7 +144,7 @@ def same(found: pa.Table, expected: pa.Table) -> None:
 def write(store: LocalStore, path: str, table: pa.Table, form: str, cuts: list[int]) -> FileReader:
     writer = open_writer(store, path, table.schema, format=form, page_rows=None if form == "vortex" else 7)
     edges = sorted({0, table.num_rows, *(cut % (table.num_rows + 1) for cut in cuts)})
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         for batch in table.slice(low, high - low).combine_chunks().to_batches():
             writer.write(batch)
     return open_reader(store, writer.close(), table.schema)
@@ -165,7 +180,7 @@ def test_any_table_comes_back_exactly(store: LocalStore, form: str, data: st.Dat
         [batch for place in places for batch in narrow.slice(place, 1).to_batches()], narrow.schema
     )
     same(pa.Table.from_batches([take_any_order(reader, places, names)]), expected)
-    assert [batch.num_rows for batch in [reader.take(np.unique(np.array(places, np.uint64)), [])]] == [len(set(places))]
+    assert reader.take(np.unique(np.array(places, np.uint64)), []).num_rows == len(set(places))
     reader.verify()
     store.delete(path)
 
@@ -208,7 +223,12 @@ def test_a_type_that_can_be_held_comes_back_and_the_rest_is_refused_by_name(stor
         same(pa.Table.from_batches(list(reader.scan()), schema), nulls)
     user_types = held or any(
         is_kind(kind)
-        for is_kind in (pa.types.is_interval, pa.types.is_run_end_encoded, pa.types.is_union, pa.types.is_list_view)
+        for is_kind in (
+            pa.types.is_interval,
+            pa.types.is_run_end_encoded,
+            pa.types.is_union,
+            pa.types.is_list_view,
+        )
     )
     assert user_types or kind == pa.decimal128(5, -2), f"neither format holds {kind}"
 
@@ -216,7 +236,9 @@ def test_a_type_that_can_be_held_comes_back_and_the_rest_is_refused_by_name(stor
 def test_moments_keep_their_zone(store: LocalStore) -> None:
     moment = datetime.datetime(2024, 2, 29, 23, 59, 59, 123456, datetime.UTC)
     money = decimal.Decimal("-0.01")
-    table = pa.table({"at": pa.array([moment, None], pa.timestamp("us", "Asia/Kathmandu")), "due": [money, None]})
+    table = pa.table(
+        {"at": pa.array([moment, None], pa.timestamp("us", "Asia/Kathmandu")), "due": [money, None]}
+    )
     for form in FORMATS:
         reader = write(store, f"zone-{form}", table, form, [])
         same(pa.Table.from_batches(list(reader.scan())), table)

@@ -298,3 +298,26 @@ def test_bad_bounds_and_values_are_named() -> None:
     for scalar in (pa.scalar(None, pa.int8()), pa.scalar(math.nan), pa.scalar([1])):
         with pytest.raises(InvalidInputError):
             encode_bound(scalar)
+
+
+@pytest.mark.parametrize(
+    ("written", "now", "same"),
+    [
+        (pa.int8(), pa.int64(), True),
+        (pa.float32(), pa.float64(), True),
+        (pa.decimal128(9, 2), pa.decimal256(40, 2), True),
+        (pa.date32(), pa.timestamp("us"), True),
+        (pa.timestamp("s", "UTC"), pa.timestamp("ns", "Europe/Berlin"), True),
+        (pa.dictionary(pa.int8(), pa.string()), pa.large_string(), True),
+        (pa.binary(4), pa.large_binary(), True),
+        (pa.int32(), pa.float64(), False),
+        (pa.uint32(), pa.int64(), False),
+        (pa.decimal128(9, 2), pa.decimal128(9, 3), False),
+        (pa.timestamp("us"), pa.timestamp("us", "UTC"), False),
+        (pa.string(), pa.binary(), False),
+    ],
+)
+def test_bounds_stay_usable_where_the_kind_stays(written: pa.DataType, now: pa.DataType, same: bool) -> None:
+    """spec: STAT-8"""
+    assert (bound_kind(written) == bound_kind(now)) is same
+    assert bound_kind(pa.list_(pa.int8())) is None

@@ -19,7 +19,7 @@ from lake_format.snapshot import Snapshot
 from lake_format.store.base import Store
 
 if TYPE_CHECKING:
-    from lake_engines.knn.state import SearchState
+    from lake_engines.knn.state import IndexPool, SearchState
 
 __all__ = ["DefaultEngine"]
 
@@ -30,10 +30,8 @@ class DefaultEngine:
     """Reads and writes rows with this package's own readers, writers and index; safe for several threads."""
 
     def __init__(self) -> None:
-        from lake_engines.knn.state import IndexPool  # noqa: PLC0415 - loads faiss
-
         self._files = ReaderPool()
-        self._indexes = IndexPool()
+        self._indexes: IndexPool | None = None
         self._lock = Lock()
         self._states: OrderedDict[str, SearchState] = OrderedDict()
 
@@ -78,10 +76,11 @@ class DefaultEngine:
         len(snapshot.fragments)
 
     def _state(self, snapshot: Snapshot) -> SearchState:
-        from lake_engines.knn.state import SearchState  # noqa: PLC0415 - loads faiss
+        from lake_engines.knn.state import IndexPool, SearchState  # noqa: PLC0415 - loads faiss
 
         key = f"{snapshot.version.table_id}:{snapshot.version.commit_id}"
         with self._lock:
+            self._indexes = self._indexes or IndexPool()
             state = self._states.get(key)
             if state is None:
                 state = self._states[key] = SearchState(snapshot, self._files, self._indexes)

@@ -19,7 +19,7 @@ __all__ = ["as_batches", "conform"]
 
 
 def as_batches(data: object) -> Iterator[pa.RecordBatch]:
-    """Record batches of whatever holds rows.
+    """Record batches of whatever holds rows; an empty one first where columns are known ahead of the rows.
 
     Parameters
     ----------
@@ -29,15 +29,15 @@ def as_batches(data: object) -> Iterator[pa.RecordBatch]:
         dictionaries, one a row.
     """
     if isinstance(data, pa.Table):
-        yield from data.to_batches()
+        yield from _announced(data.to_reader())
     elif isinstance(data, pa.RecordBatch):
         yield data
     elif isinstance(data, Mapping):
-        yield from _from_python(lambda: pa.table(dict(data))).to_batches()
+        yield from as_batches(_from_python(lambda: pa.table(dict(data))))
     elif hasattr(data, "scanner") and hasattr(data, "schema"):
-        yield from data.scanner().to_reader()
+        yield from _announced(data.scanner().to_reader())
     elif hasattr(data, "__arrow_c_stream__"):
-        yield from pa.RecordBatchReader.from_stream(data)
+        yield from _announced(pa.RecordBatchReader.from_stream(data))
     elif hasattr(data, "__arrow_c_array__"):
         yield pa.record_batch(data)
     elif isinstance(data, Iterable) and not isinstance(data, str | bytes):
@@ -49,6 +49,12 @@ def as_batches(data: object) -> Iterator[pa.RecordBatch]:
             else "pass an Arrow table, reader or data frame"
         )
         raise InvalidInputError(f"cannot read rows from a {type(data).__name__}", fix=hint)
+
+
+def _announced(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """The reader's batches after an empty one, so that columns are checked before, and without, any row."""
+    yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+    yield from reader
 
 
 def _from_iterable(items: Iterable[object]) -> Iterator[pa.RecordBatch]:

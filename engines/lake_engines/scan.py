@@ -49,9 +49,12 @@ def count_rows(snapshot: Snapshot, where: object | None, pool: ReaderPool) -> in
     predicate = compile_filter(snapshot, where)
     if predicate is None:
         return snapshot.version.row_count
-    return sum(
+    covered = predicate.covers(snapshot.fragments)
+    candidates = predicate.prune(snapshot.fragments)
+    whole = snapshot.fragments.fragments(covered)
+    return sum(fragment.row_count - fragment.deleted_count for fragment in whole) + sum(
         len(positions)
-        for fragment in prune(snapshot, predicate)
+        for fragment in snapshot.fragments.fragments(candidates & ~covered)
         for positions in matching_positions(FragmentReader(snapshot, fragment, pool), predicate)
     )
 

@@ -7,8 +7,8 @@ length of the stream.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from uuid import uuid4
 
 import pyarrow as pa
 
@@ -16,6 +16,7 @@ from lake_engines.files import open_writer, vortex_can_hold
 from lake_engines.files.base import FileWriter
 from lake_engines.ingest import as_batches, conform
 from lake_format.engine import Progress, WriteRequest, Written
+from lake_format.errors import LakeError
 from lake_format.model import ColumnGroup, NewFragment
 from lake_format.paths import data_path
 from lake_format.properties import integer_property, text_property
@@ -53,17 +54,24 @@ def plan_groups(schema: pa.Schema, scalar_format: str) -> list[GroupPlan]:
 class _FragmentWriter:
     """One fragment being written: a file per column group, and the statistics of its rows."""
 
-    def __init__(self, store: Store, schema: pa.Schema, schema_id: int, groups: list[GroupPlan]) -> None:
+    def __init__(self, store: Store, request: WriteRequest, groups: list[GroupPlan]) -> None:
+        schema = request.schema
         self.rows = 0
         self.bytes = 0
-        self._schema_id = schema_id
+        self._store = store
+        self._schema_id = request.schema_id
         self._statistics = StatisticsBuilder(schema)
         self._groups = groups
         self._schemas = [pa.schema([schema.field(name) for name in group.columns]) for group in groups]
         self._writers: list[FileWriter] = []
-        for group, group_schema in zip(groups, self._schemas, strict=True):
-            path = data_path(uuid4(), group.format)
-            self._writers.append(open_writer(store, path, group_schema, format=group.format))
+        self._closed: list[ColumnGroup] = []
+        try:
+            for group, group_schema in zip(groups, self._schemas, strict=True):
+                path = data_path(request.new_id(), group.format)
+                self._writers.append(open_writer(store, path, group_schema, format=group.format))
+        except BaseException:
+            self.abort()
+            raise
 
     def write(self, batch: pa.RecordBatch) -> None:
         self._statistics.update(batch)
@@ -74,10 +82,9 @@ class _FragmentWriter:
         self.bytes += batch.nbytes
 
     def close(self) -> NewFragment:
-        groups = []
         for plan, writer, schema in zip(self._groups, self._writers, self._schemas, strict=True):
             file = writer.close()
-            groups.append(
+            self._closed.append(
                 ColumnGroup(
                     field_ids=tuple(field_id(field) for field in schema),
                     schema_id=self._schema_id,
@@ -88,12 +95,13 @@ class _FragmentWriter:
                 )
             )
         return NewFragment(
-            row_count=self.rows, groups=tuple(groups), statistics=tuple(self._statistics.finish())
+            row_count=self.rows, groups=tuple(self._closed), statistics=tuple(self._statistics.finish())
         )
 
     def abort(self) -> None:
         for writer in self._writers:
             writer.abort()
+        _remove(self._store, self._closed)
 
 
 def write_fragments(store: Store, request: WriteRequest) -> Written:
@@ -109,7 +117,7 @@ def write_fragments(store: Store, request: WriteRequest) -> Written:
     try:
         _write_all(store, request, groups, done)
     except BaseException:
-        _remove(store, done)
+        _remove(store, [group for fragment in done for group in fragment.groups])
         raise
     return Written(
         fragments=tuple(done),
@@ -129,7 +137,7 @@ def _write_all(store: Store, request: WriteRequest, groups: list[GroupPlan], don
             start = 0
             while start < batch.num_rows:
                 if current is None:
-                    current = _FragmentWriter(store, request.schema, request.schema_id, groups)
+                    current = _FragmentWriter(store, request, groups)
                 piece = batch.slice(start, row_limit - current.rows)
                 current.write(piece)
                 start += piece.num_rows
@@ -148,7 +156,7 @@ def _write_all(store: Store, request: WriteRequest, groups: list[GroupPlan], don
 
 def _slices(data: object, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     for batch in as_batches(data):
-        for start in range(0, batch.num_rows, _SLICE_ROWS):
+        for start in range(0, max(batch.num_rows, 1), _SLICE_ROWS):
             yield conform(batch.slice(start, _SLICE_ROWS), schema)
 
 
@@ -164,10 +172,11 @@ def _features(groups: list[GroupPlan]) -> frozenset[str]:
 
 def discard(store: Store, written: Written) -> None:
     """Remove the files of fragments that will not be committed."""
-    _remove(store, list(written.fragments))
+    _remove(store, [group for fragment in written.fragments for group in fragment.groups])
 
 
-def _remove(store: Store, fragments: list[NewFragment]) -> None:
-    for fragment in fragments:
-        for group in fragment.groups:
+def _remove(store: Store, groups: list[ColumnGroup]) -> None:
+    """Delete files that no commit names; one that cannot be deleted is garbage, not an error of the write."""
+    for group in groups:
+        with suppress(LakeError):
             store.delete(group.path)

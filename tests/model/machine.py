@@ -11,9 +11,32 @@ from lake_format.conflicts import Matrix
 
 from .checks import check_table
 from .effects import (
-    AddColumn, AlterColumn, Append, Backfill, Cells, Cluster, Compact, CreateIndex, DeclareKey, Delete, DropColumn,
-    DropIndex, Expire, Intent, Merge, OptimizeIndex, Overwrite, RefusedError, RenameColumn, Restore, Set, SetProperty,
-    SetRef, Update, Upsert, Where,
+    AddColumn,
+    AlterColumn,
+    Append,
+    Backfill,
+    Cells,
+    Cluster,
+    Compact,
+    CreateIndex,
+    DeclareKey,
+    Delete,
+    DropColumn,
+    DropIndex,
+    Expire,
+    Intent,
+    Merge,
+    OptimizeIndex,
+    Overwrite,
+    RefusedError,
+    RenameColumn,
+    Restore,
+    Set,
+    SetProperty,
+    SetRef,
+    Update,
+    Upsert,
+    Where,
 )  # fmt: skip
 from .state import KEY, VECTOR, Snapshot
 from .table import Attempt, Faults, LostResponseError, ModelTable
@@ -47,11 +70,15 @@ def intents(draw: st.DrawFn, snapshot: Snapshot, numbers: list[int]) -> Intent:
     name = st.sampled_from(["i", "j"])
     where = st.builds(Where, field | st.none(), value)
     expression = st.builds(Set, field, value, st.none() | field)
-    some = st.lists(st.sampled_from(sorted(snapshot.fragments) or [0]), min_size=1, max_size=4, unique=True).map(tuple)
+    some = st.lists(
+        st.sampled_from(sorted(snapshot.fragments) or [0]), min_size=1, max_size=4, unique=True
+    ).map(tuple)
     choices: dict[str, st.SearchStrategy[Intent]] = {
         "append": st.builds(Append, cells(snapshot, False), st.booleans()),
         "delete": st.builds(Delete, where, st.booleans()),
-        "update": st.builds(Update, where, st.lists(expression, min_size=1, max_size=2).map(tuple), st.just(how)),
+        "update": st.builds(
+            Update, where, st.lists(expression, min_size=1, max_size=2).map(tuple), st.just(how)
+        ),
         "upsert": st.builds(Upsert, cells(snapshot, True), st.just(how), st.booleans()),
         "merge": st.builds(Merge, cells(snapshot, True), st.booleans(), st.just(how)),
         "overwrite": st.builds(Overwrite, where, cells(snapshot, False), st.booleans()),

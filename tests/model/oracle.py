@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from .effects import AddColumn, Backfill, DeclareKey, Delete, Effect, Intent, RefusedError, Restore, Update, effect
+from .effects import (
+    AddColumn,
+    Backfill,
+    DeclareKey,
+    Delete,
+    Effect,
+    Intent,
+    RefusedError,
+    Restore,
+    Update,
+    effect,
+)
 from .state import LINE_STRIDE, Column, Rows, Violation
 
 ROWS_BY_PREDICATE = (Delete, Update, AddColumn, Backfill)
@@ -28,7 +39,9 @@ class Truth:
     effects: tuple[tuple[Effect, tuple[int, ...], int | None], ...] = field(default=())
 
 
-def execute(intent: Intent, base: Truth, latest: Truth, *, serializable: bool, restored: Truth | None) -> Truth:
+def execute(
+    intent: Intent, base: Truth, latest: Truth, *, serializable: bool, restored: Truth | None
+) -> Truth:
     """The truth after an acknowledged commit. Violation if it should not have been acknowledged."""
     if isinstance(intent, Restore):
         assert restored

@@ -16,9 +16,33 @@ from lake_format.operation_record import OperationRecord
 from lake_format.row_runs import RowRuns
 
 from .effects import (
-    AddColumn, AlterColumn, Append, Backfill, Cluster, Compact, CreateIndex, DeclareKey, Delete, DropColumn,
-    DropIndex, Effect, Expire, Intent, Merge, OptimizeIndex, Overwrite, RefusedError, RenameColumn, Restore, Set, SetProperty, SetRef,
-    Update, Upsert, Where, effect,
+    AddColumn,
+    AlterColumn,
+    Append,
+    Backfill,
+    Cluster,
+    Compact,
+    CreateIndex,
+    DeclareKey,
+    Delete,
+    DropColumn,
+    DropIndex,
+    Effect,
+    Expire,
+    Intent,
+    Merge,
+    OptimizeIndex,
+    Overwrite,
+    RefusedError,
+    RenameColumn,
+    Restore,
+    Set,
+    SetProperty,
+    SetRef,
+    Update,
+    Upsert,
+    Where,
+    effect,
 )  # fmt: skip
 from .state import KEY, VECTOR, Column, Fragment, Group, Index, Patch, Row, Rows, Shard, Snapshot, Value
 
@@ -172,7 +196,9 @@ def _keys(rows: Iterable[Row]) -> tuple[int, ...]:
     return tuple(sorted({key for row in rows if (key := row.get(KEY)) is not None}))
 
 
-def make_fragment(fragment_id: int, ids: tuple[int, ...], rows: Iterable[Row], columns: Iterable[int]) -> Fragment:
+def make_fragment(
+    fragment_id: int, ids: tuple[int, ...], rows: Iterable[Row], columns: Iterable[int]
+) -> Fragment:
     """A fragment of whole rows in two groups: vectors alone, everything else together."""
     rows = list(rows)
     split = [[f for f in columns if f != VECTOR], [f for f in columns if f == VECTOR]]

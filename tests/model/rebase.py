@@ -14,7 +14,16 @@ from lake_format.operation_record import OperationRecord
 from lake_format.row_runs import RowRuns
 
 from .effects import (
-    AlterColumn, Cluster, Compact, DeclareKey, DropColumn, Expire, RenameColumn, Restore, SetProperty, SetRef,
+    AlterColumn,
+    Cluster,
+    Compact,
+    DeclareKey,
+    DropColumn,
+    Expire,
+    RenameColumn,
+    Restore,
+    SetProperty,
+    SetRef,
 )  # fmt: skip
 from .planning import Physical, Plan, place, record_fragments
 from .state import Column, Fragment, Group, Index, Shard, Snapshot, Violation
@@ -50,7 +59,9 @@ def _overtaken(shard: Shard, field_id: int, theirs: Sequence[OperationRecord]) -
 def _mask_departed(fragment: Fragment, plan: Plan, latest: Snapshot) -> Fragment:
     """Compacted rows that left the sources meanwhile, deleted or moved, are dead in the new fragment."""
     assert isinstance(plan.intent, Compact | Cluster)
-    stayed = {r for s in plan.intent.fragments if s in latest.fragments for _, r in latest.fragments[s].live()}
+    stayed = {
+        r for s in plan.intent.fragments if s in latest.fragments for _, r in latest.fragments[s].live()
+    }
     return replace(fragment, deleted=frozenset(p for p, r in enumerate(fragment.row_ids) if r not in stayed))
 
 
@@ -66,7 +77,9 @@ def _renumber_column(plan: Plan, field_id: int) -> Plan:
     return replace(plan, column=(field_id, column), changes=changes, record=record)
 
 
-def apply(plan: Plan, latest: Snapshot, restored: Snapshot | None = None, *, settled: bool = False) -> Snapshot:
+def apply(
+    plan: Plan, latest: Snapshot, restored: Snapshot | None = None, *, settled: bool = False
+) -> Snapshot:
     """The version that follows ``latest`` when the plan is committed on it.
 
     ``settled`` keeps the plan's row ids as they are: for a branch's plan, whose rows got their ids there.

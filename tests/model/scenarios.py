@@ -13,9 +13,31 @@ from lake_format.conflicts import Decision, Matrix
 
 from .checks import check_table
 from .effects import (
-    AddColumn, AlterColumn, Append, Backfill, Cluster, Compact, CreateIndex, DeclareKey, Delete, DropColumn, DropIndex,
-    Expire, Intent, Merge, OptimizeIndex, Overwrite, RefusedError, RenameColumn, Restore, Set, SetProperty, SetRef, Update,
-    Upsert, Where,
+    AddColumn,
+    AlterColumn,
+    Append,
+    Backfill,
+    Cluster,
+    Compact,
+    CreateIndex,
+    DeclareKey,
+    Delete,
+    DropColumn,
+    DropIndex,
+    Expire,
+    Intent,
+    Merge,
+    OptimizeIndex,
+    Overwrite,
+    RefusedError,
+    RenameColumn,
+    Restore,
+    Set,
+    SetProperty,
+    SetRef,
+    Update,
+    Upsert,
+    Where,
 )  # fmt: skip
 from .planning import KINDS
 from .table import Attempt, ModelTable
@@ -97,7 +119,10 @@ def make_table(keyed: bool, *, serializable: bool = False, matrix: Matrix | None
 @cache
 def _start(keyed: bool) -> ModelTable:
     table = ModelTable(keyed)
-    rows = [{K: key, A: 1 + key % 2, B: key, V: 10 - key, C: key if key in (1, 4) else None} for key in range(1, 7)]
+    rows = [
+        {K: key, A: 1 + key % 2, B: key, V: 10 - key, C: key if key in (1, 4) else None}
+        for key in range(1, 7)
+    ]
     rows[5][V] = None
     table.load([rows[:2], rows[2:4]])
     table.run(CreateIndex("by_vec", V))
@@ -136,7 +161,11 @@ def _finish(table: ModelTable, own: Attempt) -> Decision | None:
 
 def _follow_up(table: ModelTable) -> None:
     """Life goes on: later operations meet whatever state the two have left behind."""
-    for intent in (Delete(Where(K, 2)), OptimizeIndex("by_vec"), Compact(tuple(table.lines[0].latest.fragments))):
+    for intent in (
+        Delete(Where(K, 2)),
+        OptimizeIndex("by_vec"),
+        Compact(tuple(table.lines[0].latest.fragments)),
+    ):
         try:
             table.run(intent)
         except RefusedError:

@@ -83,7 +83,12 @@ class Line:
 
 class ModelTable:
     def __init__(
-        self, keyed: bool, *, serializable: bool = False, matrix: Matrix | None = None, faults: Faults | None = None
+        self,
+        keyed: bool,
+        *,
+        serializable: bool = False,
+        matrix: Matrix | None = None,
+        faults: Faults | None = None,
     ) -> None:
         self.serializable, self.matrix, self.faults = serializable, matrix, faults or Faults()
         start = Snapshot(
@@ -121,7 +126,11 @@ class ModelTable:
         """Decide against all commits since the base and form the next version. False: done already."""
         line = self.lines[attempt.line]
         latest = line.latest
-        if self.faults.idempotency and attempt.sequence and attempt.sequence <= latest.sequences.get(attempt.writer, 0):
+        if (
+            self.faults.idempotency
+            and attempt.sequence
+            and attempt.sequence <= latest.sequences.get(attempt.writer, 0)
+        ):
             return False
         base = attempt.plan.base
         if self.faults.check_horizon and base.number < latest.horizon:
@@ -270,7 +279,9 @@ class ModelTable:
         for number, part in enumerate(fragments):
             ids = tuple(range(rows, rows + len(part)))
             entries[number] = make_fragment(number, ids, part, start.columns)
-            truth_rows |= {i: {f: row.get(f) for f in start.columns} for i, row in zip(ids, part, strict=True)}
+            truth_rows |= {
+                i: {f: row.get(f) for f in start.columns} for i, row in zip(ids, part, strict=True)
+            }
             rows += len(part)
         loaded = replace(start, fragments=entries, next_row_id=rows, next_fragment_id=len(entries))
         line.versions[1] = loaded

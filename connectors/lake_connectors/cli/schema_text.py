@@ -190,7 +190,7 @@ def _field(words: _Words) -> pa.Field:
         words.word("'not null'")
         if words.word("'null' after 'not'").lower() != "null":
             raise InvalidInputError(
-                f"column {name!r}: 'not' is followed by something else than 'null'", fix=_EXAMPLE
+                f"column {name!r}: expected 'null' after 'not'", fix=_EXAMPLE
             )
         nullable = False
     return pa.field(name, data_type, nullable)

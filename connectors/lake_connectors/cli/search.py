@@ -103,7 +103,7 @@ def search(
     if explain:
         note(result.explain())
     elif output_format == "table":
-        note(f"{len(result):,} rows in {took * 1000:.1f} ms, files opened included; --explain tells how")
+        note(f"{len(result):,} rows in {took * 1000:.0f} ms, loading the engine included; --explain tells how")
 
 
 def _default_columns(table: Table) -> list[str]:

@@ -19,7 +19,7 @@ from lake_connectors.cli.options import (
     version_option,
 )
 from lake_connectors.cli.output import write_rows
-from lake_format.errors import InvalidInputError, UnsupportedError
+from lake_format.errors import InvalidInputError
 
 __all__ = ["sql"]
 
@@ -99,11 +99,8 @@ def _plain(value: Any) -> Any:
 
 def _duckdb() -> tuple[Any, Any]:
     """DuckDB and our connector to it."""
-    try:
-        import duckdb  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as error:
-        raise UnsupportedError("lake sql needs DuckDB", fix="pip install 'lake-format[duckdb]'") from error
-    return duckdb, importlib.import_module("lake_connectors.duckdb")
+    connector = importlib.import_module("lake_connectors.duckdb")  # says what to install where DuckDB is missing
+    return importlib.import_module("duckdb"), connector
 
 
 def _run(connection: Any, query: str, values: list[Any], output_format: str) -> None:

@@ -68,6 +68,8 @@ def short_texts(array: pa.Array) -> list[str | None]:
         return [_short_list(value.values) if value.is_valid else None for value in array]
     if pa.types.is_floating(array.type):
         return [None if value is None else f"{value:.6g}" for value in array.to_pylist()]
+    if pa.types.is_timestamp(array.type):
+        return [text if text is None else text.replace("T", " ") for text in plain_texts(array)]
     return [text if text is None else _short_text(text) for text in plain_texts(array)]
 
 

@@ -90,7 +90,9 @@ class FileBytes:
 
     def _compare_size(self, found: int) -> None:
         if found != self.size:
-            raise CorruptionError(f"data file {self.path!r} has {found} bytes, not the {self.size} recorded for it")
+            raise CorruptionError(
+                f"data file {self.path!r} has {found} bytes, not the {self.size} recorded for it"
+            )
 
     def read(self, offset: int, length: int) -> bytes | memoryview:
         """One run of bytes; a long run is fetched in parts at the same time.
@@ -101,7 +103,9 @@ class FileBytes:
             The run reaches past the end of the file.
         """
         if offset < 0 or length < 0 or offset + length > self.size:
-            raise CorruptionError(f"bytes {offset} to {offset + length} are not in {self.path!r} of {self.size} bytes")
+            raise CorruptionError(
+                f"bytes {offset} to {offset + length} leave the {self.size} bytes of {self.path!r}"
+            )
         if self._checksums is not None:
             return self._read_checked(self._checksums, offset, length)
         return self._read(offset, length)
@@ -137,7 +141,9 @@ class FileBytes:
         """Read the whole file, block by block, and check every checksum of ``layout``."""
         for block in range(len(layout.block_crcs)):
             start = block * layout.block_bytes
-            layout.check_block(block, self._read(start, min(layout.block_bytes, self.size - start)), self.path)
+            layout.check_block(
+                block, self._read(start, min(layout.block_bytes, self.size - start)), self.path
+            )
 
     def read_many(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes | memoryview]:
         """Many short runs, in one round where the store is remote."""
@@ -146,14 +152,18 @@ class FileBytes:
         if self.is_local:
             view = memoryview(self.take_map())
             return [view[offset : offset + length] for offset, length in zip(offsets, lengths, strict=True)]
-        ranges = [ByteRange(self.path, offset, length) for offset, length in zip(offsets, lengths, strict=True)]
+        ranges = [
+            ByteRange(self.path, offset, length) for offset, length in zip(offsets, lengths, strict=True)
+        ]
         found = list(read_coalesced(self.store, ranges))
         self._check_lengths(found, lengths)
         return found
 
     def _check_lengths(self, found: Sequence[bytes | memoryview], lengths: Sequence[int]) -> None:
         if [len(data) for data in found] != list(lengths):
-            raise StorageError(f"the store gave fewer bytes of {self.path!r} than were asked for", fix="read again")
+            raise StorageError(
+                f"the store gave fewer bytes of {self.path!r} than were asked for", fix="read again"
+            )
 
 
 def _failure(error: OSError, path: str) -> NotFoundError | StorageError:

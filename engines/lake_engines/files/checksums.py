@@ -71,7 +71,12 @@ class StreamLayout:
         if not found[4] or found[5] != -(-size // found[4]) or found[2] > size:
             raise CorruptionError(f"the layout of {path!r} has {found[5]} checksums for {size} bytes")
         return cls(
-            rows=rows, size=size, tail_length=found[2], tail_crc=found[3], block_bytes=found[4], block_crcs=crcs
+            rows=rows,
+            size=size,
+            tail_length=found[2],
+            tail_crc=found[3],
+            block_bytes=found[4],
+            block_crcs=crcs,
         )
 
     def check_tail(self, tail: bytes | memoryview, path: str) -> None:

@@ -48,7 +48,9 @@ def unseal(kind: bytes, layout: bytes, path: str) -> bytes:
     if found != kind:
         raise CorruptionError(f"the layout of {path!r} is of kind {found!r}, not {kind!r}")
     if len(layout) != _HEAD.size + length + 4:
-        raise CorruptionError(f"the layout of {path!r} has {len(layout)} bytes, not {_HEAD.size + length + 4}")
+        raise CorruptionError(
+            f"the layout of {path!r} has {len(layout)} bytes, not {_HEAD.size + length + 4}"
+        )
     if zlib.crc32(layout[:-4]) != int.from_bytes(layout[-4:], "little"):
         raise CorruptionError(f"the layout of {path!r} fails its checksum")
     if version != _VERSION:

@@ -25,7 +25,12 @@ __all__ = ["describe_file", "open_reader", "open_writer"]
 
 
 def open_writer(
-    store: Store, path: str, schema: pa.Schema, *, format: str = "parquet", page_rows: int | None = None
+    store: Store,
+    path: str,
+    schema: pa.Schema,
+    *,
+    format: str = "parquet",  # noqa: A002 - the name users and manifests know it by
+    page_rows: int | None = None,
 ) -> FileWriter:
     """A writer for one data file.
 
@@ -82,7 +87,9 @@ def open_reader(
     kind = kind_of(file.layout)
     if file.format == "vortex":
         if schema is None:
-            raise InvalidInputError(f"a Vortex file does not keep Arrow types: {file.path!r} needs its schema")
+            raise InvalidInputError(
+                f"a Vortex file does not keep Arrow types: {file.path!r} needs its schema"
+            )
         return VortexReader(store, file, schema, verify_reads=verify_reads)
     if file.format != "parquet":
         raise CorruptionError(f"data file {file.path!r} has the unknown format {file.format!r}")
@@ -106,6 +113,7 @@ def describe_file(store: Store, path: str) -> tuple[WrittenFile, pa.Schema]:
         try:
             layout = base64.b64decode(json.loads(raw)["layout"], validate=True)
         except (ValueError, KeyError, TypeError, binascii.Error) as error:
-            raise CorruptionError(f"the {LAKE_KEY.decode()} metadata of {path!r} is malformed: {error}") from error
+            raise CorruptionError(
+                f"the {LAKE_KEY.decode()} metadata of {path!r} is malformed: {error}"
+            ) from error
     return WrittenFile(path=path, format="parquet", rows=reader.rows, size=size, layout=layout), reader.schema
-

@@ -101,7 +101,9 @@ def ranges_of(plans: Sequence[GroupPlan]) -> tuple[list[int], list[int]]:
     return offsets, lengths
 
 
-def assemble(meta: FileMeta, plans: Sequence[GroupPlan], data: Sequence[bytes | memoryview], path: str) -> bytes:
+def assemble(
+    meta: FileMeta, plans: Sequence[GroupPlan], data: Sequence[bytes | memoryview], path: str
+) -> bytes:
     """The excerpt: ``data`` is what lies at :func:`ranges_of`, in order."""
     parts: list[bytes | memoryview] = [MAGIC]
     at, used = len(MAGIC), 0
@@ -113,7 +115,9 @@ def assemble(meta: FileMeta, plans: Sequence[GroupPlan], data: Sequence[bytes | 
             used += 1 + len(leaf.offsets)
             length = leaf.dictionary_length + sum(leaf.lengths)
             values = sum(_values_in(page, path) for page in pages)
-            chunks[leaf.leaf] = _present(plan.group.chunks[leaf.leaf], values, at, leaf.dictionary_length, length)
+            chunks[leaf.leaf] = _present(
+                plan.group.chunks[leaf.leaf], values, at, leaf.dictionary_length, length
+            )
             parts += [dictionary, *pages]
             at += length
         groups.append(_group(chunks, plan.rows))

@@ -83,7 +83,8 @@ class ParquetReader:
             )
         leaves = np.cumsum([0, *(leaf_count(field.type) for field in self._schema)]).tolist()
         self._leaves = {
-            name: list(range(leaves[index], leaves[index + 1])) for index, name in enumerate(self._schema.names)
+            name: list(range(leaves[index], leaves[index + 1]))
+            for index, name in enumerate(self._schema.names)
         }
         self._pages: dict[tuple[int, int], Pages] = {}
 
@@ -94,7 +95,9 @@ class ParquetReader:
         if self._layout:
             self._layout.check_tail(tail, self._path)
         if length < 12 or tail[-4:] != MAGIC:
-            raise CorruptionError(f"{self._path!r} is not a Parquet file: it does not end in {MAGIC.decode()}")
+            raise CorruptionError(
+                f"{self._path!r} is not a Parquet file: it does not end in {MAGIC.decode()}"
+            )
         footer = int.from_bytes(tail[-8:-4], "little")
         if footer + 12 > size:
             raise CorruptionError(f"the footer of Parquet file {self._path!r} is longer than the file")
@@ -137,13 +140,17 @@ class ParquetReader:
             return
         first_rows = self._first_rows
         groups = range(
-            int(np.searchsorted(first_rows, begin, "right")) - 1, int(np.searchsorted(first_rows, end, "left"))
+            int(np.searchsorted(first_rows, begin, "right")) - 1,
+            int(np.searchsorted(first_rows, end, "left")),
         )
         at = int(first_rows[groups.start])
         source = self._open()
         with self._reading():
             batches = source.reader.iter_batches(
-                batch_rows, row_groups=list(groups), column_indices=self._leaf_indices(names), use_threads=True
+                batch_rows,
+                row_groups=list(groups),
+                column_indices=self._leaf_indices(names),
+                use_threads=True,
             )
         for batch in self._guarded(batches):
             low, high = max(begin - at, 0), min(end - at, batch.num_rows)
@@ -200,7 +207,9 @@ class ParquetReader:
             starts = np.cumsum([0, *(plan.rows for plan in plans[:-1])])
             index = np.concatenate([plan.places + first for plan, first in zip(plans, starts, strict=True)])
             if table.num_rows != sum(plan.rows for plan in plans):
-                raise CorruptionError(f"Parquet file {self._path!r} gave other rows than its page index promises")
+                raise CorruptionError(
+                    f"Parquet file {self._path!r} gave other rows than its page index promises"
+                )
             return self._exact(gather(table.combine_chunks().to_batches()[0], index), names)
 
     def _by_group(self, places: _I64) -> list[tuple[int, _I64]]:
@@ -230,7 +239,8 @@ class ParquetReader:
         groups = self._meta.groups
         indexed = [key for key in missing if groups[key[0]].chunks[key[1]].index_length]
         chunks = [groups[group].chunks[leaf] for group, leaf in indexed]
-        data = self._bytes.read_many([chunk.index_offset for chunk in chunks], [chunk.index_length for chunk in chunks])
+        offsets, lengths = [chunk.index_offset for chunk in chunks], [chunk.index_length for chunk in chunks]
+        data = self._bytes.read_many(offsets, lengths)
         for key, chunk, index in zip(indexed, chunks, data, strict=True):
             self._pages[key] = parse_pages(index, chunk, groups[key[0]].rows, self._path)
         for group, leaf in missing:

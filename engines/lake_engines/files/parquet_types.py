@@ -11,17 +11,21 @@ __all__ = ["leaf_count", "parquet_can_hold", "restore"]
 def parquet_can_hold(data_type: pa.DataType) -> bool:
     """Whether a column of this type comes back from Parquet exactly, NULLs included.
 
-    Intervals, unions, run-end encoding, empty structs, extension types, decimals of negative scale and nested
-    dictionaries of anything but strings or bytes do not.
+    Intervals, unions, run-end encoding, empty structs, extension types, decimals of negative scale, nested
+    string or binary views, and nested dictionaries of anything but strings or bytes do not.
     """
     if types.is_dictionary(data_type):
         return _flat(data_type.value_type)
-    return _holds(data_type)
+    return _is_view(data_type) or _holds(data_type)
+
+
+def _is_view(data_type: pa.DataType) -> bool:
+    return bool(types.is_string_view(data_type) or types.is_binary_view(data_type))
 
 
 def _holds(data_type: pa.DataType) -> bool:
     if types.is_dictionary(data_type):
-        return types.is_string(data_type.value_type) or types.is_binary(data_type.value_type)
+        return bool(types.is_string(data_type.value_type) or types.is_binary(data_type.value_type))
     if types.is_struct(data_type):
         return data_type.num_fields > 0 and all(_holds(field.type) for field in data_type)
     if types.is_map(data_type):
@@ -29,12 +33,16 @@ def _holds(data_type: pa.DataType) -> bool:
     if types.is_list(data_type) or types.is_large_list(data_type):
         return _holds(data_type.value_type)
     if types.is_fixed_size_list(data_type):
-        return data_type.list_size > 0 and _holds(data_type.value_type)
-    return _flat(data_type)
+        return bool(data_type.list_size > 0) and _holds(data_type.value_type)
+    return _flat(data_type) and not _is_view(data_type)  # pyarrow 26 cannot write slices of nested views
 
 
 def _flat(data_type: pa.DataType) -> bool:
-    if isinstance(data_type, pa.BaseExtensionType) or types.is_interval(data_type) or types.is_nested(data_type):
+    if (
+        isinstance(data_type, pa.BaseExtensionType)
+        or types.is_interval(data_type)
+        or types.is_nested(data_type)
+    ):
         return False
     if types.is_decimal(data_type):
         return bool(0 <= data_type.scale <= data_type.precision)

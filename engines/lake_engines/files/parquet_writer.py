@@ -38,7 +38,9 @@ class ParquetWriter:
     def __init__(self, store: Store, path: str, schema: pa.Schema, *, page_rows: int = PAGE_ROWS) -> None:
         for field in schema:
             if not parquet_can_hold(field.type):
-                raise UnsupportedError(f"column {field.name!r} of type {field.type} cannot be held by a Parquet file")
+                raise UnsupportedError(
+                    f"column {field.name!r} of type {field.type} cannot be held by a Parquet file"
+                )
         if len(set(schema.names)) != len(schema) or not len(schema):
             raise InvalidInputError(f"a Parquet file needs columns of different names, not {schema.names}")
         self._schema = schema
@@ -105,6 +107,8 @@ class ParquetWriter:
         """Give the file up; nothing becomes visible."""
         self._waiting = []
         self._hashed.discard()
-        with contextlib.suppress(pa.ArrowException, OSError):  # it may be broken already, which is why we are here
+        with contextlib.suppress(
+            pa.ArrowException, OSError
+        ):  # it may be broken already, which is why we are here
             self._parquet.close()
         self._out.abort()

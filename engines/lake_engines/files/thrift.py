@@ -10,7 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Field", "ThriftError", "binary", "boolean", "decode", "encode", "i32", "i64", "list_of", "split", "struct", "varint"]
+__all__ = [
+    "Field",
+    "ThriftError",
+    "binary",
+    "boolean",
+    "decode",
+    "encode",
+    "i32",
+    "i64",
+    "list_of",
+    "split",
+    "struct",
+    "varint",
+]
 
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 _MAX_DEPTH = 32

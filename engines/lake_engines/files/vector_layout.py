@@ -170,7 +170,9 @@ class VectorLayout:
 
     def to_bytes(self) -> bytes:
         """The layout record (VEC-6)."""
-        kind = _NO_NULLS if self.nulls is None else _BLOB_NULLS if self.nulls.inline is None else _INLINE_NULLS
+        kind = (
+            _NO_NULLS if self.nulls is None else _BLOB_NULLS if self.nulls.inline is None else _INLINE_NULLS
+        )
         head = _HEAD.pack(
             self.element, kind, 0, self.dim, self.rows, self.page_rows, self.pages, self.null_count
         )
@@ -178,7 +180,9 @@ class VectorLayout:
         body += self.crcs.astype("<u4").tobytes()
         if self.nulls is not None:
             body += self.page_nulls.astype("<u4").tobytes()
-            body += _BLOB.pack(self.nulls.offset, self.nulls.length, self.nulls.crc) + (self.nulls.inline or b"")
+            body += _BLOB.pack(self.nulls.offset, self.nulls.length, self.nulls.crc) + (
+                self.nulls.inline or b""
+            )
         return seal(VECTOR_KIND, body)
 
     @classmethod
@@ -231,7 +235,9 @@ class VectorLayout:
 
     def _check(self, path: str, size: int) -> None:
         if self.pages != -(-self.rows // self.page_rows):
-            raise CorruptionError(f"{path!r} has {self.pages} pages of {self.page_rows} rows for {self.rows} rows")
+            raise CorruptionError(
+                f"{path!r} has {self.pages} pages of {self.page_rows} rows for {self.rows} rows"
+            )
         counts = np.full(self.pages, self.page_rows, np.int64)
         if self.pages:
             counts[-1] = self.rows_of(self.pages - 1)
@@ -240,11 +246,21 @@ class VectorLayout:
             raise CorruptionError(f"a page of {path!r} has more NULL vectors than rows")
         # in Python integers: a hostile offset must not wrap around
         offsets = self.value_offsets.tolist()
-        starts = [offset - length for offset, length in zip(offsets, self.level_lengths.tolist(), strict=True)]
+        starts = [
+            offset - length for offset, length in zip(offsets, self.level_lengths.tolist(), strict=True)
+        ]
         ends = [offset + count * self.width for offset, count in zip(offsets, values.tolist(), strict=True)]
-        if any(start < low for start, low in zip(starts, [4, *ends], strict=False)) or (ends and ends[-1] > size):
-            raise CorruptionError(f"a page of {path!r} lies outside the file's {size} bytes or over another page")
-        if self.nulls is not None and self.nulls.offset + self.nulls.length > size and self.nulls.inline is None:
+        if any(start < low for start, low in zip(starts, [4, *ends], strict=False)) or (
+            ends and ends[-1] > size
+        ):
+            raise CorruptionError(
+                f"a page of {path!r} lies outside the file's {size} bytes or over another page"
+            )
+        if (
+            self.nulls is not None
+            and self.nulls.offset + self.nulls.length > size
+            and self.nulls.inline is None
+        ):
             raise CorruptionError(f"the NULL positions of {path!r} lie outside the file's {size} bytes")
 
 

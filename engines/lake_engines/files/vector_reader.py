@@ -56,7 +56,9 @@ class VectorReader:
         A local file that is not there.
     """
 
-    def __init__(self, store: Store, file: WrittenFile, schema: pa.Schema, *, verify_reads: bool = False) -> None:
+    def __init__(
+        self, store: Store, file: WrittenFile, schema: pa.Schema, *, verify_reads: bool = False
+    ) -> None:
         self._layout = VectorLayout.from_bytes(file.layout, file.path, file.size)
         self._schema = schema
         self._check(file)
@@ -75,9 +77,13 @@ class VectorReader:
             or not pa.types.is_fixed_size_list(found)
             or (found.value_type, found.list_size) != (expected.value_type, layout.dim)
         ):
-            raise CorruptionError(f"vector file {file.path!r} holds {expected}, but its schema says {self._schema}")
+            raise CorruptionError(
+                f"vector file {file.path!r} holds {expected}, but its schema says {self._schema}"
+            )
         if layout.rows != file.rows:
-            raise CorruptionError(f"vector file {file.path!r} has {layout.rows} rows, not the {file.rows} recorded")
+            raise CorruptionError(
+                f"vector file {file.path!r} has {layout.rows} rows, not the {file.rows} recorded"
+            )
 
     @property
     def path(self) -> str:
@@ -119,7 +125,9 @@ class VectorReader:
         if self._nulls is None:
             blob = self._layout.nulls
             assert blob is not None, "a file without NULLs starts with an empty array"
-            data = blob.inline if blob.inline is not None else bytes(self._bytes.read(blob.offset, blob.length))
+            data = (
+                blob.inline if blob.inline is not None else bytes(self._bytes.read(blob.offset, blob.length))
+            )
             self._nulls = decode_nulls(data, self._layout, self._path)
         return self._nulls
 
@@ -190,7 +198,9 @@ class VectorReader:
         else:
             for number in np.unique(page).tolist():
                 chosen = page == number
-                vectors[chosen] = self._slots(number, self._layout.values_of(number))[slot[chosen].astype(np.int64)]
+                vectors[chosen] = self._slots(number, self._layout.values_of(number))[
+                    slot[chosen].astype(np.int64)
+                ]
 
     def _grid_slots(self) -> int:
         """Slots from the first vector of the first page to the last of the last, gaps counted."""
@@ -205,7 +215,9 @@ class VectorReader:
     def _checked(self, positions: npt.ArrayLike) -> Positions:
         wanted = as_positions(positions)
         if wanted.size and int(wanted.max()) >= self.rows:
-            raise InvalidInputError(f"row position {int(wanted.max())} is past the {self.rows} rows of {self._path!r}")
+            raise InvalidInputError(
+                f"row position {int(wanted.max())} is past the {self.rows} rows of {self._path!r}"
+            )
         return wanted
 
     def take(self, positions: Positions, columns: Sequence[str] | None = None) -> pa.RecordBatch:
@@ -317,4 +329,3 @@ def vectors_to_arrow(vectors: _Floats, valid: _Valid | None, kind: pa.DataType) 
     if valid is not None and not bool(valid.all()):
         validity = pa.py_buffer(np.packbits(valid, bitorder="little"))
     return pa.Array.from_buffers(kind, len(vectors), [validity], children=[elements])
-

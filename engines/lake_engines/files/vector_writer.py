@@ -150,7 +150,7 @@ class VectorWriter:
 
     def _emit(self, values: _Floats, valid: _Valid | None, rows: int) -> None:
         head = levels(valid, rows, self._dim, self._schema.field(0).nullable)
-        body = memoryview(np.ascontiguousarray(values, self._dtype)).cast("B") if len(values) else memoryview(b"")
+        body = np.ascontiguousarray(values, self._dtype).reshape(-1).view(np.uint8).data
         crc = zlib.crc32(body, zlib.crc32(head))
         nulls = rows - len(values)
         level_count = len(values) * self._dim + nulls
@@ -168,7 +168,9 @@ class VectorWriter:
         self._level_lengths.append(len(head))
         self._crcs.append(crc)
         self._pages.append(
-            VectorPage(offset=offset, length=self._out.tell() - offset, rows=rows, nulls=nulls, values=level_count)
+            VectorPage(
+                offset=offset, length=self._out.tell() - offset, rows=rows, nulls=nulls, values=level_count
+            )
         )
         self._rows += rows
 

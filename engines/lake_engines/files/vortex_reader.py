@@ -44,7 +44,9 @@ class VortexReader:
         Check every block that is read against its checksum. Otherwise only the footer is checked.
     """
 
-    def __init__(self, store: Store, file: WrittenFile, schema: pa.Schema, *, verify_reads: bool = False) -> None:
+    def __init__(
+        self, store: Store, file: WrittenFile, schema: pa.Schema, *, verify_reads: bool = False
+    ) -> None:
         self._path = file.path
         self._schema = schema
         self._layout = StreamLayout.from_bytes(
@@ -53,10 +55,12 @@ class VortexReader:
         self._bytes = FileBytes(store, file.path, file.size, checksums=self._layout if verify_reads else None)
         self._file = self._open(verify_reads)
         if len(self._file) != file.rows:
-            raise CorruptionError(f"Vortex file {file.path!r} has {len(self._file)} rows, not the {file.rows} recorded")
+            raise CorruptionError(
+                f"Vortex file {file.path!r} has {len(self._file)} rows, not the {file.rows} recorded"
+            )
 
     def _open(self, verify_reads: bool) -> Any:
-        import vortex
+        import vortex  # noqa: PLC0415 - 40 ms that only readers of Vortex files should pay
 
         self._source = source = _Source(self._bytes, self._layout)
         with self._reading():
@@ -98,7 +102,7 @@ class VortexReader:
 
     def take(self, positions: Positions, columns: Sequence[str] | None = None) -> pa.RecordBatch:
         """The rows at ``positions`` (strictly increasing), as one batch."""
-        import vortex
+        import vortex  # noqa: PLC0415 - 40 ms that only readers of Vortex files should pay
 
         names = check_columns(columns, self._schema, self._path)
         # vortex ends the process over an index past the end, so that this check is not a courtesy

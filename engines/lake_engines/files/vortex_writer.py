@@ -104,7 +104,7 @@ class VortexWriter:
             yield item
 
     def _encode(self) -> None:
-        import vortex
+        import vortex  # noqa: PLC0415 - slow to import, and only needed here
 
         try:
             reader = pa.RecordBatchReader.from_batches(self._schema, self._batches())
@@ -139,7 +139,11 @@ class VortexWriter:
         layout = self._hashed.layout(self._rows)
         self._out.close()
         return WrittenFile(
-            path=self._path, format="vortex", rows=self._rows, size=layout.size, layout=layout.to_bytes(VORTEX_KIND)
+            path=self._path,
+            format="vortex",
+            rows=self._rows,
+            size=layout.size,
+            layout=layout.to_bytes(VORTEX_KIND),
         )
 
     def abort(self) -> None:
@@ -165,4 +169,3 @@ class VortexWriter:
         if is_ours(error):
             return error
         return StorageError(f"writing Vortex file {self._path!r} failed: {first_line(error)}")
-

@@ -1,7 +1,7 @@
 """The vector index: an IVF index over 4-bit codes in one Puffin file, searched mapped or by range requests.
 
-``build_index`` streams vectors into a file; ``IndexReader`` finds the candidates worth an exact comparison. The
-package knows no tables: vectors have ordinals, callers map them to rows. Bytes: ``spec/index.md``.
+``build_index`` streams vectors into a file; ``IndexReader`` finds the candidates worth an exact comparison.
+The package knows no tables: vectors have ordinals, callers map them to rows. Bytes: ``spec/index.md``.
 """
 
 from lake_engines.index.building import build_index

@@ -1,8 +1,8 @@
 """Builds an index file in one streaming pass over the vectors.
 
-Memory: the training sample (at most about 200 MB, 45 MB for 128 components), a few blocks per thread, and per vector
-its code twice plus 18 bytes (about 90 MB for a million vectors of 128 components). The vectors themselves and the
-refinement region only stream through.
+Memory: the training sample (at most about 200 MB, 45 MB for 128 components), a few blocks per thread, and per
+vector its code twice plus 18 bytes (about 90 MB for a million vectors of 128 components). The vectors
+themselves and the refinement region only stream through.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def build_index(
     refine
         Also store the int8 refinement region (``dimension + 8`` bytes per vector).
     model
-        Use this model instead of training one: the shard can then be searched together with others of the model.
+        Use this model instead of training one: the shard can then be searched together with others of
+        the model.
     fields
         Field ids to record in the container.
     name_row

@@ -1,7 +1,7 @@
 """Measures at build what a wanted recall takes, so that users name a recall and never a knob.
 
-A row counts as reaching its target only if all held-out queries together do so by a standard error, and the
-unchanged ones do so by themselves. Costs are a fixed model, not timings, so builds are deterministic.
+A row counts as reaching its target only if all held-out queries together do so by half a standard error, and
+the unchanged ones do so by themselves. Costs are a fixed model, not timings, so builds are deterministic.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _NANOSECONDS_PER_COMPONENT = 0.5  # of a candidate compared exactly
 class Measurement:
     """Everything a calibration looks at.
 
-    ``truth`` holds scores and ordinals of exact neighbours, ``list_of`` the list of each ordinal; ``scanner`` must
-    have all lists in place.
+    ``truth`` holds scores and ordinals of exact neighbours, ``list_of`` the list of each ordinal;
+    ``scanner`` must have all lists in place.
     """
 
     model: Model
@@ -55,8 +55,8 @@ class Measurement:
 class _Scan:
     """One wide scan: candidates in order of score, and how many probes it takes to meet each of them.
 
-    A scan with fewer probes finds the same candidates in the same order less those of lists it does not probe, so
-    this one tells what all of them would find.
+    A scan with fewer probes finds the same candidates in the same order less those of lists it does not
+    probe, so this one tells what all of them would find.
     """
 
     ordinals: I64
@@ -122,8 +122,8 @@ def _without(found: I64, sources: I64) -> I64:
 def _right_answers(truth: tuple[F32, I64], found: I64, k: int) -> tuple[I64, npt.NDArray[np.bool_]]:
     """Tell which candidates are among the ``k`` nearest, ties included.
 
-    Returns the queries that can be judged (enough neighbours, and no ties beyond those kept), and for each of them
-    a mask over its candidates.
+    Returns the queries that can be judged (enough neighbours, and no ties beyond those kept), and for
+    each of them a mask over its candidates.
     """
     scores, ordinals = truth
     queries, masks = [], []
@@ -211,7 +211,7 @@ def _reaches(recalls: F64, plain: npt.NDArray[np.bool_], target: float) -> bool:
     if not len(recalls):
         return False
     error = float(recalls.std()) / len(recalls) ** 0.5
-    return float(recalls.mean()) - error >= target and (
+    return float(recalls.mean()) - error / 2 >= target and (
         not plain.any() or float(recalls[plain].mean()) >= target
     )
 
@@ -219,8 +219,9 @@ def _reaches(recalls: F64, plain: npt.NDArray[np.bool_], target: float) -> bool:
 def _refined_ranks(measurement: Measurement, found: I64) -> I64 | None:
     """Measure where the refinement ranks what is nearest.
 
-    Candidates of some queries are ranked by their refinement records and exactly. Row ``i`` of the result holds, for
-    query ``i``, the refined rank of its exactly nearest candidate, of the second nearest, and so on.
+    Candidates of some queries are ranked by their refinement records and exactly. Row ``i`` of the result
+    holds, for query ``i``, the refined rank of its exactly nearest candidate, of the second nearest, and
+    so on.
     """
     model = measurement.model
     rows = []

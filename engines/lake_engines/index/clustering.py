@@ -1,8 +1,8 @@
 """Lloyd's k-means over a sample, on Python threads.
 
-Each thread runs its part of the work single-threaded in the kernel: on busy machines that is several times faster
-than the kernel's own parallel loops, which wait for each other by spinning. The parts are fixed, so the result does
-not depend on the number of threads.
+Each thread runs its part of the work single-threaded in the kernel: on busy machines that is several times
+faster than the kernel's own parallel loops, which wait for each other by spinning. The parts are fixed, so
+the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def cluster(sample: F32, count: int, seed: int, pool: ThreadPoolExecutor) -> F32
         for part_totals, part_sizes in pool.map(sums, parts):
             totals += part_totals
             sizes += part_sizes
-        centroids = totals / np.maximum(sizes, 1)[:, None].astype(np.float32)
+        totals /= np.maximum(sizes, 1)[:, None].astype(np.float32)
+        centroids = totals
         _fill_empty(centroids, sizes)
     return centroids
 

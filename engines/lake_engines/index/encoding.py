@@ -1,8 +1,8 @@
 """Turns raw vectors into what a shard stores of them: list, 4-bit codes with correction, refinement record.
 
-Why a correction (spec/index.md, IDX-7): one lookup table per query is exact for inner products with residuals, but
-ranking by Euclidean distance needs -|x̂|²/2 as well, where x̂ = centroid + decoded residual. The centroid's part is
-the list's bias; the rest is one number per vector, stored as a few more 4-bit codes.
+Why a correction (spec/index.md, IDX-7): one lookup table per query is exact for inner products with
+residuals, but ranking by Euclidean distance needs -|x̂|²/2 as well, where x̂ = centroid + decoded residual.
+The centroid's part is the list's bias; the rest is one number per vector, stored as a few more 4-bit codes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from lake_engines.index.interface import F32, F64, I64, U8, Metric
 from lake_engines.index.kernel import Codec
@@ -87,15 +86,17 @@ def check_finite(norms: F64, start: int, name_row: RowNamer) -> None:
 def correction_values(metric: Metric, prepared: F32, centroids: F32, residuals: F32, decoded: F32) -> F32:
     """Compute the number per vector that makes the scan's score right.
 
-    l2, cosine: ``-(c·r̂ + |r̂|²/2)``. ip: ``x·e / |x|²`` with ``e`` the quantisation error, to be multiplied by the
-    score expected of the best vectors: what they have in common is a component along the query.
+    l2, cosine: ``-(c·r̂ + |r̂|²/2)``. ip: ``x·e / |x|²`` with ``e`` the quantisation error, to be
+    multiplied by the score expected of the best vectors: what they have in common is a component along
+    the query.
     """
     if metric == "ip":
         squares = np.einsum("ij,ij->i", prepared, prepared)
         errors = np.einsum("ij,ij->i", prepared, residuals) - np.einsum("ij,ij->i", prepared, decoded)
         values: F32 = errors / np.maximum(squares, np.float32(1e-20))
         return values
-    return -(np.einsum("ij,ij->i", centroids, decoded) + 0.5 * np.einsum("ij,ij->i", decoded, decoded))
+    products: F32 = np.einsum("ij,ij->i", centroids + np.float32(0.5) * decoded, decoded)
+    return -products
 
 
 def correction_tables(low: float, high: float, count: int) -> F32:
@@ -120,10 +121,10 @@ def correction_codes(values: F32, tables: F32) -> U8:
     rest = levels >> 4
     for table in range(coarse):
         codes[:, table] = np.minimum(rest, CODEWORDS - 1)
-        rest = rest - codes[:, table]
+        rest -= codes[:, table].astype(np.int32)
     codes[:, coarse] = levels & 15
-    packed: npt.NDArray[np.uint8] = codes[:, 0::2] | (codes[:, 1::2] << 4)
-    return packed
+    codes[:, 1::2] <<= 4
+    return codes[:, 0::2] | codes[:, 1::2]
 
 
 def _levels(coarse: int) -> int:

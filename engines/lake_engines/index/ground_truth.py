@@ -18,7 +18,7 @@ from lake_engines.index.model import Model, PreparedQueries, row_norms
 __all__ = ["NEIGHBOURS_KEPT", "GroundTruth", "HeldOut", "held_out_queries"]
 
 NEIGHBOURS_KEPT = 112  # per query: more than the largest k calibrated, so that ties at its end are seen
-_QUERIES = 192
+_QUERIES = 384
 _SHIFT = 0.3  # of a residual
 
 
@@ -47,7 +47,7 @@ def held_out_queries(source: VectorSource, model: Model, seed: int) -> HeldOut:
     half = min(wanted // 2, len(raw) // 2)
     base = raw[half : 2 * half]
     if model.metric == "cosine":
-        base = base / norms[half : 2 * half, None].astype(np.float32)
+        base = (base / norms[half : 2 * half, None]).astype(np.float32)
     others = np.roll(residuals, 1, axis=0)[half : 2 * half]
     shifted = base + others * np.float32(_SHIFT / model.scale)
     return HeldOut(np.concatenate([raw[:half], shifted]).astype(np.float32), ordinals[: 2 * half], half)
@@ -56,9 +56,9 @@ def held_out_queries(source: VectorSource, model: Model, seed: int) -> HeldOut:
 class GroundTruth:
     """Collects the exact nearest neighbours of the queries as blocks of the data pass by. Thread-safe.
 
-    Scores are ``q·x - |x|²/2`` (l2, cosine) or ``q·x`` (ip). Only scores above what a query's worst kept neighbour
-    has are looked at, so that all but the first blocks cost little more than one matrix product. The result does
-    not depend on the order of blocks.
+    Scores are ``q·x - |x|²/2`` (l2, cosine) or ``q·x`` (ip). Only scores above what a query's worst kept
+    neighbour has are looked at, so that all but the first blocks cost little more than one matrix
+    product. The result does not depend on the order of blocks.
     """
 
     def __init__(self, held_out: HeldOut, prepared: PreparedQueries, model: Model) -> None:

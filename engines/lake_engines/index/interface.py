@@ -1,7 +1,7 @@
 """What the vector index is given and what it gives back: plain values, no behaviour.
 
-The index knows nothing of tables. It numbers vectors by *ordinals* 0..n-1 in the order they were fed; the caller
-maps ordinals to row ids and does the exact last step from the raw vectors.
+The index knows nothing of tables. It numbers vectors by *ordinals* 0..n-1 in the order they were fed; the
+caller maps ordinals to row ids and does the exact last step from the raw vectors.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import numpy.typing as npt
 from lake_format.errors import InvalidInputError
 
 __all__ = [
-    "METRICS",
-    "BuiltIndex",
-    "CalibrationRow",
-    "Candidates",
     "F32",
     "F64",
     "I64",
+    "METRICS",
+    "U8",
+    "BuiltIndex",
+    "CalibrationRow",
+    "Candidates",
     "Metric",
     "Progress",
     "SearchStats",
-    "U8",
     "VectorSource",
     "check_metric",
 ]

@@ -1,8 +1,8 @@
 """The only file that touches faiss: scanning packed lists, clustering, quantising, exact neighbours.
 
 faiss is used as a kernel over memory that we own. An ``OnDiskInvertedLists`` without a file takes absolute addresses,
-so that a list in a mapped file or a fetched buffer is scanned where it lies. Whoever sets an address keeps the memory
-alive for as long as a scan may run.
+so that a list in a mapped file or a fetched buffer is scanned where it lies. Whoever sets an address keeps
+the memory alive for as long as a scan may run.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ctypes
 import os
 import sys
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ from lake_engines.index.model import CODEWORDS, Model
 from lake_engines.index.packing import BLOCK
 
 __all__ = [
-    "Codec",
     "Coarse",
+    "Codec",
     "InnerProducts",
     "ListScanner",
     "Nearest",
@@ -37,9 +38,9 @@ __all__ = [
 def faiss_module() -> Any:
     """Import faiss on first use.
 
-    Its bundled OpenBLAS picks an old kernel on processors newer than itself, which halves the speed of assignment;
-    naming a kernel helps where AVX-512 is there. The variable is only set while faiss is first loaded, never
-    overrides the user's choice, and is gone afterwards.
+    Its bundled OpenBLAS picks an old kernel on processors newer than itself, which halves the speed of
+    assignment; naming a kernel helps where AVX-512 is there. The variable is only set while faiss is
+    first loaded, never overrides the user's choice, and is gone afterwards.
     """
     name = "OPENBLAS_CORETYPE"
     hint = "faiss" not in sys.modules and name not in os.environ and _has_avx512()
@@ -54,9 +55,8 @@ def faiss_module() -> Any:
 
 
 def _has_avx512() -> bool:
-    from numpy._core._multiarray_umath import __cpu_features__ as features  # noqa: PLC0415 (only with faiss)
-
-    return bool(features.get("AVX512_SKX", False))
+    numpy_core: Any = import_module("numpy._core._multiarray_umath")
+    return bool(getattr(numpy_core, "__cpu_features__", {}).get("AVX512_SKX", False))
 
 
 def use_threads(count: int) -> int:
@@ -92,8 +92,8 @@ class Coarse:
 class ListScanner:
     """Scores the vectors of given lists against queries.
 
-    ``lists`` is a table of (count, capacity in vectors, address) per list; faiss reads it during a scan, so a table
-    that another thread scans with must not change.
+    ``lists`` is a table of (count, capacity in vectors, address) per list; faiss reads it during a scan,
+    so a table that another thread scans with must not change.
     """
 
     def __init__(self, model: Model, coarse: Coarse) -> None:
@@ -203,16 +203,16 @@ def _product_quantiser(codebook: F32) -> Any:
 
 
 def train_codebook(residuals: F32, sub: int, seed: int) -> F32:
-    """Train 16 codewords for each run of ``sub`` components by k-means; shape ``(components / sub, 16, sub)``."""
+    """Train 16 codewords for each run of ``sub`` components by k-means; shape ``(d / sub, 16, sub)``."""
     faiss = faiss_module()
-    padded = residuals.shape[1]
-    quantiser = faiss.ProductQuantizer(padded, padded // sub, 4)
+    components = residuals.shape[1]
+    quantiser = faiss.ProductQuantizer(components, components // sub, 4)
     quantiser.cp.niter = 8
     quantiser.cp.seed = seed
     quantiser.cp.min_points_per_centroid = 1
     quantiser.cp.max_points_per_centroid = len(residuals) // CODEWORDS + 1
     quantiser.train(residuals)
-    codebook: F32 = faiss.vector_to_array(quantiser.centroids).reshape(padded // sub, CODEWORDS, sub)
+    codebook: F32 = faiss.vector_to_array(quantiser.centroids).reshape(components // sub, CODEWORDS, sub)
     return codebook
 
 

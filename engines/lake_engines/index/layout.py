@@ -13,11 +13,12 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lake_engines.index.interface import METRICS, CalibrationRow, I64, Metric
+from lake_engines.index.interface import I64, METRICS, CalibrationRow, Metric
 from lake_engines.index.packing import packed_length
 from lake_format.errors import CorruptionError
 
@@ -53,8 +54,8 @@ _TABLE = np.dtype([("offset", "<u8"), ("count", "<u4"), ("crc", "<u4")])
 class ListTable:
     """Where each list lies in the scan blob; one entry per list, then one for vectors without direction.
 
-    ``offsets`` are bytes from the start of the scan blob, ``counts`` vectors, ``checksums`` CRC-32 of the list's
-    bytes: packed codes (none in the last entry), then int64 ordinals.
+    ``offsets`` are bytes from the start of the scan blob, ``counts`` vectors, ``checksums`` CRC-32 of the
+    list's bytes: packed codes (none in the last entry), then int64 ordinals.
     """
 
     offsets: I64
@@ -117,7 +118,7 @@ class Head:
         if int(table.counts.sum()) != count:
             raise CorruptionError(f"{where}: the index lists do not add up to {count} vectors")
         start = _HEAD.size + table_length
-        calibration = tuple(CalibrationRow(**_row(part)) for part in _ROW.iter_unpack(data[start:-4]))
+        calibration = tuple(_row(part) for part in _ROW.iter_unpack(data[start:-4]))
         if any(not 1 <= row.probes <= lists or row.candidates < 1 for row in calibration):
             raise CorruptionError(f"{where}: the index head's calibration is out of range")
         return cls(
@@ -155,9 +156,14 @@ def _check(data: bytes, magic: bytes, least: int, what: str, where: str) -> None
         raise CorruptionError(f"{where}: the index {what}'s checksum does not match")
 
 
-def _row(part: tuple[int | float, ...]) -> dict[str, int | float]:
-    names = ("k", "target", "probes", "candidates", "refine_from", "refine_to", "recall")
-    values = dict(zip(names, part, strict=True))
-    for name in ("target", "recall"):
-        values[name] = round(float(values[name]), 6)  # undo the trip through float32
-    return values
+def _row(part: tuple[Any, ...]) -> CalibrationRow:
+    k, target, probes, candidates, refine_from, refine_to, recall = part
+    return CalibrationRow(
+        k=k,
+        target=round(target, 6),  # undoes the trip through float32
+        probes=probes,
+        candidates=candidates,
+        refine_from=refine_from,
+        refine_to=refine_to,
+        recall=round(recall, 6),
+    )

@@ -1,7 +1,7 @@
 """Brings lists to where they can be scanned: already there in a mapped file, or fetched by range requests.
 
-Both kinds check a list's checksum when it is first touched and are safe for concurrent searches. Nothing here knows
-about scores.
+Both kinds check a list's checksum when it is first touched and are safe for concurrent searches. Nothing here
+knows about scores.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
+from types import TracebackType
 from typing import Protocol
 
 import numpy as np
@@ -20,15 +22,13 @@ import numpy.typing as npt
 from lake_engines.index.interface import I64, U8
 from lake_engines.index.kernel import ListScanner
 from lake_engines.index.layout import ALIGNMENT, ListTable
-from lake_engines.index.packing import packed_length
 from lake_format.errors import CorruptionError
 from lake_format.store.base import ByteRange, Store
 
 __all__ = ["ListStore", "LoadedLists", "MappedLists", "RangedLists", "Transfer", "place_all"]
 
-_GAP = (
-    32 << 10
-)  # bytes; reading over a smaller gap is cheaper than another request (measured on object storage)
+_WHOLE: tuple[slice | None] = (None,)
+_GAP = 32 << 10  # bytes; reading over a smaller gap costs less than another request (measured)
 
 
 @dataclass(slots=True)
@@ -44,7 +44,10 @@ class Transfer:
 class LoadedLists(Protocol):
     """Lists ready to scan, for as long as the context that gave them is open."""
 
-    scanner: ListScanner
+    @property
+    def scanner(self) -> ListScanner:
+        """What scans them."""
+        ...
 
     def ordinals(self, number: int) -> I64:
         """Return the ordinals of list ``number``; shape ``(rows of the list,)``."""
@@ -54,7 +57,7 @@ class LoadedLists(Protocol):
 class ListStore(Protocol):
     """Where the lists of one shard come from."""
 
-    def loaded(self, lists: I64, transfer: Transfer) -> _Context:
+    def loaded(self, lists: I64, transfer: Transfer) -> AbstractContextManager[LoadedLists]:
         """Return a context in which ``lists`` (any shape, repeats allowed) can be scanned."""
         ...
 
@@ -62,14 +65,9 @@ class ListStore(Protocol):
         """Return the ordinals of vectors without direction, which belong to no list."""
         ...
 
-    def slices(self, lists: I64) -> Sequence[slice]:
-        """Cut the columns of ``lists`` (queries by probes) so that each part fits in memory."""
+    def slices(self, lists: I64) -> Sequence[slice | None]:
+        """Cut the columns of ``lists`` (queries by probes) so that each part fits in memory; None is all."""
         ...
-
-
-class _Context(Protocol):
-    def __enter__(self) -> LoadedLists: ...
-    def __exit__(self, *exception: object) -> None: ...
 
 
 def place_all(scanner: ListScanner, table: ListTable, base: int) -> None:
@@ -79,7 +77,7 @@ def place_all(scanner: ListScanner, table: ListTable, base: int) -> None:
 
 
 class MappedLists:
-    """All lists of a memory-mapped scan region; the table is written once, so scans share it without locks."""
+    """All lists of a memory-mapped scan region; its table is written once, so scans need no locks."""
 
     def __init__(
         self, region: U8, table: ListTable, code_size: int, scanner: ListScanner, where: str
@@ -93,7 +91,7 @@ class MappedLists:
         self.scanner = scanner
         place_all(scanner, table, region.ctypes.data)
 
-    def loaded(self, lists: I64, transfer: Transfer) -> _Context:
+    def loaded(self, lists: I64, transfer: Transfer) -> MappedLists:
         """Check what has not been touched yet; the context itself costs nothing."""
         if not self._checked[lists].all():
             wanted = np.unique(lists)
@@ -105,7 +103,9 @@ class MappedLists:
     def __enter__(self) -> LoadedLists:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         return None
 
     def ordinals(self, number: int) -> I64:
@@ -121,9 +121,9 @@ class MappedLists:
             transfer.lists += 1
         return self.ordinals(last)
 
-    def slices(self, lists: I64) -> Sequence[slice]:
+    def slices(self, lists: I64) -> Sequence[slice | None]:
         """One part: mapped pages are the operating system's to keep or drop."""
-        return (slice(0, lists.shape[1]),)
+        return _WHOLE
 
     def _check(self, number: int) -> None:
         start = int(self._table.offsets[number])
@@ -185,16 +185,14 @@ class RangedLists:
             return np.empty(0, np.int64)
         return self._buffers(np.array([last]), transfer)[last].view(np.int64)
 
-    def slices(self, lists: I64) -> Sequence[slice]:
+    def slices(self, lists: I64) -> Sequence[slice | None]:
         """Cut so that one part's lists fit in the budget."""
         total = int(self._lengths[np.unique(lists)].sum())
         if total <= self._budget:
-            return (slice(0, lists.shape[1]),)
+            return _WHOLE
         parts = min(lists.shape[1], -(-total // self._budget))
         edges = np.linspace(0, lists.shape[1], parts + 1).astype(int).tolist()
-        return tuple(
-            slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False) if stop > start
-        )
+        return tuple(slice(start, stop) for start, stop in pairwise(edges) if stop > start)
 
     def _buffers(self, wanted: I64, transfer: Transfer) -> dict[int, U8]:
         """Return the bytes of each list, in the order of ``wanted``."""
@@ -242,7 +240,7 @@ class RangedLists:
         return ByteRange(self._path, self._region_offset + start, stop - start)
 
     def _accept(self, number: int, answer: bytes, start: int) -> U8:
-        """Check one list and copy it to aligned memory of its own (the answer may hold gaps and other lists)."""
+        """Check one list and copy it to aligned memory of its own: the answer may hold gaps and other lists."""
         length = int(self._lengths[number])
         part = memoryview(answer)[start : start + length]
         _check_list(part, int(self._table.checksums[number]), number, self._path)

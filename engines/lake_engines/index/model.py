@@ -1,12 +1,12 @@
 """The trained part of an index: how vectors become codes and how codes and a query become a score.
 
-A model holds the centroids and the codebook; it is independent of the rows of any shard, so that several shards can
-share one and be searched together. This module knows the arithmetic and the model's bytes (spec/index.md, IDX
-clauses), not the library that scans, and opens no files.
+A model holds the centroids and the codebook; it is independent of the rows of any shard, so that several
+shards can share one and be searched together. This module knows the arithmetic and the model's bytes
+(spec/index.md, IDX clauses), not the library that scans, and opens no files.
 
-All work happens in a *prepared* space: vectors are normalised (cosine only), centred, scaled to a mean squared norm
-of 1 and padded. Centring changes no ranking, makes residuals of un-normalised data small against 8-bit tables, and
-scaling keeps centroids inside float16.
+All work happens in a *prepared* space: vectors are normalised (cosine only), centred, scaled to a mean
+squared norm of 1 and padded. Centring changes no ranking, makes residuals of un-normalised data small against
+8-bit tables, and scaling keeps centroids inside float16.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
     "CODEWORDS",
     "Model",
     "PreparedQueries",
+    "all_true",
     "model_id",
     "padded_dimension",
     "prepare",
@@ -55,8 +56,8 @@ def padded_dimension(dimension: int, sub: int) -> int:
 class PreparedQueries:
     """Queries in the form the scan takes, and what turns scores back into distances.
 
-    ``extended`` has shape ``(queries, width)``: the prepared query, then for each correction table one sub-vector
-    whose first component multiplies that table.
+    ``extended`` has shape ``(queries, width)``: the prepared query, then for each correction table one
+    sub-vector whose first component multiplies that table.
     """
 
     extended: F32
@@ -81,9 +82,9 @@ class Model:
     codebook
         Shape ``(subquantisers, 16, sub)``: codewords of residuals.
     corrections
-        Shape ``(tables, 16)``: the sum of one entry per table is the per-vector correction. The first ``tables - 1``
-        share the coarse part, the last is the fine part; spreading it keeps every table's span small, which is what
-        sets the resolution of the 8-bit tables in a scan.
+        Shape ``(tables, 16)``: the sum of one entry per table is the per-vector correction. The first
+        ``tables - 1`` share the coarse part, the last is the fine part; spreading it keeps every
+        table's span small, which is what sets the resolution of the 8-bit tables in a scan.
     """
 
     metric: Metric
@@ -102,12 +103,12 @@ class Model:
     @property
     def sub(self) -> int:
         """Components per subquantiser."""
-        return self.codebook.shape[2]
+        return int(self.codebook.shape[2])
 
     @property
     def padded(self) -> int:
         """Components of a prepared vector."""
-        return self.centroids.shape[1]
+        return int(self.centroids.shape[1])
 
     @property
     def code_size(self) -> int:
@@ -123,9 +124,8 @@ class Model:
         """Return what each list adds to the score of its vectors; shape ``(lists,)``."""
         if self.metric == "ip":
             return np.zeros(self.list_count, np.float32)
-        return (-0.5 * np.einsum("ij,ij->i", self.centroids, self.centroids, dtype=np.float64)).astype(
-            np.float32
-        )
+        squares: F64 = np.einsum("ij,ij->i", self.centroids, self.centroids, dtype=np.float64)
+        return (-0.5 * squares).astype(np.float32)
 
     def prepare_vectors(self, vectors: F32, norms: F64) -> F32:
         """Bring vectors into the prepared space (:func:`prepare`)."""
@@ -136,45 +136,49 @@ class Model:
         count, dimension = queries.shape
         extended = np.zeros((count, self.width), np.float32)
         inner = extended[:, :dimension]
-        factors = offsets = undefined = _NOTHING
-        if self.metric != "l2":
-            norms = row_norms(queries)
-            divisors = np.where(norms > 0, norms, 1)
-            np.divide(queries, divisors[:, None], out=inner)
-            if self.metric == "cosine":
-                undefined = norms == 0
-            else:
-                factors = norms.astype(np.float32)
-                offsets = (queries @ self.mean.astype(np.float64)).astype(np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            if self.metric != "ip":
-                np.subtract(inner if self.metric == "cosine" else queries, self.mean, out=inner)
-                inner *= np.float32(self.scale)
-                extended[:, self.padded :: self.sub] = 1
-            squares: F32 = np.einsum("ij,ij->i", inner, inner)
-            if not (squares < _LARGEST_QUERY**2).all():
-                squares = self._shorten(queries, inner)
-        return PreparedQueries(extended, squares, factors, offsets, undefined)
+        if self.metric == "l2":
+            np.subtract(queries, self.mean, out=inner)
+            return self._finish(queries, extended, inner, _NOTHING_UNDEFINED)
+        norms = row_norms(queries)
+        undefined = norms == 0
+        np.divide(queries, (norms + undefined)[:, None], out=inner, casting="same_kind")
+        if self.metric == "cosine":
+            inner -= self.mean
+            return self._finish(queries, extended, inner, undefined)
+        offsets = queries @ self.mean
+        return PreparedQueries(extended, _NOTHING, norms.astype(np.float32), offsets, _NOTHING_UNDEFINED)
+
+    def _finish(
+        self, queries: F32, extended: F32, inner: F32, undefined: npt.NDArray[np.bool_]
+    ) -> PreparedQueries:
+        """Scale centred queries (l2, cosine), and let them meet the corrections with factor 1."""
+        inner *= np.float32(self.scale)
+        extended[:, self.padded :: self.sub] = 1
+        squares: F32 = np.einsum("ij,ij->i", inner, inner)
+        if not all_true(squares < _LARGEST_QUERY**2):
+            squares = self._shorten(queries, inner)
+        return PreparedQueries(extended, squares, _NOTHING, _NOTHING, undefined)
 
     def _shorten(self, queries: F32, inner: F32) -> F32:
         """Bring l2 queries that lie absurdly far away to where float32 can still rank; returns the true squares."""
         exact = (queries.astype(np.float64) - self.mean) * self.scale
-        norms = np.sqrt(np.einsum("ij,ij->i", exact, exact))
+        norms: F64 = np.sqrt(np.einsum("ij,ij->i", exact, exact))
         inner[:] = exact * np.minimum(1.0, _LARGEST_QUERY / np.maximum(norms, 1.0))[:, None]
         return (norms**2).astype(np.float32)
 
     def distances(self, scores: F32, prepared: PreparedQueries) -> F32:
         """Turn scores, shape ``(queries, m)``, into approximate distances in the metric's unit."""
         if self.metric == "ip":
-            return -(
-                scores * (prepared.factors / np.float32(self.scale))[:, None] + prepared.offsets[:, None]
-            )
-        squares = prepared.squared_norms[:, None] - 2 * scores
+            products: F32 = scores * (prepared.factors / np.float32(self.scale))[:, None]
+            return -(products + prepared.offsets[:, None])
+        squares: F32 = prepared.squared_norms[:, None] - 2 * scores
         np.maximum(squares, 0, out=squares)
         if self.metric == "l2":
-            return np.sqrt(squares, out=squares) * np.float32(1 / self.scale)
+            np.sqrt(squares, out=squares)
+            squares *= np.float32(1 / self.scale)
+            return squares
         squares *= np.float32(0.5 / self.scale**2)
-        if prepared.undefined.any():
+        if len(prepared.undefined) and prepared.undefined.any():
             squares[prepared.undefined] = np.nan
         return squares
 
@@ -247,9 +251,15 @@ def model_id(encoded: bytes) -> str:
     return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
 
+def all_true(mask: npt.NDArray[np.bool_]) -> bool:
+    """Tell if all are true; several times faster than ``mask.all()`` for the one element of a single query."""
+    return bool(mask.item() if mask.size == 1 else mask.all())
+
+
 def row_norms(vectors: F32) -> F64:
-    """Euclidean norms, in float64 so that they neither overflow nor underflow; not finite where a value is not."""
-    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    """Compute Euclidean norms, in float64 so that they neither overflow nor underflow."""
+    norms: F64 = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    return norms
 
 
 def prepare(vectors: F32, norms: F64, metric: Metric, mean: F32, scale: float, padded: int) -> F32:
@@ -273,3 +283,4 @@ def prepare(vectors: F32, norms: F64, metric: Metric, mean: F32, scale: float, p
 
 
 _NOTHING = np.empty(0, np.float32)
+_NOTHING_UNDEFINED = np.empty(0, np.bool_)

@@ -1,7 +1,8 @@
 """The FastScan order of 4-bit codes: 32 vectors a block, so that one register holds one subquantiser's codes.
 
 Layout after André, Kermarrec, Le Scouarnec, "Cache locality is not enough" (VLDB 2015) and faiss's
-``pq4_pack_codes`` with blocks of 32. Pure numpy: packing needs no index object, and nothing is unpacked to search.
+``pq4_pack_codes`` with blocks of 32. Pure numpy: packing needs no index object, and nothing is unpacked to
+search.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def pack_codes(codes: U8) -> U8:
     Parameters
     ----------
     codes
-        Shape ``(n, code_size)``; the code of subquantiser ``s`` is in byte ``s // 2``, low four bits if ``s`` is
-        even.
+        Shape ``(n, code_size)``; the code of subquantiser ``s`` is in byte ``s // 2``, low four bits
+        if ``s`` is even.
 
     Returns
     -------

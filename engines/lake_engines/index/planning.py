@@ -1,4 +1,4 @@
-"""How far to look: turns a wanted recall, ``k`` and a selection into numbers of probes and candidates. Pure."""
+"""How far to look: turns a wanted recall, ``k`` and a selection into numbers of probes and candidates."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _REFINE_ABOVE = (
 class Plan:
     """What one search does.
 
-    ``width`` candidates come from the scan of ``probes`` lists; ``refine_to`` of them are kept by the refinement
-    (0: it is skipped). ``wanted`` is how many selected vectors the probed lists should hold: fewer means that the
-    selection avoids the query's neighbourhood, and more lists are probed.
+    ``width`` candidates come from the scan of ``probes`` lists; ``refine_to`` of them are kept by the
+    refinement (0: it is skipped). ``wanted`` is how many selected vectors the probed lists should hold:
+    fewer means that the selection avoids the query's neighbourhood, and more lists are probed.
     """
 
     probes: int

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import zlib
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lake_engines.index.calibration import with_expected_score
 from lake_engines.index.interface import F32, I64, U8, CalibrationRow, Candidates, Metric, SearchStats
 from lake_engines.index.kernel import Coarse, ListScanner, selector, use_threads
 from lake_engines.index.layout import FLAT_BLOB, HEAD_BLOB, MODEL_BLOB, REFINE_BLOB, SCAN_BLOB, Flat, Head
-from lake_engines.index.list_store import ListStore, LoadedLists, MappedLists, RangedLists, Transfer
-from lake_engines.index.model import Model, PreparedQueries, model_id
+from lake_engines.index.list_store import MappedLists, RangedLists
+from lake_engines.index.model import Model, model_id
 from lake_engines.index.planning import Plan, plan_search
 from lake_engines.index.refinement import RefineRegion
 from lake_engines.index.selection import Selection
@@ -27,18 +24,8 @@ __all__ = ["IndexReader"]
 
 _CACHE_BYTES = 64 << 20
 _QUERIES_AT_ONCE = 256
+_PLANS_KEPT = 256
 _SAMPLE_STRIDE = 8  # of a list's ordinals, to estimate how many of them are selected
-
-
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    """The parts of an index with codes."""
-
-    model: Model
-    head: Head
-    coarse: Coarse
-    lists: ListStore
-    refine: RefineRegion | None
 
 
 class IndexReader:
@@ -52,15 +39,14 @@ class IndexReader:
         Name of the model, equal for shards that share one; empty for an index without codes.
     """
 
-    def __init__(
-        self, *, path: str, count: int, dimension: int, metric: Metric, shard: _Shard | None
-    ) -> None:
+    def __init__(self, *, path: str, count: int, dimension: int, metric: Metric, shard: Shard | None) -> None:
         self.path = path
         self.count = count
         self.dimension = dimension
         self.metric: Metric = metric
         self.model_id = shard.head.model_id if shard else ""
         self._shard = shard
+        self._plans: dict[tuple[object, ...], Plan] = {}
 
     @classmethod
     def open(
@@ -153,8 +139,8 @@ class IndexReader:
         probes, candidates
             Override the calibrated numbers of lists to scan and candidates to return.
         refine
-            Whether to narrow candidates by the int8 records, where the file has them and is mapped; decided by
-            the number of candidates if None.
+            Whether to narrow candidates by the int8 records, where the file has them and is
+            mapped; decided by the number of candidates if None.
         threads
             For batches of queries; all processors by default.
 
@@ -172,23 +158,10 @@ class IndexReader:
         shard = self._shard
         if shard is None or need == 0:
             return self._everything(len(queries), chosen, need)
-        plan = plan_search(
-            shard.head.calibration,
-            k,
-            recall,
-            count=self.count,
-            lists=shard.model.list_count,
-            selected=available,
-            can_refine=shard.refine is not None,
-            probes=probes,
-            candidates=candidates,
-            refine=refine,
-        )
-        search = _Search(shard, plan, need, chosen, selector(chosen.bitmap) if chosen else None)
-        if len(queries) == 1:
-            before = use_threads(1)
-        else:
-            before = use_threads(threads or os.cpu_count() or 1)
+        plan = self._plan(k, recall, available, probes, candidates, refine)
+        search = Search(shard, plan, need, chosen, selector(chosen.bitmap) if chosen else None)
+        count = 1 if len(queries) == 1 else threads or os.cpu_count() or 1
+        before = use_threads(count)
         try:
             parts = [
                 search.run(queries[start : start + _QUERIES_AT_ONCE])
@@ -198,6 +171,37 @@ class IndexReader:
             use_threads(before)
         return search.gathered(parts)
 
+    def _plan(
+        self,
+        k: int,
+        recall: float,
+        selected: int,
+        probes: int | None,
+        candidates: int | None,
+        refine: bool | None,
+    ) -> Plan:
+        """Plan a search, or take the plan of an equal one before."""
+        assert self._shard is not None
+        key = (k, recall, selected, probes, candidates, refine)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = plan_search(
+                self.calibration,
+                k,
+                recall,
+                count=self.count,
+                lists=self._shard.model.list_count,
+                selected=selected,
+                can_refine=self._shard.refine is not None,
+                probes=probes,
+                candidates=candidates,
+                refine=refine,
+            )
+            if len(self._plans) >= _PLANS_KEPT:
+                self._plans.clear()
+            self._plans[key] = plan
+        return plan
+
     def _checked(self, queries: F32, k: int, recall: float) -> F32:
         array = np.asarray(queries, dtype=np.float32)
         if array.ndim == 1:
@@ -206,7 +210,9 @@ class IndexReader:
             raise InvalidInputError(
                 f"a query has shape {np.shape(queries)}, but {self.path} indexes vectors of {self.dimension} components"
             )
-        if not np.isfinite(array).all():
+        array = np.ascontiguousarray(array)
+        flat = array.reshape(-1)
+        if not float(flat @ flat) < np.inf and not np.isfinite(array).all():  # the product is quicker
             query, component = np.argwhere(~np.isfinite(array))[0].tolist()
             raise InvalidInputError(
                 f"query {query} holds {array[query, component]} at component {component}",
@@ -216,7 +222,7 @@ class IndexReader:
             raise InvalidInputError(f"k must be at least 1, not {k}")
         if not 0 < recall <= 1:
             raise InvalidInputError(f"recall must lie in (0, 1], not {recall}")
-        return np.ascontiguousarray(array)
+        return array
 
     def _selection(self, selection: Selection | npt.NDArray[np.bool_] | None) -> Selection | None:
         if selection is None:
@@ -242,150 +248,6 @@ class IndexReader:
         ordinals = np.broadcast_to(row, (queries, len(row)))
         distances = np.full(ordinals.shape, np.nan, np.float32)
         return Candidates(ordinals=ordinals, distances=distances, stats=SearchStats(complete=True))
-
-
-@dataclass(slots=True)
-class _Part:
-    """Candidates of some queries, while they are put together."""
-
-    ordinals: I64
-    distances: F32
-
-
-class _Search:
-    """One call of search: what is the same for all its queries."""
-
-    def __init__(self, shard: _Shard, plan: Plan, need: int, chosen: Selection | None, native: Any) -> None:
-        self._shard = shard
-        self._plan = plan
-        self._need = need
-        self._chosen = chosen
-        self._native = native
-        self._transfer = Transfer()
-        self._probes = 0
-        self._refined = 0
-
-    def run(self, queries: F32) -> _Part:
-        """Search up to a few hundred queries: widen for those that need it until all have enough."""
-        model = self._shard.model
-        prepared = model.prepare_queries(queries)
-        width = max(self._plan.width, self._need)
-        probes = self._plan.probes
-        scores = np.full((len(queries), width), np.nan, np.float32)
-        ordinals = np.full((len(queries), width), -1, np.int64)
-        pending: I64 | None = None  # all
-        while True:
-            extended = prepared.extended if pending is None else prepared.extended[pending]
-            list_scores, lists = self._shard.coarse.nearest(extended, probes)
-            with_expected_score(model, extended, list_scores)
-            last = probes >= model.list_count
-            best, found, enough = self._scan(extended, list_scores, lists, width, last=last)
-            if pending is None:
-                scores, ordinals = best, found
-                pending = np.arange(len(queries))
-            else:
-                scores[pending], ordinals[pending] = best, found
-            self._probes = max(self._probes, probes)
-            if last:
-                break
-            pending = pending[~enough]
-            if not len(pending):
-                break
-            probes = min(model.list_count, probes * 2)
-        if self._plan.refine_to:
-            scores, ordinals = self._refine(prepared, scores, ordinals)
-        distances = model.distances(scores, prepared)
-        if self._need and (ordinals[:, self._need - 1] < 0).any():
-            ordinals = self._add_undirected(ordinals)
-        distances[ordinals < 0] = np.nan
-        return _Part(ordinals, distances)
-
-    def _scan(
-        self, extended: F32, scores: F32, lists: I64, width: int, *, last: bool
-    ) -> tuple[F32, I64, npt.NDArray[np.bool_]]:
-        """Scan lists; also tells which queries have what they need."""
-        enough = np.ones(len(lists), np.bool_)
-        parts: list[tuple[F32, I64]] = []
-        for columns in self._shard.lists.slices(lists):
-            some = lists if columns == slice(0, lists.shape[1]) else np.ascontiguousarray(lists[:, columns])
-            with self._shard.lists.loaded(some, self._transfer) as loaded:
-                if self._chosen is not None and not last:
-                    enough &= self._estimate(loaded, some) >= self._plan.wanted * (
-                        some.shape[1] / lists.shape[1]
-                    )
-                some_scores = scores if some is lists else np.ascontiguousarray(scores[:, columns])
-                parts.append(loaded.scanner.scan(extended, some_scores, some, width, self._native))
-        best, found = parts[0] if len(parts) == 1 else _merge(parts, width)
-        enough &= found[:, self._need - 1] >= 0
-        return best, found, enough
-
-    def _estimate(self, loaded: LoadedLists, lists: I64) -> npt.NDArray[np.float64]:
-        """Estimate per query how many selected vectors the lists hold, from a part of their ordinals."""
-        assert self._chosen is not None
-        numbers = np.unique(lists)
-        samples = [loaded.ordinals(number)[::_SAMPLE_STRIDE] for number in numbers.tolist()]
-        ends = np.cumsum([len(sample) for sample in samples])
-        hits = np.concatenate([[0], np.cumsum(self._chosen.contains(np.concatenate(samples)))])
-        starts = np.concatenate([[0], ends[:-1]])
-        per_list = (hits[ends] - hits[starts]) * float(_SAMPLE_STRIDE)
-        return per_list[np.searchsorted(numbers, lists)].sum(axis=1)  # type: ignore[no-any-return]
-
-    def _refine(self, prepared: PreparedQueries, scores: F32, ordinals: I64) -> tuple[F32, I64]:
-        """Narrow each query's candidates by the int8 records."""
-        shard, keep = self._shard, max(self._plan.refine_to, self._need)
-        assert shard.refine is not None
-        self._refined = self._plan.width
-        best = np.full((len(scores), keep), np.nan, np.float32)
-        kept = np.full((len(scores), keep), -1, np.int64)
-        for query in range(len(scores)):
-            found = ordinals[query]
-            found = found[found >= 0]
-            closer = shard.refine.score(found, prepared.extended[query, : shard.model.dimension])
-            if len(found) > keep:
-                top = np.argpartition(-closer, keep - 1)[:keep]
-                found, closer = found[top], closer[top]
-            order = np.argsort(-closer)
-            best[query, : len(order)], kept[query, : len(order)] = closer[order], found[order]
-        return best, kept
-
-    def _add_undirected(self, ordinals: I64) -> I64:
-        """Fill up queries that lack candidates with vectors that have no direction (zero vectors, cosine)."""
-        spare = self._shard.lists.undirected(self._transfer)
-        if self._chosen is not None:
-            spare = spare[self._chosen.contains(spare)]
-        for query in np.flatnonzero(ordinals[:, self._need - 1] < 0).tolist():
-            have = int((ordinals[query] >= 0).sum())
-            ordinals[query, have : self._need] = spare[: self._need - have]
-        return ordinals
-
-    def gathered(self, parts: list[_Part]) -> Candidates:
-        """Put the parts together."""
-        transfer = self._transfer
-        stats = SearchStats(
-            probes=self._probes,
-            lists_read=transfer.lists,
-            rounds=transfer.rounds,
-            requests=transfer.requests,
-            bytes_read=transfer.bytes,
-            refined=self._refined,
-            complete=self._probes >= self._shard.model.list_count,
-        )
-        if len(parts) == 1:
-            return Candidates(ordinals=parts[0].ordinals, distances=parts[0].distances, stats=stats)
-        return Candidates(
-            ordinals=np.concatenate([part.ordinals for part in parts]),
-            distances=np.concatenate([part.distances for part in parts]),
-            stats=stats,
-        )
-
-
-def _merge(parts: list[tuple[F32, I64]], width: int) -> tuple[F32, I64]:
-    """Keep the best of several scans of the same queries."""
-    scores = np.concatenate([part[0] for part in parts], axis=1)
-    found = np.concatenate([part[1] for part in parts], axis=1)
-    scores[found < 0] = -np.inf
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1)
 
 
 def _map(local: str, path: str) -> U8:
@@ -416,7 +278,7 @@ def _open_shard(
     size: int,
     region: U8 | None,
     cache_bytes: int,
-) -> _Shard:
+) -> Shard:
     encoded = _part(tail, metadata, MODEL_BLOB, size, path)
     model = Model.decode(encoded, path)
     scan = metadata.find(SCAN_BLOB)
@@ -438,7 +300,7 @@ def _open_shard(
             lambda: ListScanner(model, coarse),
             cache_bytes,
         )
-        return _Shard(model, head, coarse, lists, None)
+        return Shard(model, head, coarse, lists, None)
     scanner = ListScanner(model, coarse)
     mapped = MappedLists(
         region[scan.offset : scan.offset + scan.length], head.table, head.code_size, scanner, path
@@ -449,4 +311,4 @@ def _open_shard(
         refine = RefineRegion(
             region[blob.offset : blob.offset + blob.length], head.count, model.dimension, path
         )
-    return _Shard(model, head, coarse, mapped, refine)
+    return Shard(model, head, coarse, mapped, refine)

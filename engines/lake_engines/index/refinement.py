@@ -1,8 +1,8 @@
 """The int8 refinement: a second, closer look at candidates without reading their raw vectors.
 
-A record is the prepared vector as int8 with its own scale. It depends on no list and lies at its ordinal, so the
-region is written in one streaming pass and shards merge by concatenation. Checksums cover 64 records each and are
-checked at first touch.
+A record is the prepared vector as int8 with its own scale. It depends on no list and lies at its ordinal, so
+the region is written in one streaming pass and shards merge by concatenation. Checksums cover 64 records each
+and are checked at first touch.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def score(records: U8, query: F32) -> F32:
 def chunk_checksums(records: U8) -> list[int]:
     """CRC-32 of each run of 64 records (the last may be shorter)."""
     step = RECORDS_PER_CHECKSUM
-    return [zlib.crc32(records[start : start + step]) for start in range(0, len(records), step)]
+    return [zlib.crc32(records[start : start + step].data) for start in range(0, len(records), step)]
 
 
 class RefineRegion:
@@ -102,7 +102,7 @@ class RefineRegion:
     def _check(self, chunks: I64) -> None:
         for chunk in chunks[~self._checked[chunks]].tolist():
             start = chunk * RECORDS_PER_CHECKSUM
-            if zlib.crc32(self._records[start : start + RECORDS_PER_CHECKSUM]) != self._checksums[chunk]:
+            if zlib.crc32(self._records[start : start + RECORDS_PER_CHECKSUM].data) != self._checksums[chunk]:
                 raise CorruptionError(
                     f"{self._where}: refinement records from {start} are altered (checksum)"
                 )

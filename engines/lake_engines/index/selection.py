@@ -23,8 +23,8 @@ class Selection:
     Attributes
     ----------
     bitmap
-        Bit ``i % 8`` (lowest first, as in Arrow) of byte ``i // 8`` is set if ordinal ``i`` is selected; the bits
-        after the last ordinal are 0.
+        Bit ``i % 8`` (lowest first, as in Arrow) of byte ``i // 8`` is set if ordinal ``i`` is
+        selected; the bits after the last ordinal are 0.
     total
         Number of ordinals the bitmap speaks of.
     count
@@ -37,7 +37,7 @@ class Selection:
 
     @classmethod
     def from_bitmap(cls, bitmap: U8, total: int) -> Selection:
-        """Wrap a packed bitmap of at least ``total`` bits (Arrow's order) without copying it where possible."""
+        """Wrap a packed bitmap of at least ``total`` bits, in Arrow's order; not copied where possible."""
         length = (total + 7) // 8
         if bitmap.dtype != np.uint8 or bitmap.ndim != 1 or len(bitmap) < length:
             raise InvalidInputError(
@@ -71,7 +71,9 @@ class Selection:
 
     def contains(self, ordinals: I64) -> npt.NDArray[np.bool_]:
         """Tell for each ordinal whether it is selected; same shape as ``ordinals``."""
-        return (self.bitmap[ordinals >> 3] >> (ordinals & 7).astype(np.uint8)) & 1 == 1
+        bits = (self.bitmap[ordinals >> 3] >> (ordinals & 7).astype(np.uint8)) & 1
+        mask: npt.NDArray[np.bool_] = bits.view(np.bool_)
+        return mask
 
     def first(self, limit: int) -> I64:
         """Return the first ``limit`` selected ordinals, ascending."""

@@ -27,7 +27,7 @@ _COARSE_TABLES = (1, 3, 5, 7)  # with the fine one an even number, so that codes
 
 
 def default_list_count(count: int, dimension: int) -> int:
-    """Choose the number of lists: about the square root, fewer where centroids are long (they fill the head)."""
+    """Choose the number of lists: about the square root, fewer where centroids are long and fill the head."""
     factor = 1.25 if dimension <= 256 else 0.8
     return int(max(1, min(factor * count**0.5, count // 200, 65_535)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from uuid import uuid4
 
 import numpy as np
 
@@ -86,7 +85,7 @@ def build_vector_index(snapshot: Snapshot, request: IndexRequest, pool: ReaderPo
         raise InvalidInputError(
             f"column {request.column!r} has no vectors to index", fix="append rows before building an index"
         )
-    path = index_path(uuid4())
+    path = index_path(request.new_id())
     with snapshot.store.open_writer(path) as writer:
         built = build_index(
             _SnapshotVectors(column, runs),
@@ -106,7 +105,7 @@ def build_vector_index(snapshot: Snapshot, request: IndexRequest, pool: ReaderPo
         row_ids=encode_row_ids(row_ids),
     )
     return IndexEntry(
-        index_id=str(uuid4()),
+        index_id=str(request.new_id()),
         name=request.name,
         kind=built.kind,
         field_id=field_id(snapshot.schema.field(request.column)),

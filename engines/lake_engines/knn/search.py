@@ -26,7 +26,7 @@ from lake_format.schema import DISTANCE, DISTANCE_FIELD
 
 __all__ = ["search"]
 
-_FLAT_BYTES = 6 << 20
+_FLAT_BYTES = 2 << 20
 """Matching rows whose vectors take no more than this are compared one by one on a local disk."""
 _FLAT_REQUESTS = 128
 """The same bound where every row may cost a request."""

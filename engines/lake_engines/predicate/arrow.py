@@ -69,7 +69,7 @@ def from_arrow(expression: pc.Expression) -> Opaque:
     for conjunct in _split(root):
         try:
             translated.append(_translate(conjunct))
-        except _UntranslatedError:
+        except (_UntranslatedError, RecursionError):  # very deep trees are left to Arrow
             complete = False
     paths = tuple(dict.fromkeys(_paths(root)))
     return Opaque(expression, paths, tuple(translated), complete, str(expression))

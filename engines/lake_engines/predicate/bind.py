@@ -240,7 +240,7 @@ class _Binder:
         fold_case = self._rules == "sql" if fold_case is None else fold_case
         index = _position(path[0], self._schema.names, path[:1], fold_case)
         field = self._schema.field(index)
-        names, steps = [field.name], []
+        names = [field.name]
         for name in path[1:]:
             struct = value_type(field.type)
             if not pa.types.is_struct(struct):
@@ -251,10 +251,9 @@ class _Binder:
             step = _position(name, [child.name for child in struct], (*names, name), fold_case)
             field = struct.field(step)
             names.append(field.name)
-            steps.append(step)
         found = (field.metadata or {}).get(FIELD_ID_KEY, b"")
         field_id = int(found) if found.isdigit() else None
-        return FieldValue(tuple(names), tuple(steps), field.type, plain_type(field.type), field_id)
+        return FieldValue(tuple(names), field.type, plain_type(field.type), field_id)
 
 
 def _position(name: str, names: list[str], path: tuple[str, ...], fold_case: bool) -> int:

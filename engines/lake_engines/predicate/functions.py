@@ -29,6 +29,7 @@ _PARTS: dict[str, Callable[..., Any]] = {
     "minute": pc.minute,
     "second": pc.second,
 }
+_NULL = Constant(pa.scalar(None))
 _ARITHMETIC = frozenset("+-*/%") | {"//"}
 
 
@@ -40,6 +41,10 @@ def is_text(dtype: pa.DataType) -> bool:
 def is_exact_number(dtype: pa.DataType) -> bool:
     """Tell whether values are integers or decimals."""
     return bool(pa.types.is_integer(dtype) or pa.types.is_decimal(dtype))
+
+
+def _is_null(value: Value) -> bool:
+    return bool(pa.types.is_null(value.dtype)) or (isinstance(value, Constant) and not value.scalar.is_valid)
 
 
 def _is_number(value: Value) -> bool:
@@ -56,10 +61,11 @@ def build(name: str, arguments: tuple[Value, ...]) -> Value:
     InvalidInputError
         If the number or the types of the arguments do not fit.
     """
-    if name in _ARITHMETIC and len(arguments) == 2:
-        return _arithmetic(name, *arguments)
     if name == "coalesce" and arguments:
-        return _coalesce(arguments)
+        known = tuple(argument for argument in arguments if not _is_null(argument))
+        return _coalesce(known) if known else arguments[0]
+    if name in _ARITHMETIC and len(arguments) == 2:
+        return _NULL if any(map(_is_null, arguments)) else _arithmetic(name, *arguments)
     unary = {"lower": _text, "upper": _text, "length": _text, "abs": _magnitude, "negate": _magnitude}
     unary |= dict.fromkeys(_PARTS, _part)
     if name not in unary:
@@ -68,7 +74,7 @@ def build(name: str, arguments: tuple[Value, ...]) -> Value:
         )
     if len(arguments) != 1:
         raise InvalidInputError(f"{name}() takes one argument, not {len(arguments)}")
-    return unary[name](name, arguments[0])
+    return _NULL if _is_null(arguments[0]) else unary[name](name, arguments[0])
 
 
 def known_functions() -> str:

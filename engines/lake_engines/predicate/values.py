@@ -65,12 +65,11 @@ class Value:
 class FieldValue(Value):
     """A column or a member of a struct column.
 
-    ``steps`` are the positions of the members below the column; ``field_id`` is the permanent id, if known;
-    ``stored`` is the type in the schema and ``dtype`` the type it is compared in.
+    ``field_id`` is the permanent id, if known; ``stored`` is the type in the schema and ``dtype`` the type it is
+    compared in.
     """
 
     path: tuple[str, ...]
-    steps: tuple[int, ...]
     stored: pa.DataType
     dtype: pa.DataType
     field_id: int | None
@@ -89,7 +88,7 @@ class FieldValue(Value):
         if index < 0:
             raise InvalidInputError(f"the rows given to the filter lack the column '{self.path[0]}'")
         array = batch.column(index)
-        return pc.struct_field(array, list(self.steps)) if self.steps else array
+        return pc.struct_field(array, list(self.path[1:])) if len(self.path) > 1 else array
 
     def _compute(self, batch: pa.RecordBatch) -> Any:
         return _plain(self.raw(batch), self.dtype)

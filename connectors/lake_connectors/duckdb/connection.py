@@ -1,0 +1,190 @@
+"""The connection users hold: DuckDB's own, which also puts the index under ``ORDER BY distance LIMIT k``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import duckdb
+from duckdb import DuckDBPyConnection
+
+from lake_connectors.duckdb.attaching import attach, attachments, detach, put, register
+from lake_connectors.duckdb.relations import Observer
+from lake_connectors.duckdb.rewriting import Rewriter
+from lake_connectors.duckdb.types import declared_schema
+from lake_format.table import Table
+
+__all__ = ["LakeConnection", "connect"]
+
+
+def connect(
+    database: str | os.PathLike[str] = ":memory:",
+    read_only: bool = False,
+    config: dict[str, Any] | None = None,
+    *,
+    interface: str | None = None,
+) -> LakeConnection:
+    """Open a DuckDB database; parameters as of ``duckdb.connect``.
+
+    Parameters
+    ----------
+    interface
+        How tables reach DuckDB, see :func:`attach`.
+
+    Returns
+    -------
+    LakeConnection
+        Everything a DuckDB connection does, ``attach`` and ``detach``, and searches recognised in SQL.
+    """
+    return LakeConnection(duckdb.connect(os.fspath(database), read_only, config or {}), interface=interface)
+
+
+class LakeConnection:
+    """A DuckDB connection to which tables are attached. What is not here is the DuckDB connection's own.
+
+    Statements like ``SELECT … FROM items WHERE … ORDER BY array_distance(vec, ?) LIMIT 10`` use the table's index;
+    the result is that of DuckDB's own evaluation, up to the recall of the index.
+
+    Attributes
+    ----------
+    duckdb
+        The connection behind this one.
+    """
+
+    def __init__(self, con: DuckDBPyConnection, *, interface: str | None = None) -> None:
+        self.duckdb = con
+        self._state = attachments(con, interface)
+        self._rewriter = Rewriter(con.cursor(), self._state)
+        self._lock = threading.RLock()
+
+    # --- tables -------------------------------------------------------------------------------------------
+
+    def attach(
+        self,
+        table: Table | str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        version: int | None = None,
+        max_staleness: float = 0.0,
+        storage_options: dict[str, str] | None = None,
+        observer: Observer | None = None,
+    ) -> Self:
+        """Make a table readable by name; see :func:`lake_connectors.duckdb.attach`."""
+        attach(
+            self.duckdb,
+            table,
+            name,
+            version=version,
+            max_staleness=max_staleness,
+            storage_options=storage_options,
+            observer=observer,
+        )
+        return self
+
+    def detach(self, name: str) -> Self:
+        """Take an attached table out again."""
+        detach(self.duckdb, name)
+        return self
+
+    # --- statements ---------------------------------------------------------------------------------------
+
+    def execute(self, query: object, parameters: object = None) -> Self:
+        """Run a statement, as DuckDB's ``execute``."""
+        _seen_from(sys._getframe(1), self.duckdb.execute, self._ready(query), *_given(parameters))
+        return self
+
+    def executemany(self, query: object, parameters: object = None) -> Self:
+        """Run a statement once per parameter list, as DuckDB's ``executemany``."""
+        _seen_from(sys._getframe(1), self.duckdb.executemany, self._ready(query), *_given(parameters))
+        return self
+
+    def sql(self, query: object, **options: Any) -> Any:
+        """A relation over a query, as DuckDB's ``sql``."""
+        return _seen_from(sys._getframe(1), self.duckdb.sql, self._ready(query), **options)
+
+    query = sql
+    from_query = sql
+
+    def cursor(self) -> LakeConnection:
+        """A connection to the same database, with the same tables attached."""
+        with self._lock:
+            twin = LakeConnection(self.duckdb.cursor(), interface=self._state.interface)
+            for follower in self._state.followers.values():
+                put(twin.duckdb, twin._state, follower)
+            return twin
+
+    duplicate = cursor
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._rewriter.close()
+        self.duckdb.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        found = getattr(self.duckdb, name)
+        return _returning_self(self, found) if callable(found) else found
+
+    def __dir__(self) -> list[str]:
+        return sorted({*object.__dir__(self), *dir(self.duckdb)})
+
+    def __repr__(self) -> str:
+        names = ", ".join(follower.name for follower in self._state.followers.values()) or "nothing"
+        return f"LakeConnection({names} attached)"
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _ready(self, query: object) -> object:
+        """The statement to run: rewritten where a search was recognised."""
+        if not self._state.followers or not isinstance(query, str):
+            return query
+        with self._lock:
+            if self._state.interface == "public":
+                self._follow_columns()
+            return self._rewriter(query)
+
+    def _follow_columns(self) -> None:
+        """Register tables again whose columns changed: a dataset's schema is kept by DuckDB from its first sight."""
+        for name, follower in self._state.followers.items():
+            if declared_schema(follower.bind().schema) != self._state.schemas[name]:
+                register(self.duckdb, self._state, follower)
+
+
+def _given(parameters: object) -> tuple[object, ...]:
+    return () if parameters is None else (parameters,)
+
+
+def _returning_self(con: LakeConnection, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, returning this connection where it returns the one behind."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        result = method(*arguments, **options)
+        return con if result is con.duckdb else result
+
+    return call
+
+
+_CALL = compile("_lake_call()", "<lake_connectors.duckdb>", "eval")
+
+
+def _seen_from(frame: FrameType, method: Callable[..., Any], *arguments: object, **options: object) -> Any:
+    """Call a method of DuckDB so that it finds the Python variables of ``frame``.
+
+    DuckDB looks up ``FROM frame_of_mine`` in the innermost Python frame; that has to be the user's, not ours.
+    """
+    variables = {**frame.f_locals, "_lake_call": partial(method, *arguments, **options)}
+    return eval(_CALL, frame.f_globals, variables)  # noqa: S307 - a constant

@@ -1,0 +1,75 @@
+"""The SQL that stands between what users write and the hidden relations: knn(), lake(), and the pushed ORDER BY.
+
+Pure text. Why it has this shape: `gate` explains the join; the UNION with an empty relation keeps DuckDB from
+moving a user's joins below that join, while it still moves filters below both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lake_connectors.duckdb.gate import MARK_FUNCTION
+from lake_connectors.duckdb.names import hidden_name, identifier, text_literal
+from lake_connectors.duckdb.token import request_sql
+
+__all__ = ["macros", "ordered_subquery"]
+
+
+def macros(names: Sequence[str], ranks_sql: str) -> list[str]:
+    """Statements that define ``knn`` and ``lake`` for the tables attached to one connection.
+
+    Parameters
+    ----------
+    names
+        The attached tables.
+    ranks_sql
+        How the numbers of kept rows are read: ``{table}`` and ``{request}`` are filled in.
+    """
+    request = request_sql(
+        "q", "k", metric="metric", recall="recall", exact="exact", column="vector_column"
+    )
+    ranks = ranks_sql.format(table=_relation("ranks", names, "knn"), request=request)
+    rows = _relation("rows", names, "knn")
+    nothing = _relation("nothing", names, "knn")
+    return [
+        f"""CREATE OR REPLACE TEMP MACRO knn(
+    tbl, q, k := 10, vector_column := NULL, metric := NULL, recall := NULL, exact := NULL) AS TABLE
+SELECT n.* EXCLUDE (_gate, _row_id, _distance), n._row_id, n._distance
+FROM ({ranks}) AS r
+JOIN (SELECT * EXCLUDE (_knn) FROM query_table({rows}) WHERE _knn = {request}) AS n
+  ON r._rank = {MARK_FUNCTION}(n._gate)
+UNION ALL SELECT * FROM query_table({nothing})""",
+        f"""CREATE OR REPLACE TEMP MACRO lake(tbl) AS TABLE
+SELECT * EXCLUDE (_knn, _gate, _distance, _row_id), _row_id FROM query_table({_relation("rows", names, "lake")})""",
+    ]
+
+
+def _relation(kind: str, names: Sequence[str], macro: str) -> str:
+    """An SQL expression for the hidden relation of the table named by the macro's argument."""
+    if not names:
+        return f"error('{macro}(): no lake table is attached to this connection')"
+    known = ", ".join(text_literal(name.lower()) for name in names)
+    attached = text_literal(f" is attached; attached: {', '.join(names)}")
+    prefix = text_literal(hidden_name(kind, ""))
+    return (
+        f"CASE WHEN lower(tbl) IN ({known}) THEN {prefix} || lower(tbl) "
+        f"ELSE error('{macro}(): no lake table ' || coalesce(tbl, 'NULL') || {attached}) END"
+    )
+
+
+def ordered_subquery(table: str, alias: str, ranks_sql: str, request: str, condition: str) -> str:
+    """The subquery that takes a table's place under a recognised ``ORDER BY distance LIMIT k``.
+
+    It returns the rows with the k smallest distances among those that match; the ORDER BY above it stays.
+
+    Parameters
+    ----------
+    request, condition
+        SQL expressions; column references in them are to ``alias``.
+    """
+    ranks = ranks_sql.format(table=text_literal(hidden_name("ranks", table)), request=request)
+    rows = identifier(hidden_name("rows", table))
+    inner = identifier(alias)
+    return f"""SELECT n.* EXCLUDE (_gate, _row_id, _distance) FROM ({ranks}) AS r
+JOIN (SELECT * EXCLUDE (_knn) FROM {rows} AS {inner} WHERE {inner}._knn = {request} AND ({condition})) AS n
+  ON r._rank = {MARK_FUNCTION}(n._gate)"""

@@ -1,0 +1,270 @@
+"""Finding ``ORDER BY distance(vector, constant) LIMIT k`` over an attached table in DuckDB's own syntax tree.
+
+The rule: one attached table under filters and projections; the first ORDER BY key is a known distance, nearest
+first, between a vector column and something constant when the statement is planned; LIMIT is constant; no
+DISTINCT, GROUP BY, window or join beside it. Everything else is left to DuckDB, which answers it without us.
+Works on what ``json_serialize_sql`` returns; it must not run SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["DISTANCE_FUNCTIONS", "Found", "KnownTable", "find_searches"]
+
+Node = dict[str, Any]
+
+_ASCENDING = {
+    "array_distance": "l2",
+    "list_distance": "l2",
+    "<->": "l2",
+    "array_cosine_distance": "cosine",
+    "list_cosine_distance": "cosine",
+    "<=>": "cosine",
+    "array_negative_inner_product": "ip",
+    "array_negative_dot_product": "ip",
+    "list_negative_inner_product": "ip",
+    "list_negative_dot_product": "ip",
+    "<#>": "ip",
+}
+_DESCENDING = {
+    "array_cosine_similarity": "cosine",
+    "list_cosine_similarity": "cosine",
+    "array_inner_product": "ip",
+    "array_dot_product": "ip",
+    "list_inner_product": "ip",
+    "list_dot_product": "ip",
+}
+DISTANCE_FUNCTIONS = frozenset({*_ASCENDING, *_DESCENDING})
+"""Names one of which a statement must contain to be worth parsing."""
+
+_CONSTANT_FUNCTIONS = frozenset({"list_value", "array_value", "list_pack", "getvariable", "-", "+"})
+_VOLATILE = ("COLUMN_REF", "SUBQUERY", "WINDOW", "STAR", "LAMBDA")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTable:
+    """An attached table as statements name it: its columns in lower case, and the vector ones among them."""
+
+    name: str
+    columns: frozenset[str]
+    vectors: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A search found in a statement.
+
+    Attributes
+    ----------
+    node
+        The SELECT node, in place in the tree.
+    vector, limit, offset, condition
+        Expression nodes; offset and condition may be None.
+    default_order
+        Whether the statement leaves the direction to DuckDB's settings.
+    """
+
+    node: Node
+    table: KnownTable
+    alias: str
+    column: str
+    metric: str
+    vector: Node
+    limit: Node
+    offset: Node | None
+    condition: Node | None
+    default_order: bool
+
+
+def find_searches(tree: Node, tables: Mapping[str, KnownTable]) -> list[Found]:
+    """All searches in a statement, common table expressions and subqueries included."""
+    hidden = {name.lower() for name in _cte_names(tree)}
+    visible = {name: table for name, table in tables.items() if name not in hidden}
+    return [found for node in _selects(tree) if (found := _search(node, visible)) is not None]
+
+
+def _selects(node: Any) -> Iterator[Node]:
+    if isinstance(node, dict):
+        if node.get("type") == "SELECT_NODE":
+            yield node
+        for value in node.values():
+            yield from _selects(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _selects(value)
+
+
+def _cte_names(node: Any) -> Iterator[str]:
+    """Names that common table expressions give; such a name may not mean the attached table."""
+    if isinstance(node, dict):
+        entries = node.get("cte_map", {}).get("map", []) if isinstance(node.get("cte_map"), dict) else []
+        for entry in entries:
+            yield str(entry.get("key", ""))
+        for value in node.values():
+            yield from _cte_names(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _cte_names(value)
+
+
+def _search(node: Node, tables: Mapping[str, KnownTable]) -> Found | None:
+    source = node.get("from_table") or {}
+    if not _is_plain(node, source):
+        return None
+    table = tables.get(_table_name(source))
+    modifiers = {modifier["type"]: modifier for modifier in node.get("modifiers", [])}
+    if table is None or set(modifiers) != {"ORDER_MODIFIER", "LIMIT_MODIFIER"}:
+        return None
+    limit = modifiers["LIMIT_MODIFIER"].get("limit")
+    offset = modifiers["LIMIT_MODIFIER"].get("offset")
+    first = modifiers["ORDER_MODIFIER"]["orders"][0]
+    alias = source.get("alias") or source["table_name"]
+    key = _order_key(first["expression"], node)
+    condition = node.get("where_clause") or None
+    if limit is None or not _is_constant(limit) or (offset and not _is_constant(offset)) or key is None:
+        return None
+    if not _nulls_last(first) or (condition and not _movable(condition, table, alias)):
+        return None
+    metric = _metric(key["function_name"], str(first.get("type", "")))
+    sides = _sides(key, table, alias)
+    if metric is None or sides is None or _has(node.get("select_list", []), ("WINDOW",)):
+        return None
+    return Found(
+        node=node,
+        table=table,
+        alias=alias,
+        column=sides[0],
+        metric=metric,
+        vector=sides[1],
+        limit=limit,
+        offset=offset or None,
+        condition=condition,
+        default_order=str(first.get("type", "")) == "ORDER_DEFAULT",
+    )
+
+
+def _is_plain(node: Node, source: Node) -> bool:
+    if source.get("type") != "BASE_TABLE" or source.get("schema_name") or source.get("catalog_name"):
+        return False
+    if any(source.get(name) for name in ("sample", "column_name_alias", "at_clause")):
+        return False
+    if any(node.get(name) for name in ("group_expressions", "group_sets", "having", "qualify", "sample")):
+        return False
+    return node.get("aggregate_handling") in (None, "STANDARD_HANDLING") and not _multiplies(node)
+
+
+def _table_name(source: Node) -> str:
+    path = source.get("qualified_name", {}).get("path") if isinstance(source.get("qualified_name"), dict) else None
+    if path and len(path) > 1:
+        return ""
+    return str(source.get("table_name", "")).lower()
+
+
+def _multiplies(node: Node) -> bool:
+    """Whether the select list makes several rows, or none, of one: LIMIT then counts other rows than ours."""
+    functions = (item for item in _nodes(node.get("select_list", [])) if item.get("class") == "FUNCTION")
+    return any(item.get("function_name", "").lower() in ("unnest", "unlist") for item in functions)
+
+
+def _order_key(expression: Node, node: Node) -> Node | None:
+    """The function call that is ordered by; aliases and positions are followed into the select list."""
+    chosen: Node | None = expression
+    items = node.get("select_list", [])
+    if expression.get("class") == "COLUMN_REF" and len(expression["column_names"]) == 1:
+        name = expression["column_names"][0].lower()
+        chosen = next((item for item in items if str(item.get("alias", "")).lower() == name), None)
+    elif expression.get("class") == "CONSTANT" and expression["literal"].get("kind") == "INTEGER":
+        position = int(expression["literal"]["text"])
+        if any(item.get("class") == "STAR" for item in items) or not 1 <= position <= len(items):
+            return None
+        chosen = items[position - 1]
+    if chosen is None or chosen.get("class") != "FUNCTION":
+        return None
+    return chosen
+
+
+def _metric(function: str, direction: str) -> str | None:
+    name = function.lower()
+    if direction in ("ORDER_DEFAULT", "ORDER_ASCENDING", "ASCENDING"):
+        return _ASCENDING.get(name)
+    if direction in ("DESCENDING", "ORDER_DESCENDING"):
+        return _DESCENDING.get(name)
+    return None
+
+
+def _nulls_last(order: Node) -> bool:
+    """Whether rows without a distance come last, or the settings say where."""
+    return str(order.get("null_order", "ORDER_DEFAULT")) in ("ORDER_DEFAULT", "NULLS LAST", "NULLS_LAST")
+
+
+def _sides(key: Node, table: KnownTable, alias: str) -> tuple[str, Node] | None:
+    """The vector column and the constant, in whichever order they stand."""
+    arguments = [argument["expression"] for argument in key.get("arguments", [])]
+    if len(arguments) != 2 or any(key.get(name) for name in ("filter", "distinct")):
+        return None
+    for column, constant in (arguments, reversed(arguments)):
+        name = _own_column(column, table, alias)
+        vector = table.vectors.get(name) if name is not None else None
+        if vector is not None and _is_constant(constant):
+            return vector, constant
+    return None
+
+
+def _own_column(node: Node, table: KnownTable, alias: str) -> str | None:
+    """The column, in lower case, that a reference names; casts to arrays are looked through."""
+    if node.get("class") == "CAST" and _keeps_floats(node.get("type_expr", {})):
+        return _own_column(node.get("child", {}), table, alias)
+    if node.get("class") != "COLUMN_REF":
+        return None
+    names = [name.lower() for name in node["column_names"]]
+    if len(names) == 2 and names[0] == alias.lower():
+        names = names[1:]
+    return names[0] if len(names) == 1 and names[0] in table.columns else None
+
+
+def _keeps_floats(kind: Node) -> bool:
+    """Whether a cast is to an array or list of floats, which leaves every component as it is."""
+    members = kind.get("children", [])
+    named = kind.get("type_name", "").lower() in ("array", "list")
+    return bool(named and members and members[0].get("type_name", "").upper() in ("FLOAT", "REAL", "FLOAT4", "DOUBLE"))
+
+
+def _movable(condition: Node, table: KnownTable, alias: str) -> bool:
+    """Whether a WHERE means the same next to the table: no subqueries, no aliases of the select list."""
+    if _has(condition, ("SUBQUERY", "WINDOW", "STAR")):
+        return False
+    for node in _nodes(condition):
+        if node.get("class") == "COLUMN_REF":
+            first = node["column_names"][0].lower()
+            if first not in table.columns and first != alias.lower():
+                return False
+    return True
+
+
+def _is_constant(node: Any) -> bool:
+    """Whether the value is known when the statement is planned."""
+    if _has(node, _VOLATILE):
+        return False
+    return all(
+        item.get("function_name", "").lower() in _CONSTANT_FUNCTIONS
+        for item in _nodes(node)
+        if item.get("class") == "FUNCTION"
+    )
+
+
+def _has(node: Any, classes: tuple[str, ...]) -> bool:
+    return any(item.get("class") in classes for item in _nodes(node))
+
+
+def _nodes(node: Any) -> Iterator[Node]:
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, dict):
+            yield current
+            pending.extend(current.values())
+        elif isinstance(current, list):
+            pending.extend(current)

@@ -1,0 +1,110 @@
+"""The text in which a nearest-neighbour request travels through DuckDB: a predicate on a hidden column.
+
+A pushed predicate is the one thing DuckDB hands to a scan, and equality with text the one kind that survives
+parameters and constant folding. ``KNN_SQL`` writes the text, :func:`read_request` reads it back.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lake_format.errors import InvalidInputError
+
+__all__ = ["NearestRequest", "read_request", "request_sql"]
+
+_FIELDS = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearestRequest:
+    """Nearest neighbours as SQL asked for them.
+
+    Attributes
+    ----------
+    vector
+        float32, shape ``(dimension,)``; not yet checked against a column.
+    k
+        Rows wanted; None is all of them (``LIMIT NULL``).
+    ordered
+        Whether the rows are to be those of ``ORDER BY distance``, which has rows without a vector at its end.
+    """
+
+    vector: npt.NDArray[np.float32]
+    k: int | None
+    ordered: bool
+    metric: str | None
+    recall: float
+    exact: bool
+    column: str | None
+
+
+def request_sql(
+    vector: str,
+    k: str,
+    *,
+    ordered: bool = False,
+    metric: str = "NULL",
+    recall: str = "NULL",
+    exact: str = "NULL",
+    column: str = "NULL",
+) -> str:
+    """The SQL expression for the text of a request; all arguments are SQL expressions."""
+    mode = "'order'" if ordered else "'knn'"
+    parts = [
+        f"coalesce(({vector})::FLOAT[]::VARCHAR, 'NULL')",
+        f"coalesce(({k})::VARCHAR, 'NULL')",
+        mode,
+        *(f"coalesce(({part})::VARCHAR, '')" for part in (metric, recall, exact, column)),
+    ]
+    return "(" + " || '#' || ".join(parts) + ")"
+
+
+def read_request(text: str) -> NearestRequest:
+    """Read the text of a request.
+
+    Raises
+    ------
+    InvalidInputError
+        A vector that is NULL or not finite, a k below 1, an argument that is no number or boolean.
+    """
+    parts = text.split("#", _FIELDS - 1)
+    if len(parts) != _FIELDS:
+        raise InvalidInputError(f"the hidden column _knn was compared with {text!r}", fix="use knn() instead")
+    vector, k, mode, metric, recall, exact, column = parts
+    ordered = mode == "order"
+    return NearestRequest(
+        vector=_vector(vector),
+        k=_k(k, ordered=ordered),
+        ordered=ordered,
+        metric=metric or None,
+        recall=_number("recall", recall) if recall else 0.95,
+        exact=exact.lower() == "true",
+        column=column or None,
+    )
+
+
+def _vector(text: str) -> npt.NDArray[np.float32]:
+    try:
+        return np.array(json.loads(text), dtype=np.float32, ndmin=1)
+    except (ValueError, TypeError) as error:
+        what = "is NULL" if text == "NULL" else "holds NULL, NaN or infinite values"
+        raise InvalidInputError(f"the query vector {what}", fix="search with finite numbers only") from error
+
+
+def _k(text: str, *, ordered: bool) -> int | None:
+    if ordered and text == "NULL":
+        return None
+    if not text.isdigit() or (int(text) < 1 and not ordered):
+        raise InvalidInputError(f"k must be a positive whole number, not {text}")
+    return int(text)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InvalidInputError(f"{name} must be a number, not {text!r}") from error

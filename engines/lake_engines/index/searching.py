@@ -1,0 +1,176 @@
+"""One search over one shard: find lists, scan them, widen where a selection or a large ``k`` needs it, refine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lake_engines.index.calibration import with_expected_score
+from lake_engines.index.interface import F32, F64, I64, Candidates, SearchStats
+from lake_engines.index.kernel import Coarse
+from lake_engines.index.layout import Head
+from lake_engines.index.list_store import ListStore, LoadedLists, Transfer
+from lake_engines.index.model import Model, PreparedQueries, all_true
+from lake_engines.index.planning import Plan
+from lake_engines.index.refinement import RefineRegion
+from lake_engines.index.selection import Selection
+
+__all__ = ["Search", "Shard"]
+
+_SAMPLE_STRIDE = 8  # of a list's ordinals, to estimate how many of them are selected
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The parts of an index with codes."""
+
+    model: Model
+    head: Head
+    coarse: Coarse
+    lists: ListStore
+    refine: RefineRegion | None
+
+
+@dataclass(slots=True)
+class _Part:
+    """Candidates of some queries, while they are put together."""
+
+    ordinals: I64
+    distances: F32
+
+
+class Search:
+    """One call of search: what is the same for all its queries."""
+
+    def __init__(self, shard: Shard, plan: Plan, need: int, chosen: Selection | None, native: Any) -> None:
+        self._shard = shard
+        self._plan = plan
+        self._need = need
+        self._chosen = chosen
+        self._native = native
+        self._transfer = Transfer()
+        self._probes = 0
+        self._refined = 0
+
+    def run(self, queries: F32) -> _Part:
+        """Search up to a few hundred queries: widen for those that need it until all have enough."""
+        model, plan = self._shard.model, self._plan
+        prepared = model.prepare_queries(queries)
+        width = max(plan.width, self._need)
+        scores, ordinals, enough = self._attempt(prepared.extended, plan.probes, width)
+        probes = plan.probes
+        while probes < model.list_count and not all_true(enough):
+            probes = min(model.list_count, 2 * probes)
+            pending = np.flatnonzero(~enough)
+            scores[pending], ordinals[pending], enough[pending] = self._attempt(
+                prepared.extended[pending], probes, width
+            )
+        self._probes = max(self._probes, probes)
+        if plan.refine_to:
+            scores, ordinals = self._refine(prepared, scores, ordinals)
+        distances = model.distances(scores, prepared)
+        if not all_true(ordinals[:, -1] >= 0):  # -1 stands last
+            if (ordinals[:, self._need - 1] < 0).any():
+                self._add_undirected(ordinals, distances)
+            distances[ordinals < 0] = np.nan
+        return _Part(ordinals, distances)
+
+    def _attempt(self, extended: F32, probes: int, width: int) -> tuple[F32, I64, npt.NDArray[np.bool_]]:
+        """Scan the ``probes`` nearest lists; also tells which queries have found what they need."""
+        model = self._shard.model
+        scores, lists = self._shard.coarse.nearest(extended, probes)
+        with_expected_score(model, extended, scores)
+        return self._scan(extended, scores, lists, width, last=probes == model.list_count)
+
+    def _scan(
+        self, extended: F32, scores: F32, lists: I64, width: int, *, last: bool
+    ) -> tuple[F32, I64, npt.NDArray[np.bool_]]:
+        parts: list[tuple[F32, I64]] = []
+        matches: F64 | None = None
+        for columns in self._shard.lists.slices(lists):
+            some, some_scores = lists, scores
+            if columns is not None:
+                some = np.ascontiguousarray(lists[:, columns])
+                some_scores = np.ascontiguousarray(scores[:, columns])
+            with self._shard.lists.loaded(some, self._transfer) as loaded:
+                if self._chosen is not None and not last:
+                    estimate = self._estimate(loaded, some)
+                    matches = estimate if matches is None else matches + estimate
+                parts.append(loaded.scanner.scan(extended, some_scores, some, width, self._native))
+        best, found = parts[0] if len(parts) == 1 else _merge(parts, width)
+        enough = found[:, self._need - 1] >= 0
+        if matches is not None:
+            enough &= matches >= self._plan.wanted
+        return best, found, enough
+
+    def _estimate(self, loaded: LoadedLists, lists: I64) -> F64:
+        """Estimate per query how many selected vectors the lists hold, from a part of their ordinals."""
+        assert self._chosen is not None
+        numbers = np.unique(lists)
+        samples = [loaded.ordinals(number)[::_SAMPLE_STRIDE] for number in numbers.tolist()]
+        ends = np.cumsum([len(sample) for sample in samples])
+        hits = np.concatenate([[0], np.cumsum(self._chosen.contains(np.concatenate(samples)))])
+        starts = np.concatenate([[0], ends[:-1]])
+        per_list = (hits[ends] - hits[starts]) * float(_SAMPLE_STRIDE)
+        matches: F64 = per_list[np.searchsorted(numbers, lists)].sum(axis=1)
+        return matches
+
+    def _refine(self, prepared: PreparedQueries, scores: F32, ordinals: I64) -> tuple[F32, I64]:
+        """Narrow each query's candidates by the int8 records."""
+        shard, keep = self._shard, max(self._plan.refine_to, self._need)
+        assert shard.refine is not None
+        self._refined = self._plan.width
+        best = np.full((len(scores), keep), np.nan, np.float32)
+        kept = np.full((len(scores), keep), -1, np.int64)
+        for query in range(len(scores)):
+            found = ordinals[query]
+            found = found[found >= 0]
+            closer = shard.refine.score(found, prepared.extended[query, : shard.model.dimension])
+            if len(found) > keep:
+                top = np.argpartition(-closer, keep - 1)[:keep]
+                found, closer = found[top], closer[top]
+            order = np.argsort(-closer)
+            best[query, : len(order)], kept[query, : len(order)] = closer[order], found[order]
+        return best, kept
+
+    def _add_undirected(self, ordinals: I64, distances: F32) -> None:
+        """Fill up queries that lack candidates with vectors that have no direction (zero vectors, cosine)."""
+        spare = self._shard.lists.undirected(self._transfer)
+        if self._chosen is not None:
+            spare = spare[self._chosen.contains(spare)]
+        for query in np.flatnonzero(ordinals[:, self._need - 1] < 0).tolist():
+            have = int((ordinals[query] >= 0).sum())
+            ordinals[query, have : self._need] = spare[: self._need - have]
+            distances[query, have:] = np.nan
+
+    def gathered(self, parts: list[_Part]) -> Candidates:
+        """Put the parts together."""
+        transfer = self._transfer
+        stats = SearchStats(
+            probes=self._probes,
+            lists_read=transfer.lists,
+            rounds=transfer.rounds,
+            requests=transfer.requests,
+            bytes_read=transfer.bytes,
+            refined=self._refined,
+            complete=self._probes >= self._shard.model.list_count,
+        )
+        if len(parts) == 1:
+            return Candidates(ordinals=parts[0].ordinals, distances=parts[0].distances, stats=stats)
+        return Candidates(
+            ordinals=np.concatenate([part.ordinals for part in parts]),
+            distances=np.concatenate([part.distances for part in parts]),
+            stats=stats,
+        )
+
+
+def _merge(parts: list[tuple[F32, I64]], width: int) -> tuple[F32, I64]:
+    """Keep the best of several scans of the same queries."""
+    scores = np.concatenate([part[0] for part in parts], axis=1)
+    found = np.concatenate([part[1] for part in parts], axis=1)
+    scores[found < 0] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1)

@@ -1,0 +1,136 @@
+"""A version in the making: what changes may do to the newest version before it is claimed.
+
+Every method keeps the version whole: row counts, counters, features and index staleness follow from what is done
+here, so that no operation has to remember them. Nothing is visible until the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import pyarrow as pa
+from pyroaring import BitMap64
+
+from lake_format.manifest_set import ManifestSet
+from lake_format.model import Fragment, IndexEntry, NewFragment, Version
+from lake_format.row_ids import U64
+from lake_format.snapshot import Snapshot
+
+__all__ = ["Draft"]
+
+
+class Draft:
+    """The next version while changes are applied to it; starts as a copy of its parent.
+
+    Attributes
+    ----------
+    version
+        The version so far; its number and stamps are still the parent's.
+    """
+
+    def __init__(self, parent: Version, manifests: ManifestSet) -> None:
+        self.version = parent
+        self._manifests = manifests
+        self._snapshot: Snapshot | None = None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The draft as a snapshot: where rows live with everything done so far."""
+        if self._snapshot is None:
+            self._snapshot = Snapshot(self._manifests.store, self.version, self._manifests)
+        return self._snapshot
+
+    def add_fragments(self, fragments: Iterable[NewFragment], features: Iterable[str] = ()) -> None:
+        """Give new fragments their ids and their rows the next row ids."""
+        row_id = self.version.next_row_id
+        added = []
+        for offset, new in enumerate(fragments):
+            fragment_id = self.version.next_fragment_id + offset
+            added.append(new.placed(fragment_id, first_row_id=row_id))
+            row_id += new.row_count
+        self._put(added, features, next_row_id=row_id)
+
+    def add_moved(self, fragments: Iterable[tuple[NewFragment, bytes]], features: Iterable[str] = ()) -> None:
+        """Add fragments of rows that keep their row ids, given as row-id sequences."""
+        first = self.version.next_fragment_id
+        added = [
+            new.placed(first + offset, row_id_sequence=sequence)
+            for offset, (new, sequence) in enumerate(fragments)
+        ]
+        self._put(added, {*features, "row-id-sequences"} if added else features)
+
+    def replace_fragments(self, entries: Mapping[int, Fragment | None]) -> None:
+        """Put new entries in place of fragments, by fragment id; None removes the fragment."""
+        if not entries:
+            return
+        references, old = self._manifests.without(self.version.manifests, entries.keys())
+        kept = [entry for entry in entries.values() if entry is not None]
+        rows = sum(f.row_count - f.deleted_count for f in kept)
+        rows -= sum(f.row_count - f.deleted_count for f in old)
+        features = {"deletion-bitmaps"} if any(f.deletions is not None for f in kept) else set()
+        self._change(
+            manifests=self._manifests.add(references, kept),
+            row_count=self.version.row_count + rows,
+            required_features=self.version.required_features | features,
+        )
+
+    def mark_stale(self, field_ids: Iterable[int], row_ids: U64) -> None:
+        """Take rows with new values of these fields out of the indexes over them; they are searched flat."""
+        wanted = set(field_ids)
+        if len(row_ids) == 0 or not any(entry.field_id in wanted for entry in self.version.indexes):
+            return
+        changed = BitMap64(row_ids.tolist())
+        self._change(
+            indexes=tuple(
+                _staler(entry, changed) if entry.field_id in wanted else entry
+                for entry in self.version.indexes
+            )
+        )
+
+    def put_index(self, entry: IndexEntry) -> None:
+        """Add an index, in place of the one of the same name."""
+        kept = [index for index in self.version.indexes if index.name != entry.name]
+        features = self.version.required_features | {"vector-index"}
+        self._change(indexes=(*kept, entry), required_features=features)
+
+    def remove_indexes(self, names: Iterable[str]) -> None:
+        """Drop indexes by name."""
+        gone = set(names)
+        self._change(indexes=tuple(entry for entry in self.version.indexes if entry.name not in gone))
+
+    def set_schema(self, schema: pa.Schema, next_field_id: int | None = None) -> None:
+        """Make a schema current; the earlier ones stay, as files were written with them."""
+        schema_id = max(self.version.schemas) + 1
+        self._change(
+            schema_id=schema_id,
+            schemas={**self.version.schemas, schema_id: schema},
+            next_field_id=self.version.next_field_id if next_field_id is None else next_field_id,
+        )
+
+    def set_properties(self, properties: Mapping[str, str]) -> None:
+        """Replace the table's properties."""
+        self._change(properties=dict(properties))
+
+    def settled(self) -> Version:
+        """The version with its manifests merged where they are many."""
+        return replace(self.version, manifests=self._manifests.settle(self.version.manifests))
+
+    def _put(self, added: list[Fragment], features: Iterable[str], next_row_id: int | None = None) -> None:
+        base = self.version
+        self._change(
+            manifests=self._manifests.add(base.manifests, added),
+            next_row_id=base.next_row_id if next_row_id is None else next_row_id,
+            next_fragment_id=base.next_fragment_id + len(added),
+            row_count=base.row_count + sum(fragment.row_count for fragment in added),
+            required_features=base.required_features | frozenset(features),
+        )
+
+    def _change(self, **values: object) -> None:
+        self.version = replace(self.version, **values)  # type: ignore[arg-type]
+        self._snapshot = None
+
+
+def _staler(entry: IndexEntry, changed: BitMap64) -> IndexEntry:
+    known = BitMap64() if entry.stale is None else BitMap64.deserialize(entry.stale)
+    return replace(entry, stale=(known | changed).serialize())

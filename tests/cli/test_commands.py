@@ -1,0 +1,239 @@
+"""Every command of ``lake``: what it does and what it prints."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
+import pytest
+
+import lake_format as lake
+from cli.helpers import DIMENSION, LAKE, ROWS, Run, rows
+
+# --- making and filling tables ------------------------------------------------------------------------------
+
+
+def test_create_from_a_schema_text(cli: Run, here: Path) -> None:
+    done = cli(
+        "create", "t", "--schema", "id int64 not null, vec vector(8)", "--property", "user.team=search"
+    )
+    assert done.code == 0, done.err
+    table = lake.open("t")
+    assert table.schema == pa.schema([pa.field("id", pa.int64(), False), ("vec", pa.list_(pa.float32(), 8))])
+    assert table.properties == {"user.team": "search"}
+    assert "vector(8)" in done.out
+
+
+def files_of(data: pa.Table) -> Iterator[Path]:
+    pq.write_table(data, "data.parquet", row_group_size=50)
+    feather.write_feather(data, "data.arrow")
+    with pa.OSFile("data.arrows", "wb") as sink, pa.ipc.new_stream(sink, data.schema) as writer:
+        writer.write_table(data, max_chunksize=70)
+    records = data.to_pylist()
+    Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
+    Path("data.json").write_text(json.dumps(records, indent=1))
+    with gzip.open("data.ndjson.gz", "wt") as compressed:
+        compressed.writelines(json.dumps(row) + "\n" for row in records)
+    for name, delimiter in (("data.csv", ","), ("data.tsv", "\t")):
+        with Path(name).open("w", newline="") as file:
+            writer = csv.writer(file, delimiter=delimiter)
+            writer.writerow(data.column_names)
+            writer.writerows(
+                [row["id"], row["title"], row["price"], json.dumps(row["vec"])] for row in records
+            )
+    names = [
+        "data.parquet",
+        "data.arrow",
+        "data.arrows",
+        "data.jsonl",
+        "data.json",
+        "data.ndjson.gz",
+        "data.csv",
+    ]
+    yield from map(Path, [*names, "data.tsv"])
+
+
+def test_every_file_format_makes_and_fills_the_same_table(cli: Run, here: Path) -> None:
+    data = rows()
+    for number, file in enumerate(files_of(data)):
+        made = cli("create", f"t{number}", "--like", file)
+        assert made.code == 0, (file, made.err)
+        assert "vector(8)" in made.out, (file, made.out)
+        filled = cli("append", f"t{number}", file)
+        assert filled.code == 0, (file, filled.err)
+        assert f"appended {ROWS} rows" in filled.out
+        assert lake.open(f"t{number}").to_arrow().equals(data), file
+
+
+def test_several_files_are_one_commit(cli: Run, items: lake.Table) -> None:
+    pq.write_table(rows(10, 1000), "one.parquet")
+    pq.write_table(rows(20, 2000), "two.parquet")
+    done = cli("append", "items", "one.parquet", "two.parquet")
+    assert done.code == 0, done.err
+    assert "version 3" in done.out
+    assert lake.open("items").count() == ROWS + 30
+
+
+def test_a_bad_file_among_several_appends_nothing(cli: Run, items: lake.Table) -> None:
+    pq.write_table(rows(10, 1000), "good.parquet")
+    Path("bad.jsonl").write_text('{"id": 1, "vec": [1, 2, 3]}\n')
+    done = cli("append", "items", "good.parquet", "bad.jsonl")
+    assert done.code == 2
+    assert "dimension 8" in done.err
+    assert lake.open("items").version == 2
+
+
+def test_rows_come_from_standard_input(items: lake.Table) -> None:
+    line = json.dumps({"id": 999, "vec": [0.5] * DIMENSION}) + "\n"
+    command = [LAKE, "append", "items", "-", "--input-format", "json"]
+    done = subprocess.run(command, input=line, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert items.refresh().count("id = 999") == 1
+
+
+def test_a_large_json_array_is_read_block_by_block(
+    cli: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lake_connectors.cli.inputs.BLOCK_BYTES", 100)
+    monkeypatch.setattr("lake_connectors.cli.inputs.ARRAY_ROWS", 7)
+    Path("rows.json").write_text(
+        " [" + ",\n".join(json.dumps({"id": i, "s": "ü" * i}) for i in range(60)) + "]\n"
+    )
+    assert cli("create", "t", "--schema", "id int64, s string").code == 0
+    done = cli("append", "t", "rows.json")
+    assert done.code == 0, done.err
+    assert lake.open("t").to_arrow().column("s").to_pylist() == ["ü" * i for i in range(60)]
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def test_scan_gives_columns_filter_and_limit(cli: Run, items: lake.Table) -> None:
+    words = ["scan", "items", "--columns", "id, _row_id", "--where", "price >= 70 AND title IS NOT NULL"]
+    done = cli(*words, "--limit", 3, "--format", "json")
+    assert done.rows == [{"id": i, "_row_id": i} for i in (280, 281, 282)]
+    as_csv = cli(*words, "--limit", 2, "--format", "csv")
+    assert as_csv.out == "id,_row_id\n280,280\n281,281\n"
+
+
+def test_scan_as_a_table_shows_the_first_rows_and_says_so(cli: Run, items: lake.Table) -> None:
+    done = cli("scan", "items")
+    assert done.out.count("\n") == 22
+    assert "8 in all" in done.out
+    assert "NULL" in done.out
+    assert "first 20 rows" in done.err
+    assert cli("scan", "items", "--limit", 20).err == ""
+    assert cli("scan", "items", "--limit", ROWS).out.count("\n") == ROWS + 2
+
+
+def test_scan_as_csv_can_be_read_back(cli: Run, items: lake.Table) -> None:
+    done = cli("scan", "items", "--format", "csv")
+    back = list(csv.DictReader(io.StringIO(done.out)))
+    expected = rows().to_pylist()
+    assert [row["title"] or None for row in back] == [row["title"] for row in expected]
+    assert [np.float32(json.loads(row["vec"])).tolist() for row in back] == [row["vec"] for row in expected]
+
+
+def test_older_versions_are_read(cli: Run, items: lake.Table) -> None:
+    items.append(rows(5, 5000))
+    for command in (["scan", "items"], ["search", "items", "--like-row", "3", "--k", "1000"]):
+        old, new = (cli(*command, *more, "--format", "json") for more in (["--version", "2"], []))
+        assert (len(old.rows), len(new.rows)) == (ROWS, ROWS + 5), old.err + new.err
+    counted = cli("sql", "SELECT count(*) AS n FROM items", "items", "--version", "2", "--format", "json")
+    assert counted.rows == [{"n": ROWS}], counted.err
+    assert cli("describe", "items", "--version", 2, "--format", "json").rows[0]["rows"] == ROWS
+
+
+def test_describe_names_columns_readers_and_indexes(cli: Run, items: lake.Table) -> None:
+    assert "lake index makes one" in cli("describe", "items").out
+    assert cli("index", "items", "vec", "--metric", "cosine", "--seed", 1).code == 0
+    shown = cli("describe", "items").out
+    for words in ("300 in 1 fragment, 2 files", "vector(8)", "any Parquet reader", "vec_cosine", "cosine"):
+        assert words in shown
+    facts = cli("describe", "items", "--format", "json").rows[0]
+    assert facts["columns"][0] == {"name": "id", "type": "int64", "nullable": True, "formats": ["vortex"]}
+    assert facts["indexes"][0]["rows"] == ROWS
+    assert cli("describe", "items", "--format", "csv").out.startswith(
+        "name,type,nullable,formats\nid,int64,true,"
+    )
+
+
+def test_history_is_newest_first(cli: Run, items: lake.Table) -> None:
+    done = cli("history", "items", "--format", "json")
+    assert [(row["version"], row["operation"], row["rows"]) for row in done.rows] == [
+        (2, "append", ROWS),
+        (1, "create", 0),
+    ]
+    assert len(cli("history", "items", "--limit", 1, "--format", "json").rows) == 1
+    assert "bytes=" in cli("history", "items").out
+
+
+@pytest.mark.parametrize("part", ["fragments", "files", "manifests", "indexes", "versions"])
+def test_inspect_shows_what_the_library_shows(cli: Run, items: lake.Table, part: str) -> None:
+    done = cli("inspect", "items", part, "--format", "json")
+    assert done.code == 0, done.err
+    expected = getattr(items.inspect, part)()
+    assert len(done.rows) == expected.num_rows
+    assert all(list(row) == expected.column_names for row in done.rows)
+
+
+# --- searching ----------------------------------------------------------------------------------------------
+
+
+def test_search_by_vector_row_and_file_agree(cli: Run, items: lake.Table) -> None:
+    vector = rows().column("vec")[17].as_py()
+    Path("query.json").write_text(json.dumps(vector))
+    np.save("query.npy", np.array(vector, np.float32))
+    queries = (["--vector", json.dumps(vector)], ["--vector", "@query.json"], ["--vector", "@query.npy"])
+    found = [
+        cli("search", "items", *words, "--format", "json").rows for words in (*queries, ["--like-row", "17"])
+    ]
+    assert found[0][0]["_row_id"] == 17
+    assert found[0][0]["_distance"] == 0
+    assert "vec" not in found[0][0]
+    assert all(other == found[0] for other in found[1:])
+
+
+def test_search_takes_filter_columns_metric_and_batches(cli: Run, items: lake.Table) -> None:
+    words = ["search", "items", "--like-row", "5", "--k", "4", "--format", "json"]
+    filtered = cli(*words, "--where", "id < 50", "--select", "id,vec", "--metric", "cosine", "--exact")
+    assert len(filtered.rows) == 4
+    assert all(row["id"] < 50 and len(row["vec"]) == DIMENSION for row in filtered.rows)
+    batch = cli("search", "items", "--vector", json.dumps([[0.5] * 8, [1] * 8]), "--k", 2, "--format", "json")
+    assert [row["_query"] for row in batch.rows] == [0, 0, 1, 1]
+
+
+def test_search_says_how_it_searched(cli: Run, items: lake.Table) -> None:
+    cli("index", "items", "vec")
+    table = cli("search", "items", "--like-row", 3, "--k", 5)
+    assert "5 rows in" in table.err
+    explained = cli("search", "items", "--like-row", 3, "--explain", "--format", "json")
+    assert explained.err.strip()
+    assert len(explained.rows) == 10
+
+
+def test_sql_names_tables_by_their_last_part_or_as_told(cli: Run, items: lake.Table) -> None:
+    lake.create("other-items", rows().schema).append(rows(3))
+    joined = "SELECT count(*) AS n FROM items JOIN other_items USING (id)"
+    assert cli("sql", joined, "items", "./other-items/", "--format", "json").rows == [{"n": 3}]
+    assert (
+        cli("sql", "SELECT count(*) AS n FROM a", "--table", "a=items", "--format", "csv").out == "n\n300\n"
+    )
+
+
+def test_sql_uses_the_index_with_parameters(cli: Run, items: lake.Table) -> None:
+    vector = json.dumps(rows().column("vec")[17].as_py())
+    query = "SELECT id, _distance FROM knn('items', ?, 3) WHERE price > 1"
+    done = cli("sql", query, "items", "--param", vector, "--format", "json")
+    assert done.code == 0, done.err
+    assert done.rows[0] == {"id": 17, "_distance": 0}
+    assert len(done.rows) == 3

@@ -1,0 +1,342 @@
+"""Writes the golden tables anew: ``python -m tests.golden.generate [NAME…]`` from the repository's root.
+
+Run it only while the format version is 0 and the format changed on purpose. Clock and ids are the generator's own,
+so that a second run changes as few bytes as the libraries below allow. What is expected of a table is put down from
+the data that went in, never by reading the table.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import numpy as np
+import pyarrow as pa
+from pyroaring import BitMap64
+
+import lake_format as lake
+from lake_format.log import VersionLog
+from lake_format.manifest import inline_manifest
+from lake_format.model import Fragment, ManifestReference, Version
+from lake_format.paths import manifest_path
+from lake_format.row_ids import encode_row_ids
+from lake_format.schema import FIELD_ID_KEY
+from lake_format.transaction import Surroundings
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from samples import every_type
+
+ROOT = Path(__file__).parent / "v0"
+
+
+@dataclass
+class Golden:
+    """One golden table in the making."""
+
+    name: str
+    surroundings: Surroundings
+    rows: pa.Table | None = None
+    facts: dict[str, Any] | None = None
+
+    @property
+    def uri(self) -> str:
+        return str(ROOT / self.name)
+
+    def create(self, schema: pa.Schema, **properties: str) -> lake.Table:
+        return lake.create(self.uri, schema, properties=properties, surroundings=self.surroundings)
+
+    def expect(self, rows: pa.Table, row_ids: Sequence[int] | range, **facts: Any) -> None:
+        """Say what a reader must find: rows in scan order, their row ids, anything else."""
+        self.rows = rows.append_column("_row_id", pa.array(list(row_ids), pa.int64()))
+        self.facts = facts
+
+    def land(self, table: lake.Table, **changes: Any) -> None:
+        """Commit a version made by hand: what later issues will write, the format describes already."""
+        parent = table.snapshot.version
+        version = replace(
+            parent,
+            version=parent.version + 1,
+            parent=parent.version,
+            commit_id=str(self.surroundings.new_id()),
+            committed_at=parent.committed_at + 1,
+            operations=({"kind": "append"},),
+            summary={"made": "by hand"},
+            **changes,
+        )
+        _land(table, version)
+
+
+def _land(table: lake.Table, version: Version) -> None:
+    log = VersionLog(table.snapshot.store)
+    assert log.claim(version)
+    log.publish_hint(version)
+
+
+def _surroundings(name: str) -> Surroundings:
+    numbers, seconds = itertools.count(), itertools.count(1_750_000_000)
+    return Surroundings(
+        now=lambda: float(next(seconds)),
+        new_id=lambda: uuid5(NAMESPACE_URL, f"golden/{name}/{next(numbers)}"),
+        chance=lambda: 0.5,
+        sleep=lambda _seconds: None,
+        writer_id="golden",
+    )
+
+
+def vectors(rows: int, dimension: int, seed: int, dtype: str = "f4") -> pa.Array:
+    """Vectors of small whole quarters: exact in float16 too, and distances have no rounding to argue about."""
+    numbers = np.random.default_rng(seed).integers(-8, 9, rows * dimension) / 4
+    return pa.FixedSizeListArray.from_arrays(pa.array(numbers.astype(dtype)), dimension)
+
+
+def with_nulls(array: pa.Array, rows: Sequence[int]) -> pa.Array:
+    taken = [None if row in rows else row for row in range(len(array))]
+    return array.take(pa.array(taken, pa.int64()))
+
+
+def simple_rows(rows: int, first: int = 0) -> pa.Table:
+    ids = range(first, first + rows)
+    names = [None if row % 4 == 3 else f"name {row}" for row in ids]
+    schema = pa.schema(
+        [pa.field("id", pa.int64(), False), ("name", pa.string()), ("v", pa.list_(pa.float32(), 4))]
+    )
+    return pa.table([pa.array(ids, pa.int64()), pa.array(names), vectors(rows, 4, first)], schema)
+
+
+# --- the tables -------------------------------------------------------------------------------------------------
+
+
+def empty(golden: Golden) -> None:
+    """A table that was created and nothing else."""
+    rows = simple_rows(0)
+    golden.create(rows.schema)
+    golden.expect(rows, [])
+
+
+def append(golden: Golden) -> None:
+    """Three appends; the last cut into two fragments."""
+    parts = [simple_rows(5), simple_rows(3, 5), simple_rows(4, 8)]
+    table = golden.create(parts[0].schema, **{"write.fragment-rows": "5", "user.owner": "golden"})
+    for part in parts[:2]:
+        table.append(part)
+    table.append(pa.concat_tables([parts[2], simple_rows(3, 12)]))
+    golden.expect(simple_rows_of(parts + [simple_rows(3, 12)]), range(15), fragments=4)
+
+
+def simple_rows_of(parts: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables(parts).combine_chunks()
+
+
+def types(golden: Golden) -> None:
+    """Every Arrow type, NULLs included, in the default formats."""
+    rows = every_type(5)
+    golden.create(rows.schema).append(rows)
+    golden.expect(rows, range(5))
+
+
+def parquet(golden: Golden) -> None:
+    """Every Arrow type with scalars in Parquet."""
+    rows = every_type(5)
+    golden.create(rows.schema, **{"write.scalar-format": "parquet"}).append(rows)
+    golden.expect(rows, range(5))
+
+
+def null_vectors(golden: Golden) -> None:
+    """Vector columns of float32 and float16 with NULLs: some, none, all in a fragment, and a column without NULLs."""
+    schema = pa.schema(
+        [
+            pa.field("full", pa.list_(pa.float32(), 3), False),
+            pa.field("some", pa.list_(pa.float32(), 4)),
+            pa.field("half", pa.list_(pa.float16(), 2)),
+        ]
+    )
+    first = [vectors(6, 3, 1), with_nulls(vectors(6, 4, 2), [0, 3]), with_nulls(vectors(6, 2, 3, "f2"), [5])]
+    second = [vectors(3, 3, 4), with_nulls(vectors(3, 4, 5), [0, 1, 2]), vectors(3, 2, 6, "f2")]
+    parts = [pa.table(columns, schema) for columns in (first, second)]
+    table = golden.create(schema)
+    for part in parts:
+        table.append(part)
+    golden.expect(pa.concat_tables(parts).combine_chunks(), range(9), fragments=2)
+
+
+def stored_manifest(golden: Golden) -> None:
+    """A manifest in an object of its own with a removed fragment, and an inline one after it."""
+    parts = [simple_rows(3, 3 * number) for number in range(4)]
+    table = golden.create(parts[0].schema)
+    for part in parts:
+        table.append(part)
+    made = table.snapshot.fragments.fragments()
+    stored = _stored(table, made[:3], golden.surroundings)
+    golden.land(
+        table,
+        manifests=(replace(stored, removed=(made[1].fragment_id,)), inline_manifest(made[3:])),
+        row_count=9,
+    )
+    kept = [parts[0], parts[2], parts[3]]
+    golden.expect(simple_rows_of(kept), [0, 1, 2, 6, 7, 8, 9, 10, 11], fragments=3)
+
+
+def _stored(table: lake.Table, fragments: list[Fragment], around: Surroundings) -> ManifestReference:
+    reference = inline_manifest(fragments)
+    path = manifest_path(around.new_id())
+    assert reference.body is not None
+    table.snapshot.store.create(path, reference.body)
+    return replace(reference, path=path, body=None)
+
+
+def deletions(golden: Golden) -> None:
+    """Deleted positions in every kind of bitmap container, and a fragment with all rows deleted."""
+    schema = pa.schema([pa.field("n", pa.int64(), False), ("v", pa.list_(pa.float32(), 2))])
+    sizes = (10, 140_000, 4)
+    parts = [
+        pa.table([pa.array(range(size), pa.int64()), pa.nulls(size, schema.field("v").type)], schema)
+        for size in sizes
+    ]
+    table = golden.create(schema)
+    for part in parts:
+        table.append(part)
+    scattered = {*range(0, 65_536, 3)}  # a bitmap container
+    runs = {*range(70_000, 100_000)}  # a run container
+    few = {131_072, 139_999}  # an array container
+    gone = [{0, 4, 9}, scattered | runs | few, {0, 1, 2, 3}]
+    made = [
+        replace(fragment, deletions=_bitmap(positions), deleted_count=len(positions))
+        for fragment, positions in zip(table.snapshot.fragments.fragments(), gone, strict=True)
+    ]
+    kept = [[row for row in range(size) if row not in lost] for size, lost in zip(sizes, gone, strict=True)]
+    golden.land(
+        table,
+        manifests=(inline_manifest(made),),
+        row_count=sum(map(len, kept)),
+        required_features=table.snapshot.version.required_features | {"deletion-bitmaps"},
+    )
+    rows = pa.concat_tables(
+        [part.take(rows) for part, rows in zip(parts, kept, strict=True)]
+    ).combine_chunks()
+    starts = (0, 10, 140_010)
+    ids = [start + row for start, rows_kept in zip(starts, kept, strict=True) for row in rows_kept]
+    golden.expect(rows, ids, fragments=3)
+
+
+def _bitmap(positions: set[int]) -> bytes:
+    bitmap = BitMap64(positions)
+    bitmap.run_optimize()
+    data: bytes = bitmap.serialize()
+    return data
+
+
+def moved_rows(golden: Golden) -> None:
+    """Row-id sequences of both kinds, as compaction and clustering leave them."""
+    parts = [simple_rows(6), simple_rows(40, 6)]
+    table = golden.create(parts[0].schema)
+    for part in parts:
+        table.append(part)
+    first, second = table.snapshot.fragments.fragments()
+    shuffled = [5, 0, 3, 1, 4, 2]
+    shifted = [*range(26, 46), *range(6, 26)]
+    made = [
+        replace(first, first_row_id=None, row_id_sequence=encode_row_ids(np.array(shuffled, np.uint64))),
+        replace(second, first_row_id=None, row_id_sequence=encode_row_ids(np.array(shifted, np.uint64))),
+    ]
+    golden.land(
+        table,
+        manifests=(inline_manifest(made),),
+        required_features=table.snapshot.version.required_features | {"row-id-sequences"},
+    )
+    golden.expect(simple_rows_of(parts), shuffled + shifted, fragments=2)
+
+
+def schema_changes(golden: Golden) -> None:
+    """A column renamed, one dropped, one added after the files were written: fields are matched by id."""
+    rows = simple_rows(4)
+    table = golden.create(rows.schema)
+    table.append(rows)
+    old = table.snapshot.schema
+    renamed = pa.field("label", old.field("name").type, True, old.field("name").metadata)
+    added = pa.field(
+        "extra", pa.float64(), True, {FIELD_ID_KEY: str(table.snapshot.version.next_field_id).encode()}
+    )
+    new = pa.schema([added, renamed, old.field("id")])
+    version = table.snapshot.version
+    golden.land(
+        table, schemas={**version.schemas, 1: new}, schema_id=1, next_field_id=version.next_field_id + 1
+    )
+    columns = [pa.nulls(4, pa.float64()), rows.column("name"), rows.column("id")]
+    plain = pa.schema([("extra", pa.float64()), ("label", pa.string()), pa.field("id", pa.int64(), False)])
+    golden.expect(pa.table(columns, plain), range(4), fragments=1)
+
+
+def vector_index(golden: Golden) -> None:
+    """An index of each metric over part of the rows, NULL vectors among them; the rest was appended later."""
+    rows = 320
+    table_rows = pa.table(
+        [pa.array(range(rows), pa.int32()), with_nulls(vectors(rows, 8, 7), [3, 100])],
+        pa.schema([("n", pa.int32()), ("v", pa.list_(pa.float32(), 8))]),
+    )
+    table = golden.create(table_rows.schema)
+    table.append(table_rows.slice(0, 300))
+    for metric in ("l2", "cosine", "ip"):
+        table.create_index("v", metric, lists=4)
+    table.append(table_rows.slice(300))
+    query = [0.3, -1.1, 0.7, 0.2, 1.9, -0.4, 0.0, 1.3]
+    nearest = {metric: _nearest(table_rows, query, metric, 10) for metric in ("l2", "cosine", "ip")}
+    golden.expect(table_rows, range(rows), fragments=2, query=query, nearest=nearest, covered=298)
+
+
+def _nearest(rows: pa.Table, query: list[float], metric: str, k: int) -> list[list[float]]:
+    """Row id and distance of the k nearest rows, computed one by one in double precision."""
+    found = []
+    asked = np.array(query, np.float32).astype(np.float64)
+    for row_id, vector in enumerate(rows.column("v").to_pylist()):
+        if vector is None:
+            continue
+        values = np.array(vector)
+        product = float(values @ asked)
+        distance = {
+            "l2": float(np.sqrt(((values - asked) ** 2).sum())),
+            "ip": -product,
+            "cosine": 1 - product / float(np.sqrt((values @ values) * (asked @ asked))),
+        }[metric]
+        found.append([distance, row_id])
+    return [[row_id, distance] for distance, row_id in sorted(found)[:k]]
+
+
+TABLES: dict[str, Callable[[Golden], None]] = {
+    "empty": empty,
+    "append": append,
+    "types": types,
+    "parquet": parquet,
+    "null-vectors": null_vectors,
+    "stored-manifest": stored_manifest,
+    "deletions": deletions,
+    "moved-rows": moved_rows,
+    "schema-changes": schema_changes,
+    "vector-index": vector_index,
+}
+
+
+def generate(name: str) -> None:
+    """Write one golden table, and beside it what is expected of it."""
+    golden = Golden(name, _surroundings(name))
+    shutil.rmtree(golden.uri, ignore_errors=True)
+    TABLES[name](golden)
+    assert golden.rows is not None
+    with pa.ipc.new_file(
+        f"{golden.uri}.arrow", golden.rows.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
+    ) as writer:
+        writer.write_table(golden.rows)
+    description = {"about": (TABLES[name].__doc__ or "").strip(), **(golden.facts or {})}
+    Path(f"{golden.uri}.json").write_text(json.dumps(description, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or TABLES:
+        generate(wanted)
+        print(wanted)

@@ -1,0 +1,283 @@
+"""A reader of the format written from `spec/` alone: it imports nothing of this project.
+
+It proves that the specification suffices, and that what our code reads is what is there. Straight and slow on
+purpose: whole files in memory, one table at a time, local disk only. Every check the specification asks of a reader
+is made; what breaks one raises ``RefusedError``.
+
+    >>> table, facts = read_table("tests/golden/v0/append")
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FEATURES = {"vector-pages", "vortex-files", "row-id-sequences", "deletion-bitmaps", "vector-index"}
+PATH = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*(/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*")
+ID = b"PARQUET:field_id"
+
+
+class RefusedError(Exception):
+    """The bytes are not what the specification says."""
+
+
+def require(condition: object, what: str) -> None:
+    if not condition:
+        raise RefusedError(what)
+
+
+@dataclass
+class Cursor:
+    """Little-endian values, one after another."""
+
+    data: bytes
+    at: int = 0
+
+    def take(self, layout: str) -> tuple[Any, ...]:
+        require(self.at + struct.calcsize("<" + layout) <= len(self.data), "cut short")
+        values = struct.unpack_from("<" + layout, self.data, self.at)
+        self.at += struct.calcsize("<" + layout)
+        return values
+
+    def array(self, dtype: str, count: int) -> np.ndarray:
+        require(self.at + np.dtype(dtype).itemsize * count <= len(self.data), "cut short")
+        values = np.frombuffer(self.data, dtype, count, self.at)
+        self.at += values.nbytes
+        return values
+
+
+# --- versions (TAB, COM) ------------------------------------------------------------------------------------
+
+
+def version_path(root: Path, number: int) -> Path:
+    return root / f"_lake/versions/{number:020d}.lake"
+
+
+def latest(root: Path) -> int:
+    """The newest version: from the hint, or from 1, forward (COM-6)."""
+    number = 1
+    hint = root / "_lake/latest"
+    if hint.exists():
+        number = unpack(hint.read_bytes())[0]["version"]
+    while version_path(root, number + 1).exists():
+        number += 1
+    return number
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """The description and the inline manifests of a version object (TAB-2, TAB-5, TAB-6)."""
+    cursor = Cursor(data)
+    magic, packed, length, crc = cursor.take("8sIII")
+    require(magic == b"LAKEVER0" and length <= 256 << 20, "not a version object of this container")
+    body = data[20 : 20 + packed]
+    require(len(body) == packed and zlib.crc32(body) == crc, "version object altered")
+    text = pa.Codec("zstd").decompress(body, length, asbytes=True)
+    description = json.loads(text)
+    require(description["format_version"] == 0, "a newer format")
+    require(not set(description["required_features"]) - FEATURES, "a feature unknown to this reader")
+    return description, data[20 + packed :]
+
+
+def object_path(root: Path, path: str) -> Path:
+    """An object of the table, if its path may be one (TAB-7, STO-1 to STO-3)."""
+    require(PATH.fullmatch(path) and len(path) <= 900, f"path {path!r} is not allowed")
+    return root / path
+
+
+# --- manifests (MAN), row-id sequences (RID), bitmaps (DEL) -------------------------------------------------------
+
+
+def fragments(root: Path, description: dict[str, Any], tail: bytes) -> list[dict[str, Any]]:
+    """Live fragments in scan order (MAN-4 to MAN-6)."""
+    live, used = [], 0
+    for entry in description["manifests"]:
+        if entry["path"] is None:
+            data = tail[used : used + entry["size"]]
+            used += entry["size"]
+        else:
+            data = object_path(root, entry["path"]).read_bytes()
+        require(len(data) == entry["size"] and zlib.crc32(data) == entry["crc"], "manifest altered")
+        rows = pa.ipc.open_file(pa.py_buffer(data)).read_all().to_pylist()
+        require(len(rows) == entry["fragment_count"], "manifest has another number of fragments")
+        live += [row for row in rows if row["fragment_id"] not in entry["removed"]]
+    require(used == len(tail), "bytes after the inline manifests")
+    return live
+
+
+def row_id_sequence(data: bytes, count: int) -> np.ndarray:
+    """RID-1 to RID-3."""
+    cursor = Cursor(data)
+    kind, width, zero, entries, base = cursor.take("BBHIQ")
+    require(kind in (1, 2) and width in (1, 2, 4, 8) and zero == 0, "unknown row-id sequence")
+    ids = cursor.array(f"<u{width}", entries).astype(np.uint64) + np.uint64(base)
+    if kind == 1:
+        lengths = cursor.array("<u4", entries)
+        runs = zip(ids.tolist(), lengths.tolist(), strict=True)
+        ids = np.concatenate([np.arange(first, first + size) for first, size in runs]).astype(np.uint64)
+    require(len(ids) == count and cursor.at == len(data), "row-id sequence does not fit")
+    return ids
+
+
+def roaring64(data: bytes) -> np.ndarray:
+    """A portable 64-bit roaring bitmap: buckets of 32-bit ones by high half (RoaringFormatSpec)."""
+    cursor = Cursor(data)
+    (buckets,) = cursor.take("Q")
+    parts = [np.empty(0, np.uint64)]
+    for _ in range(buckets):
+        (high,) = cursor.take("I")
+        parts.append(roaring32(cursor) + np.uint64(high << 32))
+    require(cursor.at == len(data), "bytes after a bitmap")
+    return np.concatenate(parts)
+
+
+def roaring32(cursor: Cursor) -> np.ndarray:
+    (cookie,) = cursor.take("I")
+    require(cookie & 0xFFFF in (12346, 12347), "not a roaring bitmap")
+    has_runs = cookie & 0xFFFF == 12347
+    containers = (cookie >> 16) + 1 if has_runs else cursor.take("I")[0]
+    is_run = np.zeros(containers, np.uint8)
+    if has_runs:
+        is_run = np.unpackbits(cursor.array("u1", (containers + 7) // 8), bitorder="little")[:containers]
+    heads = cursor.array("<u2", 2 * containers).reshape(-1, 2).astype(np.int64)  # key, cardinality - 1
+    if not has_runs or containers >= 4:
+        cursor.array("<u4", containers)  # offsets, not needed when reading front to back
+    parts = [np.empty(0, np.int64)]
+    for (key, size), run in zip(heads.tolist(), is_run.tolist(), strict=True):
+        if run:
+            (count,) = cursor.take("H")
+            pairs = cursor.array("<u2", 2 * count).reshape(-1, 2).astype(np.int64)
+            low = np.concatenate([np.arange(start, start + more + 1) for start, more in pairs.tolist()])
+        elif size + 1 > 4096:
+            low = np.flatnonzero(np.unpackbits(cursor.array("u1", 8192), bitorder="little"))
+        else:
+            low = cursor.array("<u2", size + 1).astype(np.int64)
+        require(len(low) == size + 1, "a roaring container has another size than it says")
+        parts.append(low + (key << 16))
+    return np.concatenate(parts).astype(np.uint64)
+
+
+# --- data files (FIL, VEC) --------------------------------------------------------------------------------------
+
+
+def read_group(root: Path, group: dict[str, Any], schema: pa.Schema, rows: int) -> pa.Table:
+    """The columns of one file, in the types they were written with (MAN-3, SCH-4)."""
+    path = object_path(root, group["path"])
+    require(path.stat().st_size == group["size"], f"{path.name} has another size")
+    by_id = {int(field.metadata[ID]): field for field in schema}
+    written = pa.schema([by_id[wanted] for wanted in group["field_ids"]])
+    if group["layout"][:4] == b"LKVC":
+        columns = [vector_file(path.read_bytes(), group["layout"], written.field(0))]
+    elif group["format"] == "parquet":
+        columns = pq.read_table(path).columns
+    else:
+        import vortex
+
+        columns = vortex.open(str(path)).to_arrow().read_all().columns
+    table = pa.table([found.cast(field.type) for found, field in zip(columns, written, strict=True)], written)
+    require(table.num_rows == rows, f"{path.name} has another number of rows")
+    return table
+
+
+def vector_file(data: bytes, record: bytes, field: pa.Field) -> pa.Array:
+    """Vectors from their pages, through the layout record alone: no Parquet reader takes part (VEC-6)."""
+    cursor = Cursor(record)
+    kind, version, length = cursor.take("4sII")
+    require((kind, version) == (b"LKVC", 0) and len(record) == 12 + length + 4, "unknown layout")
+    require(zlib.crc32(record[:-4]) == int.from_bytes(record[-4:], "little"), "layout altered")
+    element, null_kind, _, dim, rows, page_rows, pages, null_count = cursor.take("BBHIQIIQ")
+    dtype = {1: np.dtype("<f4"), 2: np.dtype("<f2"), 3: np.dtype("<f8")}[element]
+    offsets, levels, crcs = (cursor.array(kind, pages) for kind in ("<u8", "<u4", "<u4"))
+    page_nulls, nulls = np.zeros(pages, np.int64), np.empty(0, np.uint64)
+    if null_kind:
+        page_nulls = cursor.array("<u4", pages).astype(np.int64)
+        at, size, crc = cursor.take("QII")
+        blob = record[cursor.at : cursor.at + size] if null_kind == 1 else data[at : at + size]
+        require(zlib.crc32(blob) == crc, "NULL positions altered")
+        nulls = roaring64(blob)
+    require(len(nulls) == null_count == page_nulls.sum(), "NULL counts disagree")
+    valid = np.ones(rows, bool)
+    valid[nulls.astype(np.int64)] = False
+    out = np.zeros((rows, dim), dtype)
+    for page in range(pages):
+        first, last = page * page_rows, min((page + 1) * page_rows, rows)
+        count = last - first - int(page_nulls[page])
+        start, stop = int(offsets[page]), int(offsets[page]) + count * dim * dtype.itemsize
+        require(stop <= len(data), "page outside the file")
+        require(zlib.crc32(data[start - int(levels[page]) : stop]) == crcs[page], "page altered")
+        values = np.frombuffer(data, dtype, count * dim, start).reshape(count, dim)
+        out[first:last][valid[first:last]] = values
+    mask = pa.array(~valid) if len(nulls) else None
+    return pa.FixedSizeListArray.from_arrays(pa.array(out.reshape(-1)), type=field.type, mask=mask)
+
+
+# --- the table --------------------------------------------------------------------------------------------------
+
+
+def read_fragment(
+    root: Path, fragment: dict[str, Any], schemas: dict[int, pa.Schema], schema: pa.Schema
+) -> Any:
+    """The live rows of a fragment as columns of ``schema`` and ``_row_id`` (MAN-2, SCH-4, SCH-5, DEL-2)."""
+    rows = fragment["row_count"]
+    columns: dict[int, pa.ChunkedArray] = {}
+    for group in fragment["groups"]:
+        table = read_group(root, group, schemas[group["schema_id"]], rows)
+        columns |= dict(zip(group["field_ids"], table.columns, strict=True))
+    if fragment["first_row_id"] is not None:
+        require(fragment["row_id_sequence"] is None, "two kinds of row ids")
+        ids = fragment["first_row_id"] + np.arange(rows)
+    else:
+        ids = row_id_sequence(fragment["row_id_sequence"], rows)
+    live = np.ones(rows, bool)
+    if fragment["deletions"] is not None:
+        live[roaring64(fragment["deletions"]).astype(np.int64)] = False
+    require(int((~live).sum()) == fragment["deleted_count"], "deletions and their count disagree")
+    arrays = [columns.get(int(field.metadata[ID]), pa.nulls(rows, field.type)) for field in schema]
+    names = [*schema.names, "_row_id"]
+    return pa.table([*arrays, pa.array(ids.astype(np.int64))], names).filter(pa.array(live))
+
+
+def check_index(root: Path, entry: dict[str, Any], live: set[int]) -> int:
+    """Shards as far as a reader without the index needs them: whole, and covering known rows (TAB-9)."""
+    covered: set[int] = set()
+    for shard in entry["shards"]:
+        data = object_path(root, shard["path"]).read_bytes()
+        require(len(data) == shard["size"] and data[:4] == data[-4:] == b"PFA1", "not the Puffin file named")
+        ids = row_id_sequence(base64.b64decode(shard["row_ids"], validate=True), shard["row_count"])
+        require(bool((ids[1:] > ids[:-1]).all()), "covered row ids are not ascending")
+        covered |= set(ids.tolist())
+    return len(covered & live)
+
+
+def read_table(location: str | Path, version: int | None = None) -> tuple[pa.Table, dict[str, Any]]:
+    """All live rows of a table in scan order, ``_row_id`` last, and the version's description."""
+    root = Path(location)
+    number = latest(root) if version is None else version
+    description, tail = unpack(version_path(root, number).read_bytes())
+    require(description["version"] == number, "another version under this number")  # TAB-10
+    schemas = {
+        int(key): pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text, validate=True)))
+        for key, text in description["schemas"].items()
+    }
+    schema = schemas[description["schema_id"]]
+    live = fragments(root, description, tail)
+    parts = [read_fragment(root, fragment, schemas, schema) for fragment in live]
+    empty = pa.schema([*schema, pa.field("_row_id", pa.int64())]).empty_table()
+    table = pa.concat_tables([part.cast(empty.schema) for part in parts]) if parts else empty
+    ids = table.column("_row_id").to_pylist()
+    # DEL-3, TAB-10
+    require(len(set(ids)) == len(ids) == description["row_count"], "row ids or row count disagree")
+    require(not ids or max(ids) < description["next_row_id"], "a row id that was never given out")
+    facts = description | {"fragments": live, "covered": {}}
+    for entry in description["indexes"]:
+        facts["covered"][entry["name"]] = check_index(root, entry, set(ids))
+    return table, facts
