@@ -123,6 +123,7 @@ def _version_to_json(version: Version) -> dict[str, Any]:
         "next_fragment_id": version.next_fragment_id,
         "row_count": version.row_count,
         "properties": dict(version.properties),
+        "sequences": dict(version.sequences),
         "manifests": [_manifest_to_json(reference) for reference in version.manifests],
         "indexes": [_index_to_json(entry) for entry in version.indexes],
     }
@@ -147,6 +148,7 @@ _KNOWN_KEYS = frozenset(
         "next_fragment_id",
         "row_count",
         "properties",
+        "sequences",
         "manifests",
         "indexes",
     ]
@@ -181,6 +183,7 @@ def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
         manifests=manifests,
         indexes=tuple(_index_from_json(entry) for entry in _list(raw, "indexes")),
         properties=_text_mapping(raw, "properties"),
+        sequences={writer: _integer(raw["sequences"], writer) for writer in _mapping(raw, "sequences")},
         required_features=_texts(raw, "required_features"),
         extra={key: value for key, value in raw.items() if key not in _KNOWN_KEYS},
     )

@@ -187,6 +187,8 @@ class Version:
     indexes: tuple[IndexEntry, ...] = ()
     properties: Mapping[str, str] = field(default_factory=dict)
     required_features: frozenset[str] = frozenset()
+    sequences: Mapping[str, int] = field(default_factory=dict)
+    """The highest number each idempotent writer has committed."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields a newer minor version wrote; kept and written back untouched."""
 

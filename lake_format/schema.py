@@ -156,8 +156,11 @@ def check_user_schema(schema: object) -> pa.Schema:
     if len(schema) == 0:
         raise InvalidInputError("the schema has no columns", fix="give it at least one")
     _check_names([field.name for field in schema], "the schema")
-    for field in walk_fields(schema):
+    for field in schema:
         _check_type(field)
+        for inner in walk_fields(_children(field.type)):
+            _check_type(inner)
+            _check_inner_type(inner, field.name)
     return without_field_ids(schema)
 
 
@@ -189,6 +192,23 @@ def _check_type(field: pa.Field) -> None:
         or pa.types.is_interval(data_type)
     ):
         raise InvalidInputError(f"column {field.name!r} has the type {data_type}, which tables cannot hold")
+    if pa.types.is_list_view(data_type) or pa.types.is_large_list_view(data_type):
+        raise InvalidInputError(
+            f"column {field.name!r} has the type {data_type}, which tables cannot hold",
+            fix=f"make it a list of {data_type.value_type}",
+        )
+    if pa.types.is_decimal(data_type) and not 0 <= data_type.scale <= data_type.precision:
+        raise InvalidInputError(
+            f"column {field.name!r} has the type {data_type}",
+            fix="the scale of a decimal must be between 0 and its precision",
+        )
+    if pa.types.is_dictionary(data_type) and (
+        pa.types.is_nested(data_type.value_type) or pa.types.is_dictionary(data_type.value_type)
+    ):
+        raise InvalidInputError(
+            f"column {field.name!r} is a dictionary of {data_type.value_type}",
+            fix="dictionaries hold plain values",
+        )
     if pa.types.is_struct(data_type):
         if data_type.num_fields == 0:
             raise InvalidInputError(f"struct column {field.name!r} has no fields", fix="give it at least one")
@@ -197,6 +217,21 @@ def _check_type(field: pa.Field) -> None:
         raise InvalidInputError(
             f"column {field.name!r} has vectors of dimension {data_type.list_size}",
             fix=f"the dimension must be between 1 and {MAX_VECTOR_DIMENSION}",
+        )
+
+
+def _check_inner_type(field: pa.Field, column: str) -> None:
+    """Types that are fine as columns but that Parquet does not give back from inside others."""
+    data_type = field.type
+    if pa.types.is_string_view(data_type) or pa.types.is_binary_view(data_type):
+        raise InvalidInputError(
+            f"column {column!r} has values of type {data_type} inside",
+            fix=f"use {str(data_type).removesuffix('_view')} there",
+        )
+    if pa.types.is_dictionary(data_type) and data_type.value_type not in (pa.string(), pa.binary()):
+        raise InvalidInputError(
+            f"column {column!r} has a dictionary of {data_type.value_type} inside",
+            fix=f"use {data_type.value_type} there; dictionaries inside other types hold text or bytes",
         )
 
 

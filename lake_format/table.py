@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy.typing as npt
 import pyarrow as pa
 
+from lake_format.changes import AddFragments, AddIndex
 from lake_format.dataset import TableDataset
 from lake_format.engine import (
     Engine,
@@ -36,7 +37,7 @@ from lake_format.result import SearchResult
 from lake_format.schema import DISTANCE, ROW_ID, select_columns, without_field_ids
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import Store
-from lake_format.transaction import AddFragments, AddIndex, Change, Surroundings, commit
+from lake_format.transaction import Change, Idempotency, Surroundings, commit
 
 __all__ = ["METRICS", "Table"]
 
@@ -269,7 +270,13 @@ class Table(TableDataset):
 
     # --- writing ------------------------------------------------------------------------------------------
 
-    def append(self, data: object, *, progress: Progress | None = None) -> Self:
+    def append(
+        self,
+        data: object,
+        *,
+        idempotency: tuple[str, int] | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
         """Add rows; when this returns they are durable and visible to every reader.
 
         Parameters
@@ -278,6 +285,9 @@ class Table(TableDataset):
             An Arrow table, batch, batches, reader, or anything with ``__arrow_c_stream__``; a pandas or Polars
             frame; a list of dictionaries. Unbounded readers are written in bounded memory. Columns are matched by
             name; a nullable column that is missing becomes NULL.
+        idempotency
+            ``(writer, number)``: commit nothing if this writer has committed this number, or a later one,
+            before. A job that is retried with the same number appends once.
         progress
             Called with ``(stage, rows done, rows in all or 0)``.
 
@@ -288,6 +298,9 @@ class Table(TableDataset):
             forbids it. Nothing was written.
         """
         self._require_writable()
+        mark = _checked_idempotency(idempotency)
+        if mark and self.refresh().snapshot.version.sequences.get(mark.writer, -1) >= mark.sequence:
+            return self
         version = self._snapshot.version
         written = self._engine.write(
             self._store,
@@ -309,7 +322,7 @@ class Table(TableDataset):
             features=written.features,
         )
         try:
-            self._commit(change)
+            self._commit(change, idempotency=mark)
         except ConflictError:
             self._engine.discard(self._store, written)
             raise
@@ -376,8 +389,10 @@ class Table(TableDataset):
             raise InvalidInputError(f"limit must be a whole number from 0 up, not {limit!r}")
         return self._engine.scan(self._snapshot, ScanRequest(columns=tuple(names), where=where, limit=limit))
 
-    def _commit(self, change: Change) -> None:
-        landed = commit(self._log, self._manifests, self._snapshot.version, change, self._around)
+    def _commit(self, *changes: Change, idempotency: Idempotency | None = None) -> None:
+        landed = commit(
+            self._log, self._manifests, self._snapshot.version, changes, self._around, idempotency
+        )
         self._move_to(landed)
 
     def _move_to(self, version: Version) -> None:
@@ -403,6 +418,20 @@ class Table(TableDataset):
             "a Table cannot be pickled: it may hold credentials and open files",
             fix="send its uri and version and open it there",
         )
+
+
+def _checked_idempotency(given: tuple[str, int] | None) -> Idempotency | None:
+    match given:
+        case None:
+            return None
+        case (str() as writer, int() as sequence) if (
+            writer and not isinstance(sequence, bool) and sequence >= 0
+        ):
+            return Idempotency(writer=writer, sequence=sequence)
+    raise InvalidInputError(
+        f"idempotency must be a writer's name and a number from 0 up, not {given!r}",
+        fix='for example ("nightly-load", 17)',
+    )
 
 
 def _checked_metric(metric: object) -> str:

@@ -1,30 +1,31 @@
-"""One commit: apply a change to the newest version, claim the next number, rebase and try again if beaten.
+"""One commit: apply changes to the newest version, claim the next number, rebase and try again if beaten.
 
-A :class:`Change` says what it does as a function of whatever version it lands on, so that a rebase never rewrites
-data files. Whether it may land after commits it has not seen is decided by the conflict matrix alone
-(:mod:`lake_format.conflicts`, spec/identity.md).
+A :class:`Change` says what it does as a function of whatever version it lands on, naming rows by row id, so that
+a rebase rewrites no data files. Whether it may land after commits it has not seen is decided by the conflict
+matrix alone (:mod:`lake_format.conflicts`, spec/identity.md).
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import pyarrow as pa
 
-from lake_format.conflicts import Action, decide_all
+from lake_format.conflicts import Action, Decision, decide_all
 from lake_format.draft import Draft
 from lake_format.errors import ConflictError
 from lake_format.log import VersionLog
 from lake_format.manifest_set import ManifestSet
-from lake_format.model import IndexEntry, NewFragment, Version
+from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
+from lake_format.snapshot import Snapshot
 
-__all__ = ["AddFragments", "AddIndex", "Change", "Surroundings", "commit", "first_version"]
+__all__ = ["Change", "Idempotency", "Surroundings", "YieldedError", "commit", "first_version"]
 
 _ATTEMPTS = 200
 
@@ -44,12 +45,26 @@ class Surroundings:
         return int(self.now() * 1_000_000)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """Marks a commit of a job so that a retry of it commits nothing: a writer's numbers only grow."""
+
+    writer: str
+    sequence: int
+
+
+class YieldedError(ConflictError):
+    """Upkeep met users' work and gave way; whoever runs upkeep catches this."""
+
+    code = "yielded"
+
+
 class Change(Protocol):
     """Something to commit."""
 
     @property
     def record(self) -> OperationRecord:
-        """What the change touches, as later committers will judge it."""
+        """What the change was planned to touch: judged against commits it has not seen."""
         ...
 
     @property
@@ -57,36 +72,17 @@ class Change(Protocol):
         """Figures for the history: rows, fragments, bytes."""
         ...
 
-    def apply(self, draft: Draft) -> None:
-        """Make the change on a draft of the newest version; called once per attempt."""
+    def apply(self, draft: Draft) -> OperationRecord:
+        """Make the change on a draft of the newest version, once per attempt.
+
+        Rows are found by row id, so that the change fits whatever compaction did meanwhile. Returns the record
+        of what was touched in the end, which later committers will judge.
+        """
         ...
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddFragments:
-    """Append rows that are already written to files."""
-
-    record: OperationRecord
-    summary: Mapping[str, Any]
-    fragments: tuple[NewFragment, ...]
-    features: frozenset[str] = frozenset()
-
-    def apply(self, draft: Draft) -> None:
-        """Add the fragments."""
-        draft.add_fragments(self.fragments, self.features)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddIndex:
-    """Add an index whose shards are already written."""
-
-    record: OperationRecord
-    summary: Mapping[str, Any]
-    entry: IndexEntry
-
-    def apply(self, draft: Draft) -> None:
-        """Put the index in place."""
-        draft.put_index(self.entry)
+    def replan(self, latest: Snapshot) -> Change:
+        """The change computed anew, from its own input, on a later snapshot."""
+        ...
 
 
 def first_version(
@@ -117,36 +113,48 @@ def first_version(
 
 
 def commit(
-    log: VersionLog, manifests: ManifestSet, base: Version, change: Change, around: Surroundings
+    log: VersionLog,
+    manifests: ManifestSet,
+    base: Version,
+    changes: Sequence[Change],
+    around: Surroundings,
+    idempotency: Idempotency | None = None,
 ) -> Version:
-    """Land a change on top of the newest version.
+    """Land changes, all or none, on top of the newest version.
 
     Parameters
     ----------
     base
-        The version the change was prepared against.
+        The version the changes were prepared against.
+    idempotency
+        Commit only if this writer has not committed this number, or a later one, before.
 
     Returns
     -------
     Version
-        The version that landed; durable, visible to every reader from now on.
+        The version that landed; durable, visible to every reader from now on. Where ``idempotency`` shows that
+        the job committed before, the newest version.
 
     Raises
     ------
     ConflictError
-        A commit made since ``base`` overlaps the change; nothing became visible.
+        A commit made since ``base`` overlaps; nothing became visible. :class:`YieldedError` for upkeep.
     StateUnknownError
         The store gave no answer; see :meth:`VersionLog.claim`.
     """
     parent = base
     for attempt in range(_ATTEMPTS):
+        if idempotency and parent.sequences.get(idempotency.writer, -1) >= idempotency.sequence:
+            return parent
         draft = Draft(parent, manifests)
-        change.apply(draft)
-        candidate = _stamped(draft.settled(), parent, change, around)
+        records = [change.apply(draft) for change in changes]
+        candidate = _stamped(draft.settled(), parent, changes, records, around, idempotency)
         if log.claim(candidate):
             log.publish_hint(candidate)
             return candidate
-        parent = _rebase(log, parent, change.record)
+        newest = log.latest_from(log.read(parent.version + 1))
+        changes = _rebased(log, manifests, parent, newest, changes)
+        parent = newest
         around.sleep(around.chance() * min(0.001 * 2**attempt, 0.25))
     raise ConflictError(
         f"{_ATTEMPTS} other commits came first, one after another",
@@ -154,7 +162,17 @@ def commit(
     )
 
 
-def _stamped(version: Version, parent: Version, change: Change, around: Surroundings) -> Version:
+def _stamped(
+    version: Version,
+    parent: Version,
+    changes: Sequence[Change],
+    records: Sequence[OperationRecord],
+    around: Surroundings,
+    idempotency: Idempotency | None,
+) -> Version:
+    sequences = dict(parent.sequences)
+    if idempotency:
+        sequences[idempotency.writer] = idempotency.sequence
     return replace(
         version,
         version=parent.version + 1,
@@ -162,26 +180,34 @@ def _stamped(version: Version, parent: Version, change: Change, around: Surround
         commit_id=str(around.new_id()),
         writer_id=around.writer_id,
         committed_at=max(around.microseconds(), parent.committed_at + 1),
-        operations=(change.record.to_json(),),
-        summary=dict(change.summary),
+        operations=tuple(record.to_json() for record in records),
+        summary={name: value for change in changes for name, value in change.summary.items()},
+        sequences=sequences,
     )
 
 
-def _rebase(log: VersionLog, parent: Version, record: OperationRecord) -> Version:
-    """The newest version, once every commit between ``parent`` and it was found to go with ``record``."""
-    newest = log.latest_from(log.read(parent.version + 1))
+def _rebased(
+    log: VersionLog, manifests: ManifestSet, parent: Version, newest: Version, changes: Sequence[Change]
+) -> Sequence[Change]:
+    """The changes made fit to follow every commit between ``parent`` and ``newest``."""
+    theirs: list[OperationRecord] = []
     for number in range(parent.version + 1, newest.version + 1):
-        theirs = newest if number == newest.version else log.read(number)
-        if theirs.table_id != parent.table_id:
+        version = newest if number == newest.version else log.read(number)
+        if version.table_id != parent.table_id:
             raise ConflictError("the table was dropped and made anew meanwhile", fix="open it again")
-        check_compatible(record, theirs)
-    return newest
+        theirs += [OperationRecord.from_json(raw) for raw in version.operations]
+    decision = decide_all(
+        [change.record for change in changes],
+        theirs,
+        serializable=parent.properties.get("write.isolation") == "serializable",
+    )
+    if decision.action in (Action.COMMUTE, Action.REMAP):
+        return changes
+    if decision.action is Action.REPLAN and len(changes) == 1:
+        return [changes[0].replan(Snapshot(manifests.store, newest, manifests))]
+    raise _refusal(decision)
 
 
-def check_compatible(record: OperationRecord, theirs: Version) -> None:
-    """ConflictError when ``record`` may not land after the commit that made ``theirs``."""
-    decision = decide_all([record], [OperationRecord.from_json(raw) for raw in theirs.operations])
-    if decision.action is not Action.COMMUTE:
-        raise ConflictError(
-            f"version {theirs.version} came first: {decision.text}", fix="refresh() and try again"
-        )
+def _refusal(decision: Decision) -> ConflictError:
+    kind = YieldedError if decision.action is Action.YIELD else ConflictError
+    return kind(decision.text, fix="nothing was written; refresh() the table, look, and try again")

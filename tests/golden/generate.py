@@ -127,7 +127,7 @@ def append(golden: Golden) -> None:
     for part in parts[:2]:
         table.append(part)
     table.append(pa.concat_tables([parts[2], simple_rows(3, 12)]))
-    golden.expect(simple_rows_of(parts + [simple_rows(3, 12)]), range(15), fragments=4)
+    golden.expect(simple_rows_of([*parts, simple_rows(3, 12)]), range(15), fragments=4)
 
 
 def simple_rows_of(parts: list[pa.Table]) -> pa.Table:

@@ -43,7 +43,7 @@ def open_writer(
         ``"vortex"`` or ``"parquet"``. A Parquet file of a single fixed-size list of floats is written as a
         byte-addressable vector file.
     page_rows
-        Rows per page of a Parquet file; by default 1,024, or about 32 MB of vectors.
+        Rows per page of a Parquet file; by default 512, or about 32 MB of vectors.
 
     Raises
     ------

@@ -15,6 +15,7 @@ from lake_engines.index.list_store import MappedLists, RangedLists
 from lake_engines.index.model import Model, model_id
 from lake_engines.index.planning import Plan, plan_search
 from lake_engines.index.refinement import RefineRegion
+from lake_engines.index.searching import Search, Shard
 from lake_engines.index.selection import Selection
 from lake_format.errors import CorruptionError, InvalidInputError, UnsupportedError
 from lake_format.puffin import FileMetadata, decode_footer
@@ -208,7 +209,7 @@ class IndexReader:
             array = array.reshape(1, -1)
         if array.ndim != 2 or array.shape[1] != self.dimension:
             raise InvalidInputError(
-                f"a query has shape {np.shape(queries)}, but {self.path} indexes vectors of {self.dimension} components"
+                f"a query has shape {np.shape(queries)}, but {self.path} is over {self.dimension} components"
             )
         array = np.ascontiguousarray(array)
         flat = array.reshape(-1)
