@@ -189,9 +189,18 @@ class Effect:
         return self.deletes | set(self.changes) | set(self.filled)
 
 
-def effect(intent: Intent, rows: Rows, columns: Mapping[int, Column], keyed: bool) -> Effect:
-    """The effect of an intent run alone on these rows; RefusedError where it is not possible."""
+def effect(
+    intent: Intent, rows: Rows, columns: Mapping[int, Column], keyed: bool, only: set[int] | None = None
+) -> Effect:
+    """The effect of an intent run alone on these rows; RefusedError where it is not possible.
+
+    ``only`` are the rows it may touch: those it had selected before.
+    """
     found = _effect(intent, rows, columns)
+    if only is not None:
+        found.deletes &= only
+        found.changes = {r: row for r, row in found.changes.items() if r in only}
+        found.filled = {r: value for r, value in found.filled.items() if r in only}
     for field_id, column in columns.items():
         if column.computed:
             _compute(found, rows, field_id, column.computed)

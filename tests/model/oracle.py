@@ -48,16 +48,14 @@ def execute(
         return replace(latest, rows=restored.rows, columns=restored.columns, effects=())
     # A column dropped meanwhile is gone from the rows, but the predicate may still look at it.
     rows = {r: {**base.rows.get(r, {}), **row} for r, row in latest.rows.items()}
+    by_predicate = isinstance(intent, ROWS_BY_PREDICATE) and not serializable
     try:
-        found = effect(intent, rows, latest.columns, latest.keyed)
         chosen = effect(intent, base.rows, base.columns, base.keyed).touched()
+        found = effect(intent, rows, latest.columns, latest.keyed, only=chosen if by_predicate else None)
     except RefusedError as error:
         raise Violation(f"{intent} was committed, but it is refused: {error}") from error
-    if isinstance(intent, ROWS_BY_PREDICATE) and not serializable:
-        lost = (chosen & rows.keys()) - found.touched()
-        if lost:
-            raise Violation(f"{intent} touched rows {lost}, which it would not select now")
-        found = _restricted(found, chosen)
+    if by_predicate and (lost := (chosen & rows.keys()) - found.touched()):
+        raise Violation(f"{intent} touched rows {lost}, which it would not select now")
     ids = tuple(range(latest.next_row_id, latest.next_row_id + len(found.inserts)))
     field_id = latest.next_field_id if found.added else None
     return replace(
@@ -66,15 +64,6 @@ def execute(
         next_field_id=latest.next_field_id + (1 if found.added else 0),
         effects=((found, ids, field_id),),
         keyed=latest.keyed or isinstance(intent, DeclareKey),
-    )
-
-
-def _restricted(found: Effect, rows: set[int]) -> Effect:
-    return replace(
-        found,
-        deletes=found.deletes & rows,
-        changes={r: row for r, row in found.changes.items() if r in rows},
-        filled={r: value for r, value in found.filled.items() if r in rows},
     )
 
 

@@ -1,0 +1,171 @@
+"""What every side of a table shares: its store, its version, its engine, and how it commits and moves on.
+
+The sides themselves (reading, row changes, schema, versions, upkeep) are classes of their own that build on
+this one; :class:`lake_format.table.Table` puts them together.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from functools import cached_property
+from typing import Any, Self
+
+import pyarrow as pa
+
+from lake_format.dataset import TableDataset
+from lake_format.engine import Engine, load_engine
+from lake_format.errors import InvalidInputError, LakeError, UnsupportedError
+from lake_format.inspect import Inspect
+from lake_format.log import VersionLog
+from lake_format.manifest_set import ManifestSet
+from lake_format.model import Version
+from lake_format.schema import without_field_ids
+from lake_format.snapshot import Snapshot
+from lake_format.store.base import Store
+from lake_format.transaction import Change, Idempotency, Surroundings, commit
+
+__all__ = ["TableCore", "checked_idempotency"]
+
+
+class TableCore(TableDataset):
+    """A table at one version: identity, metadata, refresh and commit."""
+
+    def __init__(
+        self,
+        store: Store,
+        version: Version,
+        *,
+        engine: Engine | None = None,
+        surroundings: Surroundings | None = None,
+        pinned: bool = False,
+    ) -> None:
+        self._store = store
+        self._around = surroundings or Surroundings()
+        self._log = VersionLog(store, self._around.sleep)
+        self._manifests = ManifestSet(store, self._around.new_id)
+        self._snapshot = Snapshot(store, version, self._manifests)
+        self._given_engine = engine
+        self._pinned = pinned
+
+    @classmethod
+    def opened(
+        cls, store: Store, log: VersionLog, *, engine: Engine | None, surroundings: Surroundings
+    ) -> Self:
+        """Open at the newest version: while the hint is checked, what a search needs is already fetched."""
+        start = log.hint()
+        if start is None:
+            return cls(store, log.latest(), engine=engine, surroundings=surroundings)
+        table = cls(store, start, engine=engine, surroundings=surroundings)
+        remote = store.local_path("_lake/latest") is None
+        warming = threading.Thread(target=table._warm, daemon=True) if remote and start.indexes else None
+        if warming is not None:
+            warming.start()
+        table._move_to(log.latest_from(start))
+        if warming is not None:
+            warming.join()
+        return table
+
+    # --- what the table is --------------------------------------------------------------------------------
+
+    @property
+    def uri(self) -> str:
+        """The table's root, without credentials."""
+        return self._store.uri
+
+    @property
+    def version(self) -> int:
+        """The number of the version this object reads."""
+        return self._snapshot.version.version
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns and their types."""
+        return without_field_ids(self._snapshot.schema)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The version as engines read it."""
+        return self._snapshot
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that reads and writes this table's rows; loaded when first used."""
+        return self._engine
+
+    @property
+    def inspect(self) -> Inspect:
+        """The table's metadata as Arrow tables: fragments, files, manifests, indexes, versions."""
+        return Inspect(self._snapshot, self._log)
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """The table's properties that were set; others have their defaults."""
+        return dict(self._snapshot.version.properties)
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return self._given_engine or load_engine()
+
+    def versions(self) -> list[dict[str, Any]]:
+        """The history, oldest first.
+
+        Returns
+        -------
+        list of dict
+            Each with ``version``, ``committed_at`` (UTC), ``operation``, ``rows``, ``commit_id`` and ``summary``.
+        """
+        rows: list[dict[str, Any]] = self.inspect.versions().to_pylist()
+        return rows
+
+    def refresh(self) -> Self:
+        """Move to the newest version; a table opened at an older version stays where it is."""
+        if not self._pinned:
+            self._move_to(self._log.latest_from(self._snapshot.version))
+        return self
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _commit(self, *changes: Change, idempotency: Idempotency | None = None) -> None:
+        landed = commit(
+            self._log, self._manifests, self._snapshot.version, changes, self._around, idempotency
+        )
+        self._move_to(landed)
+
+    def _move_to(self, version: Version) -> None:
+        if version.commit_id != self._snapshot.version.commit_id:
+            self._snapshot = Snapshot(self._store, version, self._manifests)
+
+    def _warm(self) -> None:
+        with suppress(LakeError):  # whoever needs what is damaged or unreachable will be told then
+            self._engine.warm(self._snapshot)
+
+    def _require_writable(self) -> None:
+        if self._pinned:
+            raise UnsupportedError(
+                f"this table was opened at version {self.version}, which cannot be written to",
+                fix="open it without a version to write",
+            )
+
+    def __repr__(self) -> str:
+        return f"Table({self.uri!r}, version={self.version}, rows={self._snapshot.version.row_count:,})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise UnsupportedError(
+            "a Table cannot be pickled: it may hold credentials and open files",
+            fix="send its uri and version and open it there",
+        )
+
+
+def checked_idempotency(given: tuple[str, int] | None) -> Idempotency | None:
+    match given:
+        case None:
+            return None
+        case (str() as writer, int() as sequence) if (
+            writer and not isinstance(sequence, bool) and sequence >= 0
+        ):
+            return Idempotency(writer=writer, sequence=sequence)
+    raise InvalidInputError(
+        f"idempotency must be a writer's name and a number from 0 up, not {given!r}",
+        fix='for example ("nightly-load", 17)',
+    )
