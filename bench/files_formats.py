@@ -115,6 +115,8 @@ def write_group(folder, name, schema, batches, form, page_rows, file_rows) -> li
     writer, rows = None, 0
     for batch in batches:
         while batch.num_rows:
+            if writer is None:
+                store.delete(f"{name}-{len(files)}")  # of an earlier run in the same folder
             writer = writer or open_writer(
                 store, f"{name}-{len(files)}", schema, format=form, page_rows=page_rows
             )

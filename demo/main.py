@@ -40,7 +40,9 @@ KNN_SQL = (
     "SELECT id, label_name, _distance FROM knn('images', ?, 4) "
     "WHERE label_name IN ('Sandal', 'Sneaker') AND brightness < 0.2"
 )
-ORDER_SQL = "SELECT id, label_name FROM images WHERE label_name = 'Bag' ORDER BY array_distance(image, ?::FLOAT[784]) LIMIT 2"
+ORDER_SQL = """\
+SELECT id, label_name FROM images WHERE label_name = 'Bag'
+    ORDER BY array_distance(image, ?::FLOAT[784]) LIMIT 2"""
 
 SCHEMA = pa.schema(
     [
@@ -91,7 +93,9 @@ def make_table() -> lake.Table:
     place = Path(TABLE)
     if place.exists():
         if not made_here(place):
-            raise DataError(f"./{TABLE} is there and was not made by this demo; move it away, then run this again")
+            raise DataError(
+                f"./{TABLE} is there and was not made by this demo; move it away, then run this again"
+            )
         shutil.rmtree(place)
     table = lake.create(TABLE, SCHEMA, properties={MARK: "make demo"})
     CACHE.mkdir(exist_ok=True)
@@ -173,12 +177,11 @@ def search_from_python(table: lake.Table, train: Images, test: Images) -> None:
     query = test.pixels[0]
     code('table.search(query, k=4, select=["id", "label_name", "_distance"])')
     found = table.search(query, k=PICTURED, select=["id", "label_name", "_distance"]).to_pylist()
-    captions = [
-        f"query: {LABELS[test.labels[0]]}",
-        *(f"{row['label_name']}  {row['_distance']:.2f}" for row in found),
-    ]
+    captions = ["the query", *(f"at {row['_distance']:.2f}" for row in found)]
     pictures = [query, *(train.pixels[row["id"]] for row in found)]
     screen.print(picture_row(pictures, captions, colour=screen.is_terminal))
+    names = ", ".join(row["label_name"] for row in found)
+    screen.print(f"The query is labelled {LABELS[test.labels[0]]}; its neighbours: {names}")
     screen.print()
     code(f'table.search(query, k=4, where="{FILTER}")')
     columns = ["id", "label_name", "brightness", "_distance"]
@@ -188,14 +191,14 @@ def search_from_python(table: lake.Table, train: Images, test: Images) -> None:
 def search_from_sql(table: lake.Table, test: Images) -> None:
     """The same table in DuckDB: attributes, neighbours and an aggregate over neighbours."""
     connection = lake_duckdb.connect()
-    lake_duckdb.attach(connection, table, "images")
+    connection.attach(table, "images")
     query = test.pixels[0].tolist()
     code(COUNT_SQL)
-    show(connection.execute(COUNT_SQL).to_arrow_table())
+    show(connection.sql(COUNT_SQL).to_arrow_table())
     code(KNN_SQL)
-    show(connection.execute(KNN_SQL, [query]).to_arrow_table())
+    show(connection.sql(KNN_SQL, params=[query]).to_arrow_table())
     code(ORDER_SQL)
-    show(connection.execute(ORDER_SQL, [query]).to_arrow_table())
+    show(connection.sql(ORDER_SQL, params=[query]).to_arrow_table())
 
 
 def measure(table: lake.Table, test: Images) -> None:

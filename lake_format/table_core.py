@@ -158,6 +158,7 @@ class TableCore(TableDataset):
 
 
 def checked_idempotency(given: tuple[str, int] | None) -> Idempotency | None:
+    """The mark of a job that commits once; InvalidInputError for anything but a name and a number."""
     match given:
         case None:
             return None

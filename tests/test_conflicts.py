@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model import conflict_table
 from model.effects import Set, Update, Where
 from model.scenarios import make_table, pairs, run_pair
-from model.state import Violation
+from model.state import ViolationError
 from model.table import RefusedError
 
 from lake_format.conflicts import (
@@ -135,7 +135,7 @@ def test_every_rule_of_every_cell_is_what_decides(mine: str) -> None:
 
 @cache
 def _run(mine: str, theirs: str, matrix: Matrix | None, keyed: bool, serializable: bool) -> int:
-    """Run all pairs of a cell in the model; how many could be run. Violation if one goes wrong."""
+    """Run all pairs of a cell in the model; how many could be run. ViolationError if one goes wrong."""
     runs = [
         run_pair(x, y, keyed, serializable=serializable, matrix=matrix) is not None
         for x, y in pairs(mine, theirs)
@@ -228,7 +228,7 @@ def _breaks(mine: str, theirs: str, matrix: Matrix, settings: list[tuple[bool, b
         for x, y in pairs(mine, theirs):
             try:
                 run_pair(x, y, keyed, serializable=serializable, matrix=matrix)
-            except (Violation, KeyError):
+            except (ViolationError, KeyError):
                 return True
     return False
 

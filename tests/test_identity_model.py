@@ -27,7 +27,7 @@ from model.effects import (
 from model.key_hash import key_hash
 from model.machine import TableMachine
 from model.scenarios import make_table
-from model.state import KEY, LINE_STRIDE, VECTOR, Snapshot, Violation
+from model.state import KEY, LINE_STRIDE, VECTOR, Snapshot, ViolationError
 from model.table import ConflictError, Faults, LostResponseError, ModelTable
 
 from lake_format.conflicts import Matrix, load_matrix
@@ -79,7 +79,7 @@ def test_hypothesis_finds_a_rule_switched_off(switched_off: dict[str, object]) -
         phases=[Phase.generate],
         **QUIET,
     )
-    with pytest.raises((Violation, KeyError)):
+    with pytest.raises((ViolationError, KeyError)):
         run_state_machine_as_test(weaker, settings=chosen)
 
 
@@ -173,7 +173,7 @@ def test_a_lost_response_is_settled_by_reading_back() -> None:
         return table
 
     check_table(run(Faults()))
-    with pytest.raises(Violation, match="committed twice"):
+    with pytest.raises(ViolationError, match="committed twice"):
         check_table(run(Faults(read_back=False)))
 
 
@@ -187,7 +187,7 @@ def test_a_retried_job_commits_once() -> None:
         return table
 
     check_table(run(Faults()))
-    with pytest.raises(Violation, match="committed twice"):
+    with pytest.raises(ViolationError, match="committed twice"):
         check_table(run(Faults(idempotency=False)))
 
 
@@ -209,7 +209,7 @@ def test_a_stalled_writer_cannot_take_a_collected_number() -> None:
         return table
 
     check_table(run(Faults()))
-    with pytest.raises(Violation, match="a second time"):
+    with pytest.raises(ViolationError, match="a second time"):
         run(Faults(keep_names=False))
 
 
@@ -228,7 +228,7 @@ def test_a_base_before_the_horizon_is_refused() -> None:
 
     with pytest.raises(RefusedError, match="horizon"):
         run(Faults())
-    with pytest.raises(Violation, match="is refused"):
+    with pytest.raises(ViolationError, match="is refused"):
         run(Faults(check_horizon=False))
 
 
@@ -244,7 +244,7 @@ def test_a_restore_does_not_turn_back_the_counter() -> None:
         check_table(table)
 
     run(Faults())
-    with pytest.raises(Violation):
+    with pytest.raises(ViolationError):
         run(Faults(keep_counters=False))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .oracle import Truth
-from .state import KEY, Snapshot, Violation, nearest
+from .state import KEY, Snapshot, ViolationError, nearest
 from .table import ModelTable
 
 
@@ -15,10 +15,10 @@ def check_table(table: ModelTable, *, only_latest: bool = False) -> None:
             check_version(line.versions[number], line.truths[number])
         times = [line.versions[n].committed_at for n in sorted(line.versions)]
         if times != sorted(set(times)):
-            raise Violation("commit times do not grow")
+            raise ViolationError("commit times do not grow")
     tokens = [(writer, sequence) for _, writer, sequence in table.landed if sequence]
     if len({commit for commit, _, _ in table.landed}) < len(table.landed) or len(set(tokens)) < len(tokens):
-        raise Violation("one operation was committed twice")
+        raise ViolationError("one operation was committed twice")
 
 
 def check_version(snapshot: Snapshot, truth: Truth) -> None:
@@ -27,36 +27,36 @@ def check_version(snapshot: Snapshot, truth: Truth) -> None:
     if rows != truth.rows:
         differing = {r for r in rows.keys() | truth.rows.keys() if rows.get(r) != truth.rows.get(r)}
         told = {r: (rows.get(r), truth.rows.get(r)) for r in sorted(differing)}
-        raise Violation(f"rows differ from the truth (is, should be): {told}")
+        raise ViolationError(f"rows differ from the truth (is, should be): {told}")
     if snapshot.columns != truth.columns:
-        raise Violation(f"columns {snapshot.columns} should be {truth.columns}")
+        raise ViolationError(f"columns {snapshot.columns} should be {truth.columns}")
     if snapshot.next_row_id != truth.next_row_id:
-        raise Violation("the row-id counter is not the number of rows ever added")
+        raise ViolationError("the row-id counter is not the number of rows ever added")
     for field_id, column in snapshot.columns.items():
         if column.required and any(row[field_id] is None for row in rows.values()):
-            raise Violation(f"NULL in required column {field_id}")
+            raise ViolationError(f"NULL in required column {field_id}")
     for field_id, column in snapshot.columns.items():
         rule = column.computed
         if rule and any(row[field_id] != (row[rule[0]] or 0) + rule[1] for row in rows.values()):
-            raise Violation(f"computed column {field_id} does not hold what its expression says")
+            raise ViolationError(f"computed column {field_id} does not hold what its expression says")
     if snapshot.keyed != truth.keyed:
-        raise Violation("the key declaration was lost")
+        raise ViolationError("the key declaration was lost")
     if snapshot.keyed and KEY in snapshot.columns:
         keys = [row[KEY] for row in rows.values()]
         if None in keys or len(set(keys)) < len(keys):
-            raise Violation(f"a key is NULL or twice: {sorted(map(str, keys))}")
+            raise ViolationError(f"a key is NULL or twice: {sorted(map(str, keys))}")
     _check_indexes(snapshot, truth)
 
 
 def _check_indexes(snapshot: Snapshot, truth: Truth) -> None:
     for index in snapshot.indexes.values():
         if index.field not in snapshot.columns:
-            raise Violation(f"index {index.name} outlived its column")
+            raise ViolationError(f"index {index.name} outlived its column")
         answered = [r for shard in index.shards for r in shard.answers()]
         if len(set(answered)) < len(answered):
-            raise Violation(f"two shards of {index.name} answer for one row")
+            raise ViolationError(f"two shards of {index.name} answer for one row")
         values = {r: row[index.field] for r, row in truth.rows.items()}
         for query, k in ((0, 3), (5, len(values))):
             found, due = snapshot.search(index, query, k), nearest(values, query, k)
             if found != due:
-                raise Violation(f"search of {index.name} for {query} found {found}, should be {due}")
+                raise ViolationError(f"search of {index.name} for {query} found {found}, should be {due}")

@@ -45,8 +45,8 @@ WRITERS = st.sampled_from(["w1", "w2", "w3"])
 HOWS = st.sampled_from(["patch", "group", "move"])
 OFTEN = ("append", "delete", "update", "upsert", "compact", "optimize", "index", "backfill")
 SELDOM = (
-    "merge", "overwrite", "cluster", "add_column", "drop_column", "rename", "alter", "drop_index", "expire", "restore",
-    "property", "ref", "key",
+    "merge", "overwrite", "cluster", "add_column", "drop_column", "rename", "alter", "drop_index", "expire",
+    "restore", "property", "ref", "key",
 )  # fmt: skip
 KINDS = st.sampled_from(OFTEN * 4 + SELDOM)
 

@@ -22,7 +22,7 @@ from .effects import (
     Update,
     effect,
 )
-from .state import LINE_STRIDE, Column, Rows, Violation
+from .state import LINE_STRIDE, Column, Rows, ViolationError
 
 ROWS_BY_PREDICATE = (Delete, Update, AddColumn, Backfill)
 
@@ -42,7 +42,7 @@ class Truth:
 def execute(
     intent: Intent, base: Truth, latest: Truth, *, serializable: bool, restored: Truth | None
 ) -> Truth:
-    """The truth after an acknowledged commit. Violation if it should not have been acknowledged."""
+    """The truth after an acknowledged commit. ViolationError if it should not have been acknowledged."""
     if isinstance(intent, Restore):
         assert restored
         return replace(latest, rows=restored.rows, columns=restored.columns, effects=())
@@ -53,9 +53,9 @@ def execute(
         chosen = effect(intent, base.rows, base.columns, base.keyed).touched()
         found = effect(intent, rows, latest.columns, latest.keyed, only=chosen if by_predicate else None)
     except RefusedError as error:
-        raise Violation(f"{intent} was committed, but it is refused: {error}") from error
+        raise ViolationError(f"{intent} was committed, but it is refused: {error}") from error
     if by_predicate and (lost := (chosen & rows.keys()) - found.touched()):
-        raise Violation(f"{intent} touched rows {lost}, which it would not select now")
+        raise ViolationError(f"{intent} touched rows {lost}, which it would not select now")
     ids = tuple(range(latest.next_row_id, latest.next_row_id + len(found.inserts)))
     field_id = latest.next_field_id if found.added else None
     return replace(

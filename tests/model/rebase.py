@@ -26,7 +26,7 @@ from .effects import (
     SetRef,
 )  # fmt: skip
 from .planning import Physical, Plan, place, record_fragments
-from .state import Column, Fragment, Group, Index, Shard, Snapshot, Violation
+from .state import Column, Fragment, Group, Index, Shard, Snapshot, ViolationError
 
 
 def remap(plan: Plan, latest: Snapshot, theirs: Sequence[OperationRecord]) -> Plan:
@@ -118,7 +118,7 @@ def apply(
 def _apply_physical(fragments: dict[int, Fragment], physical: Physical) -> dict[int, Fragment]:
     touched = {*physical.masks, *physical.groups, *physical.patches, *physical.removed}
     if not touched <= fragments.keys():
-        raise Violation("the plan changes a fragment that is not there any more")
+        raise ViolationError("the plan changes a fragment that is not there any more")
     for fragment_id, groups in physical.groups.items():
         fragments[fragment_id] = _replace_groups(fragments[fragment_id], groups)
     for fragment_id, patches in physical.patches.items():

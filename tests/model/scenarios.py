@@ -50,7 +50,12 @@ def _row(key: int, a: int, vector: int) -> tuple[tuple[int, int], ...]:
 
 
 INTENTS: dict[str, tuple[Intent, ...]] = {
-    "append": (Append((_row(9, 1, 2),), indexed=True), Append((_row(8, 2, 7),)), Append((((K, 8), (A, 1)),)), Append((_row(1, 2, 7),))),
+    "append": (
+        Append((_row(9, 1, 2),), indexed=True),
+        Append((_row(8, 2, 7),)),
+        Append((((K, 8), (A, 1)),)),
+        Append((_row(1, 2, 7),)),
+    ),
     "delete": (Delete(Where(A, 1)), Delete(Where(K, 3)), Delete(Where(C, None)), Delete(Where(), whole=True)),
     "update": (
         Update(Where(A, 1), (Set(V, 4),), "patch"),

@@ -16,7 +16,7 @@ LINE_STRIDE = 1 << 40
 KEY, VECTOR = 1, 4
 
 
-class Violation(AssertionError):
+class ViolationError(AssertionError):
     """The model reached a state that the specification forbids."""
 
 
@@ -120,7 +120,7 @@ class Snapshot:
         for fragment in self.fragments.values():
             for position, row_id in fragment.live():
                 if row_id in found:
-                    raise Violation(f"row {row_id} is live twice")
+                    raise ViolationError(f"row {row_id} is live twice")
                 found[row_id] = {f: fragment.value(position, f) for f in self.columns}
         return found
 

@@ -18,7 +18,7 @@ from .effects import Intent, RefusedError, Restore, Row
 from .oracle import Truth
 from .planning import Plan, make_fragment, plan
 from .rebase import apply, remap, settle
-from .state import LINE_STRIDE, Column, Snapshot, Violation
+from .state import LINE_STRIDE, Column, Snapshot, ViolationError
 
 LEFT_OUT_OF_MERGES = {"compact", "cluster", "optimize_index", "expire", "set_ref", "set_properties"}
 START_COLUMNS = {1: Column("k"), 2: Column("a"), 3: Column("b"), 4: Column("vec"), 5: Column("c")}
@@ -175,13 +175,15 @@ class ModelTable:
     def claim(self, attempt: Attempt, *, lose_response: bool = False) -> bool:
         """Create the version object. False: the name is taken by somebody else, prepare again."""
         new = attempt.prepared
-        assert new and attempt.truth and attempt.settled
+        assert new
+        assert attempt.truth
+        assert attempt.settled
         name = (attempt.line, new.number)
         if name in self.names:
             return self.faults.read_back and self.names[name] == attempt.commit_id
         line = self.lines[attempt.line]
         if new.number <= max(line.versions):
-            raise Violation("a version number was claimed a second time")
+            raise ViolationError("a version number was claimed a second time")
         self.names[name] = attempt.commit_id
         line.versions[new.number], line.truths[new.number] = new, attempt.truth
         line.plans[new.number] = attempt.settled
@@ -265,8 +267,8 @@ class ModelTable:
     def collect(self, line: int) -> None:
         """Remove versions before the horizon, except tagged ones; their names stay as tombstones."""
         own = self.lines[line]
-        keep = set(own.latest.refs.values()) | {number for l in self.lines.values() if l.parent and l.parent[0] == line
-                                                for number in [l.parent[1]]}  # fmt: skip
+        keep = set(own.latest.refs.values())
+        keep |= {other.parent[1] for other in self.lines.values() if other.parent and other.parent[0] == line}
         for number in [n for n in own.versions if n < own.latest.horizon and n not in keep]:
             del own.versions[number], own.truths[number]
             if not self.faults.keep_names:

@@ -73,7 +73,7 @@ def sql(
     connection = connector.connect()
     opened = {name: open_table(uri, version, storage_options) for name, uri in tables.items()}
     for name, table in opened.items():
-        connector.attach(connection, table, name)
+        connection.attach(table, name)
     try:
         _run(connection, query, values, output_format)
     except duckdb.Error as error:
@@ -104,8 +104,8 @@ def _duckdb() -> tuple[Any, Any]:
 
 
 def _run(connection: Any, query: str, values: list[Any], output_format: str) -> None:
-    answer = connection.execute(query, values) if values else connection.execute(query)
-    if answer.description:
+    answer = connection.sql(query, params=values) if values else connection.sql(query)
+    if answer is not None:
         write_rows(answer.to_arrow_reader(), output_format)
 
 

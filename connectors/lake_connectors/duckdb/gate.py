@@ -49,6 +49,7 @@ class Passage:
         self._handed_out = 0
         self._passed: list[npt.NDArray[np.int64]] = []
         self._count = 0
+        self._kept: npt.NDArray[np.int64] | None = None
         self._changed = threading.Condition()
         _open[self._number] = self
 
@@ -78,12 +79,13 @@ class Passage:
             return self._changed.wait_for(lambda: self.enough, seconds)
 
     def kept(self) -> npt.NDArray[np.int64]:
-        """The numbers of the first k rows that passed, nearest first."""
+        """The numbers of the first k rows that passed, nearest first; the passage must be finished."""
         with self._changed:
-            passed = np.concatenate(self._passed) if self._passed else np.empty(0, np.int64)
-        if self.k is not None and len(passed) > self.k:
-            passed = np.partition(passed, self.k - 1)[: self.k] if self.k else passed[:0]
-        return np.sort(passed) | (self._number << RANK_BITS)
+            if self._kept is None:
+                passed = np.sort(np.concatenate(self._passed)) if self._passed else np.empty(0, np.int64)
+                self._kept = passed[: self.k] | (self._number << RANK_BITS)
+                self._passed.clear()
+            return self._kept
 
 
 def mark_rows(gates: pa.ChunkedArray) -> pa.Array:

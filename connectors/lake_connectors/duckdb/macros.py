@@ -28,16 +28,15 @@ def macros(names: Sequence[str], ranks_sql: str) -> list[str]:
     request = request_sql(
         "q", "k", metric="metric", recall="recall", exact="exact", column="vector_column"
     )
-    ranks = ranks_sql.format(table=_relation("ranks", names, "knn"), request=request)
+    ranks = ranks_sql.format(table=_unchecked("ranks"), request=request)
     rows = _relation("rows", names, "knn")
-    nothing = _relation("nothing", names, "knn")
+    nothing = _unchecked("nothing")
     return [
         f"""CREATE OR REPLACE TEMP MACRO knn(
     tbl, q, k := 10, vector_column := NULL, metric := NULL, recall := NULL, exact := NULL) AS TABLE
 SELECT n.* EXCLUDE (_gate, _row_id, _distance), n._row_id, n._distance
-FROM ({ranks}) AS r
-JOIN (SELECT * EXCLUDE (_knn) FROM query_table({rows}) WHERE _knn = {request}) AS n
-  ON r._rank = {MARK_FUNCTION}(n._gate)
+FROM (SELECT * EXCLUDE (_knn) FROM query_table({rows}) WHERE _knn = {request}) AS n
+JOIN ({ranks}) AS r ON r._rank = {MARK_FUNCTION}(n._gate)
 UNION ALL SELECT * FROM query_table({nothing})""",
         f"""CREATE OR REPLACE TEMP MACRO lake(tbl) AS TABLE
 SELECT * EXCLUDE (_knn, _gate, _distance, _row_id), _row_id FROM query_table({_relation("rows", names, "lake")})""",
@@ -55,6 +54,11 @@ def _relation(kind: str, names: Sequence[str], macro: str) -> str:
         f"CASE WHEN lower(tbl) IN ({known}) THEN {prefix} || lower(tbl) "
         f"ELSE error('{macro}(): no lake table ' || coalesce(tbl, 'NULL') || {attached}) END"
     )
+
+
+def _unchecked(kind: str) -> str:
+    """The same for a second relation of the table: its name has been checked where the first is read."""
+    return f"{text_literal(hidden_name(kind, ''))} || lower(tbl)"
 
 
 def ordered_subquery(table: str, alias: str, ranks_sql: str, request: str, condition: str) -> str:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -272,7 +273,7 @@ class Ranks:
         return _request_text(predicate) is not None
 
     def read(self, request: ReadRequest) -> pa.RecordBatchReader:
-        """One batch per search, made when it is pulled."""
+        """Made when it is pulled, and only then known."""
         texts = [text for term in request.predicates if (text := _request_text(term)) is not None]
         if len(texts) != 1:
             raise InvalidInputError(
@@ -289,12 +290,11 @@ class Ranks:
                 "DuckDB read the two sides of a neighbour search in the wrong order",
                 fix="enable its optimizer (PRAGMA enable_optimizer)",
             )
-        for passage in passages:
-            kept = passage.kept()
-            for start in range(0, len(kept), CHUNK_ROWS):
-                numbers = kept[start : start + CHUNK_ROWS]
-                values = {RANK: pa.array(numbers), KNN: pa.array([text] * len(numbers), pa.string())}
-                yield pa.RecordBatch.from_arrays([values[name] for name in schema.names], schema=schema)
+        kept = np.concatenate([passage.kept() for passage in passages])
+        for start in range(0, len(kept), _BATCH_ROWS):
+            numbers = kept[start : start + _BATCH_ROWS]
+            values = {RANK: pa.array(numbers), KNN: pa.repeat(pa.scalar(text), len(numbers))}
+            yield pa.RecordBatch.from_arrays([values[name] for name in schema.names], schema=schema)
 
 
 class Nothing:
@@ -327,13 +327,18 @@ class Nothing:
 
 
 def _hidden_schema(snapshot: Snapshot) -> pa.Schema:
+    return _with_hidden(snapshot.schema)
+
+
+@lru_cache(maxsize=64)
+def _with_hidden(schema: pa.Schema) -> pa.Schema:
     hidden = [
         pa.field(KNN, pa.string()),
         pa.field(GATE, GATE_TYPE),
         pa.field(ROW_ID, pa.int64()),
         pa.field(DISTANCE, DISTANCE_FIELD.type),
     ]
-    return pa.schema([*hidden, *declared_schema(snapshot.schema)])
+    return pa.schema([*hidden, *declared_schema(schema)])
 
 
 def _mentions(predicate: Expression, column: str) -> bool:
@@ -481,7 +486,7 @@ class _Stream:
             if masks:
                 table = table.filter(pa.chunked_array(masks))
         if self._rest is not None:
-            marked = table.append_column(KNN, pa.array([self._text] * table.num_rows, pa.string()))
+            marked = table.append_column(KNN, pa.repeat(pa.scalar(self._text), table.num_rows))
             table = marked.filter(self._rest)
         return table
 
@@ -498,7 +503,7 @@ class _Stream:
             if field.name == GATE:
                 arrays.append(self._passage.gates(rows))
             elif field.name == KNN:
-                arrays.append(pa.array([self._text] * rows, pa.string()))
+                arrays.append(pa.repeat(pa.scalar(self._text), rows))
             else:
                 arrays.append(fitted(_flat(table.column(field.name)), field.type))
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)

