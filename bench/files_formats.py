@@ -27,10 +27,13 @@ from lake_format.store.local import LocalStore
 
 DIM = 128
 BATCH = 50_000
-WORDS = (
-    "river stone cloud lamp green metal paper horse window garden silver quiet market engine bottle mirror forest "
-    "signal copper velvet harbor candle thunder meadow puzzle ribbon anchor saddle orchid falcon"
-).split(" ")
+# fmt: off
+WORDS = [
+    "river", "stone", "cloud", "lamp", "green", "metal", "paper", "horse", "window", "garden",
+    "silver", "quiet", "market", "engine", "bottle", "mirror", "forest", "signal", "copper", "velvet",
+    "harbor", "candle", "thunder", "meadow", "puzzle", "ribbon", "anchor", "saddle", "orchid", "falcon",
+]
+# fmt: on
 SCALARS = ["id", "uid", "title", "category", "ts", "price", "text"]
 
 

@@ -18,6 +18,7 @@ from lake_format.manifest import FragmentTable
 from lake_format.manifest_set import ManifestSet
 from lake_format.model import Fragment, Version
 from lake_format.row_ids import U64
+from lake_format.schema import without_field_ids
 from lake_format.store.base import Store
 
 __all__ = ["RowLocations", "Snapshot", "deleted_positions"]
@@ -135,6 +136,11 @@ class Snapshot:
     def schema(self) -> pa.Schema:
         """The version's schema, field ids in the metadata."""
         return self.version.schema
+
+    @cached_property
+    def user_schema(self) -> pa.Schema:
+        """The version's schema as users see it: without field ids."""
+        return without_field_ids(self.version.schema)
 
     @cached_property
     def fragments(self) -> FragmentTable:

@@ -20,7 +20,6 @@ from lake_format.inspect import Inspect
 from lake_format.log import VersionLog
 from lake_format.manifest_set import ManifestSet
 from lake_format.model import Version
-from lake_format.schema import without_field_ids
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import Store
 from lake_format.transaction import Change, Idempotency, Surroundings, commit
@@ -81,7 +80,7 @@ class TableCore(TableDataset):
     @property
     def schema(self) -> pa.Schema:
         """The columns and their types."""
-        return without_field_ids(self._snapshot.schema)
+        return self._snapshot.user_schema
 
     @property
     def snapshot(self) -> Snapshot:

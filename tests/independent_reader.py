@@ -183,9 +183,19 @@ def read_group(root: Path, group: dict[str, Any], schema: pa.Schema, rows: int) 
         import vortex
 
         columns = vortex.open(str(path)).to_arrow().read_all().columns
-    table = pa.table([found.cast(field.type) for found, field in zip(columns, written, strict=True)], written)
+    table = pa.table([in_type(found, f.type) for found, f in zip(columns, written, strict=True)], written)
     require(table.num_rows == rows, f"{path.name} has another number of rows")
     return table
+
+
+def in_type(column: pa.ChunkedArray, data_type: pa.DataType) -> pa.ChunkedArray:
+    """The same values in the type of the schema; a file library may know a column by a near relative of it."""
+    if pa.types.is_dictionary(data_type) and not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    try:
+        return column.cast(data_type)
+    except pa.ArrowNotImplementedError:  # dictionaries inside lists
+        return pa.chunked_array([pa.array(column.to_pylist(), data_type)])
 
 
 def vector_file(data: bytes, record: bytes, field: pa.Field) -> pa.Array:

@@ -83,7 +83,7 @@ def test_parquet_rows_cost_three_rounds_then_one(remote):
     server.reset()
     reader.take(PLACES, ["uid"])
     assert server.rounds() == 1
-    assert server.bytes_sent() < file.size / 3
+    assert server.bytes_sent() < file.size / 2
 
 
 def test_vortex_rows_cost_the_footer_and_a_few_rounds(remote):

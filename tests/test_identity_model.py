@@ -62,11 +62,11 @@ def _without(condition: str) -> Matrix:
     "switched_off",
     [
         {"matrix": _without("fragment_gone")},
-        {"matrix": _without("same_rows")},
+        {"matrix": _without("same_key")},
         {"faults": Faults(line_ids=False)},
         {"faults": Faults(idempotency=False)},
     ],
-    ids=["fragment_gone", "same_rows", "line_ids", "idempotency"],
+    ids=["fragment_gone", "same_key", "line_ids", "idempotency"],
 )
 def test_hypothesis_finds_a_rule_switched_off(switched_off: dict[str, object]) -> None:
     """Mutation: the machine above is only worth its time if it fails here."""

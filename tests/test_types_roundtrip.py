@@ -42,6 +42,11 @@ def raw(column: pa.ChunkedArray) -> list[Any]:
     return column.to_pylist()
 
 
+def picked(rows: list[int]) -> pa.Table:
+    """Rows of the data; pyarrow's own take lacks string views."""
+    return pa.concat_tables([DATA.slice(row, 1) for row in rows])
+
+
 @pytest.fixture(scope="module", params=["vortex", "parquet"])
 def table(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> lake.Table:
     uri = str(tmp_path_factory.mktemp(request.param) / "t")
@@ -65,7 +70,7 @@ def test_one_column_at_a_time(table: lake.Table) -> None:
 def test_take_in_any_order_with_repeats(table: lake.Table) -> None:
     """spec: SCH-8, SCH-6"""
     order = [6, 0, 3, 3, 1]
-    assert_same(table.take(order), DATA.take(order))
+    assert_same(table.take(order), picked(order))
 
 
 def test_filtered_scan(table: lake.Table) -> None:
@@ -74,7 +79,7 @@ def test_filtered_scan(table: lake.Table) -> None:
         name for name, kind in zip(DATA.column_names, DATA.schema.types, strict=True) if kind == pa.bool_()
     )
     kept = [row for row, value in enumerate(DATA.column(name).to_pylist()) if value]
-    assert_same(table.scan(where=f"{name} = true").read_all(), DATA.take(kept))
+    assert_same(table.scan(where=f"{name} = true").read_all(), picked(kept))
 
 
 def test_null_counts_by_filter(table: lake.Table) -> None:

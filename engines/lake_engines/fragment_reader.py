@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
 from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lake_engines.arrays import relabel
 from lake_engines.files import FileReader, WrittenFile, open_reader
-from lake_engines.files.base import Positions
+from lake_engines.files.base import Positions, rows_only
 from lake_engines.files.vector_reader import VectorReader
+from lake_engines.parallel import run_all
 from lake_format.errors import CorruptionError
 from lake_format.model import ColumnGroup, Fragment
 from lake_format.row_ids import U64
@@ -56,8 +59,8 @@ class ReaderPool:
 
 
 def output_schema(snapshot: Snapshot, names: Sequence[str]) -> pa.Schema:
-    """The Arrow schema of a read of these columns, ``_row_id`` included where asked for."""
-    schema = snapshot.schema
+    """The Arrow schema of a read of these columns, ``_row_id`` included where asked for; no field ids in it."""
+    schema = snapshot.user_schema
     return pa.schema([ROW_ID_FIELD if name == ROW_ID else schema.field(name) for name in names])
 
 
@@ -70,6 +73,11 @@ class FragmentReader:
         self._pool = pool
         self._owner = {field: group for group in fragment.groups for field in group.field_ids}
         self._row_ids: U64 | None = None
+
+    @cached_property
+    def is_local(self) -> bool:
+        """Whether the fragment's files are memory-mapped, not fetched."""
+        return self._snapshot.store.local_path(self.fragment.groups[0].path) is not None
 
     def deleted(self) -> U64:
         """Deleted positions, ascending."""
@@ -114,7 +122,8 @@ class FragmentReader:
     def take(self, positions: Positions, names: Sequence[str]) -> pa.RecordBatch:
         """The rows at strictly increasing positions."""
         plan = self._plan(names)
-        parts = [self._reader(group).take(positions, columns) for group, columns in plan]
+        takes = [partial(self._reader(group).take, positions, columns) for group, columns in plan]
+        parts = run_all(takes, together=not self.is_local)
         return self._assemble(names, plan, parts, len(positions), positions.astype(np.int64))
 
     def _reader(self, group: ColumnGroup) -> FileReader:
@@ -161,14 +170,15 @@ class FragmentReader:
             if name == ROW_ID:
                 arrays.append(pa.array(self.row_ids_at(positions)))
                 continue
-            group = self._owner.get(field_id(field))
+            identity = field_id(self._snapshot.schema.field(name))
+            group = self._owner.get(identity)
             if group is None:
                 arrays.append(pa.nulls(rows, field.type))
                 continue
-            array = found[group.path].column(self._stored_name(group, field_id(field)))
-            arrays.append(array if array.type == field.type else array.cast(field.type))
+            array = found[group.path].column(self._stored_name(group, identity))
+            arrays.append(relabel(array if array.type == field.type else array.cast(field.type), field.type))
         if not arrays:
-            return _rows_without_columns(rows)
+            return rows_only(rows)
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -190,8 +200,4 @@ def _aligned(streams: list[Iterator[pa.RecordBatch]]) -> Iterator[tuple[int, lis
 
 def _empty_batches(start: int, stop: int, batch_rows: int) -> Iterator[pa.RecordBatch]:
     for begin in range(start, stop, batch_rows):
-        yield _rows_without_columns(min(batch_rows, stop - begin))
-
-
-def _rows_without_columns(rows: int) -> pa.RecordBatch:
-    return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
+        yield rows_only(min(batch_rows, stop - begin))

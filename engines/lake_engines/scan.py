@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lake_engines.arrays import keep
 from lake_engines.filters import compile_filter
 from lake_engines.fragment_reader import FragmentReader, ReaderPool, output_schema
 from lake_engines.predicate import BoundPredicate
@@ -103,7 +104,7 @@ def _batches(
                 yield batch
         else:
             for window in _windows(reader, request.columns, None, batch_rows):
-                yield _survivors(window.batch, window.mask)
+                yield keep(window.batch, window.mask)
 
 
 def _filtered(
@@ -115,7 +116,7 @@ def _filtered(
         kept = int(window.mask.sum())
         if kept == 0:
             continue
-        known = _survivors(window.batch, window.mask)
+        known = keep(window.batch, window.mask)
         if not rest:
             yield known.select(list(columns))
             continue
@@ -135,11 +136,7 @@ def _rest_of_window(reader: FragmentReader, names: list[str], window: _Window, k
         return reader.take(positions, names)
     parts = [batch for _, batch in reader.scan(names, window.start, window.start + rows, rows)]
     merged = parts[0] if len(parts) == 1 else pa.concat_batches(parts)
-    return _survivors(merged, window.mask)
-
-
-def _survivors(batch: pa.RecordBatch, mask: npt.NDArray[np.bool_]) -> pa.RecordBatch:
-    return batch if mask.all() else batch.filter(pa.array(mask))
+    return keep(merged, window.mask)
 
 
 def _limited(batches: Iterator[pa.RecordBatch], limit: int) -> Iterator[pa.RecordBatch]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lake_engines.files.base import gather
 from lake_engines.files.vector_reader import vectors_to_arrow
 from lake_engines.fragment_reader import FragmentReader, ReaderPool, output_schema
+from lake_engines.parallel import run_all
 from lake_format.errors import NotFoundError
 from lake_format.row_ids import U64
 from lake_format.schema import ROW_ID, is_vector
@@ -46,19 +49,21 @@ def take_located(
     schema = output_schema(snapshot, columns)
     if len(owners) == 0:
         return schema.empty_table()
-    parts, order = [], []
     alone = bool((owners == owners[0]).all())
-    for owner in [int(owners[0])] if alone else np.unique(owners).tolist():
-        rows = np.flatnonzero(owners == owner)
-        reader = FragmentReader(snapshot, snapshot.fragments.fragment(owner), pool)
-        parts.append(_take_fragment(reader, positions[rows], schema))
-        order.append(rows)
+    distinct = [int(owners[0])] if alone else np.unique(owners).tolist()
+    order = [np.flatnonzero(owners == owner) for owner in distinct]
+    readers = [FragmentReader(snapshot, snapshot.fragments.fragment(owner), pool) for owner in distinct]
+    takes = [
+        partial(_take_fragment, reader, positions[rows], schema)
+        for reader, rows in zip(readers, order, strict=True)
+    ]
+    parts = run_all(takes, together=not readers[0].is_local)
     if len(parts) == 1:
         return pa.Table.from_batches(parts, schema)
     merged = pa.concat_batches(parts)
     back = np.empty(len(owners), np.int64)
     back[np.concatenate(order)] = np.arange(len(owners))
-    return pa.Table.from_batches([merged.take(pa.array(back))], schema)
+    return pa.Table.from_batches([gather(merged, back)], schema)
 
 
 def _take_fragment(reader: FragmentReader, positions: _Indexes, schema: pa.Schema) -> pa.RecordBatch:
@@ -66,26 +71,28 @@ def _take_fragment(reader: FragmentReader, positions: _Indexes, schema: pa.Schem
 
     Vectors and row ids are addressed directly, in any order; other columns are read sorted and put in order.
     """
-    found: dict[str, pa.Array] = {}
-    others = []
-    for field in schema:
-        if is_vector(field.type):
-            found[field.name] = _take_vectors(reader, field, positions)
-        elif field.name == ROW_ID:
-            found[ROW_ID] = pa.array(reader.row_ids_at(positions))
-        else:
-            others.append(field.name)
+    others = [field.name for field in schema if not is_vector(field.type) and field.name != ROW_ID]
+    calls: list[Callable[[], Mapping[str, pa.Array]]] = [
+        partial(_take_vectors, reader, field, positions) for field in schema if is_vector(field.type)
+    ]
     if others:
-        distinct, inverse = np.unique(positions.astype(np.uint64), return_inverse=True)
-        batch = reader.take(distinct, others)
-        if len(distinct) != len(positions) or (inverse[1:] < inverse[:-1]).any():
-            batch = batch.take(pa.array(inverse.astype(np.int64)))
-        found |= dict(zip(others, batch.columns, strict=True))
+        calls.append(partial(_take_others, reader, others, positions))
+    found: dict[str, pa.Array] = {ROW_ID: pa.array(reader.row_ids_at(positions))}
+    for columns in run_all(calls, together=not reader.is_local):
+        found |= columns
     return pa.RecordBatch.from_arrays([found[name] for name in schema.names], schema=schema)
 
 
-def _take_vectors(reader: FragmentReader, field: pa.Field, positions: _Indexes) -> pa.Array:
+def _take_others(reader: FragmentReader, names: list[str], positions: _Indexes) -> Mapping[str, pa.Array]:
+    distinct, inverse = np.unique(positions.astype(np.uint64), return_inverse=True)
+    batch = reader.take(distinct, names)
+    if len(distinct) != len(positions) or (inverse[1:] < inverse[:-1]).any():
+        batch = batch.take(pa.array(inverse.astype(np.int64)))
+    return dict(zip(names, batch.columns, strict=True))
+
+
+def _take_vectors(reader: FragmentReader, field: pa.Field, positions: _Indexes) -> Mapping[str, pa.Array]:
     vectors = reader.vectors(field.name)
     if vectors is None:
-        return pa.nulls(len(positions), field.type)
-    return vectors_to_arrow(*vectors.take_vectors(positions), field.type)
+        return {field.name: pa.nulls(len(positions), field.type)}
+    return {field.name: vectors_to_arrow(*vectors.take_vectors(positions), field.type)}

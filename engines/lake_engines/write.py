@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from lake_engines.arrays import unsliced
 from lake_engines.files import open_writer, vortex_can_hold
 from lake_engines.files.base import FileWriter
 from lake_engines.ingest import as_batches, conform
@@ -76,7 +77,7 @@ class _FragmentWriter:
     def write(self, batch: pa.RecordBatch) -> None:
         self._statistics.update(batch)
         for group, writer, schema in zip(self._groups, self._writers, self._schemas, strict=True):
-            columns = [batch.column(name) for name in group.columns]
+            columns = [unsliced(batch.column(name)) for name in group.columns]
             writer.write(pa.RecordBatch.from_arrays(columns, schema=schema))
         self.rows += batch.num_rows
         self.bytes += batch.nbytes

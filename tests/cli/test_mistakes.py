@@ -53,6 +53,9 @@ MISTAKES = [
     (["search", "items", "--like-row", "99999"], 3, "99999"),
     (["search", "items", "--like-row", "1", "--k", "0"], 2, "k must be"),
     (["sql", "SELECT * FRM items", "items"], 2, "DuckDB"),
+    (["sql", "SELECT titel FROM items", "items"], 2, "titel"),
+    (["sql", "SELECT id FROM knn('items', [1, 2], 3)", "items"], 2, "the query has shape (2,)"),
+    (["sql", "SELECT 1", "nowhere"], 3, "no table at"),
     (["sql", "SELECT 1", "a/items", "b/items"], 2, "two tables are called 'items'"),
     (
         ["sql", "SELECT 1", "items", "--table", "x=items", "--version", "1"],

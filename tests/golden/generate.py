@@ -193,19 +193,17 @@ def _stored(table: lake.Table, fragments: list[Fragment], around: Surroundings) 
 
 def deletions(golden: Golden) -> None:
     """Deleted positions in every kind of bitmap container, and a fragment with all rows deleted."""
-    schema = pa.schema([pa.field("n", pa.int64(), False), ("v", pa.list_(pa.float32(), 2))])
-    sizes = (10, 140_000, 4)
-    parts = [
-        pa.table([pa.array(range(size), pa.int64()), pa.nulls(size, schema.field("v").type)], schema)
-        for size in sizes
-    ]
-    table = golden.create(schema)
+    sizes = (10, 9_000, 66_000, 4)
+    parts = [pa.table({"n": pa.array([row // 100 for row in range(size)], pa.int64())}) for size in sizes]
+    table = golden.create(parts[0].schema)
     for part in parts:
         table.append(part)
-    scattered = {*range(0, 65_536, 3)}  # a bitmap container
-    runs = {*range(70_000, 100_000)}  # a run container
-    few = {131_072, 139_999}  # an array container
-    gone = [{0, 4, 9}, scattered | runs | few, {0, 1, 2, 3}]
+    gone = [
+        {0, 4, 9},  # an array container
+        {row for row in range(9_000) if row % 3},  # a bitmap container
+        set(range(10, 65_990)),  # two run containers
+        {0, 1, 2, 3},
+    ]
     made = [
         replace(fragment, deletions=_bitmap(positions), deleted_count=len(positions))
         for fragment, positions in zip(table.snapshot.fragments.fragments(), gone, strict=True)
@@ -218,11 +216,11 @@ def deletions(golden: Golden) -> None:
         required_features=table.snapshot.version.required_features | {"deletion-bitmaps"},
     )
     rows = pa.concat_tables(
-        [part.take(rows) for part, rows in zip(parts, kept, strict=True)]
+        [part.take(pa.array(rows, pa.int64())) for part, rows in zip(parts, kept, strict=True)]
     ).combine_chunks()
-    starts = (0, 10, 140_010)
+    starts = (0, 10, 9_010, 75_010)
     ids = [start + row for start, rows_kept in zip(starts, kept, strict=True) for row in rows_kept]
-    golden.expect(rows, ids, fragments=3)
+    golden.expect(rows, ids, fragments=4)
 
 
 def _bitmap(positions: set[int]) -> bytes:
@@ -273,21 +271,29 @@ def schema_changes(golden: Golden) -> None:
     golden.expect(pa.table(columns, plain), range(4), fragments=1)
 
 
+def flat_index(golden: Golden) -> None:
+    """An index over so few rows that it holds no lists, NULL vectors among them."""
+    _indexed(golden, built=60, later=5, metrics=("l2",))
+
+
 def vector_index(golden: Golden) -> None:
     """An index of each metric over part of the rows, NULL vectors among them; the rest was appended later."""
-    rows = 320
-    table_rows = pa.table(
-        [pa.array(range(rows), pa.int32()), with_nulls(vectors(rows, 8, 7), [3, 100])],
-        pa.schema([("n", pa.int32()), ("v", pa.list_(pa.float32(), 8))]),
+    _indexed(golden, built=1200, later=20, metrics=("l2", "cosine", "ip"))
+
+
+def _indexed(golden: Golden, *, built: int, later: int, metrics: tuple[str, ...]) -> None:
+    rows = pa.table(
+        [pa.array(range(built + later), pa.int32()), with_nulls(vectors(built + later, 4, 7), [3, 40])],
+        pa.schema([("n", pa.int32()), ("v", pa.list_(pa.float32(), 4))]),
     )
-    table = golden.create(table_rows.schema)
-    table.append(table_rows.slice(0, 300))
-    for metric in ("l2", "cosine", "ip"):
-        table.create_index("v", metric, lists=4)
-    table.append(table_rows.slice(300))
-    query = [0.3, -1.1, 0.7, 0.2, 1.9, -0.4, 0.0, 1.3]
-    nearest = {metric: _nearest(table_rows, query, metric, 10) for metric in ("l2", "cosine", "ip")}
-    golden.expect(table_rows, range(rows), fragments=2, query=query, nearest=nearest, covered=298)
+    table = golden.create(rows.schema)
+    table.append(rows.slice(0, built))
+    for metric in metrics:
+        table.create_index("v", metric, lists=8)
+    table.append(rows.slice(built))
+    query = [0.3, -1.1, 0.7, 0.2]
+    nearest = {metric: _nearest(rows, query, metric, 10) for metric in metrics}
+    golden.expect(rows, range(built + later), fragments=2, query=query, nearest=nearest, covered=built - 2)
 
 
 def _nearest(rows: pa.Table, query: list[float], metric: str, k: int) -> list[list[float]]:
@@ -318,6 +324,7 @@ TABLES: dict[str, Callable[[Golden], None]] = {
     "deletions": deletions,
     "moved-rows": moved_rows,
     "schema-changes": schema_changes,
+    "flat-index": flat_index,
     "vector-index": vector_index,
 }
 

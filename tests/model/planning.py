@@ -153,11 +153,16 @@ def _rows_record(own: Plan, found: Effect, written: frozenset[int], physical: Ph
     intent, keyed = own.intent, own.base.keyed
     keys: tuple[int, ...] | None = ()
     match intent:
+        case Update(_, sets):  # told even where no row was hit: the column must stay what it was
+            written |= {s.field for s in sets}
+            keys = _keys(found.changes.values()) if keyed else ()
+        case Backfill(value):
+            written |= {value.field}
         case Upsert(cells) | Merge(cells):
             written |= {f for c in cells for f, _ in c} - {KEY}
             keys = _keys(dict(c) for c in cells) if keyed else None
-        case Append() | Update() | Overwrite() if keyed:
-            keys = _keys([*found.inserts, *found.changes.values()])
+        case Append() | Overwrite() if keyed:
+            keys = _keys(found.inserts)
     return OperationRecord(
         kind=KINDS[type(intent)], fields_read=_fields_read(intent), fields_written=written,
         rows_added=len(found.inserts), rows_deleted=RowRuns.from_ids(found.deletes),

@@ -50,9 +50,10 @@ def scan(
 ) -> None:
     """Read rows of the table at URI.
 
-    As a table, the first 20 rows unless --limit says otherwise, with long values shortened; as JSON or CSV, all rows
-    and every value whole. JSON is one object a line: decimals, dates, times and timestamps (in UTC) are strings,
-    bytes are base64, NaN and infinities are strings. In CSV, NULL is an empty cell and the empty text is "".
+    As a table, the first 20 rows unless --limit says otherwise, with long values shortened; as JSON or CSV, all
+    rows and every value whole. JSON is one object a line: numbers keep every digit, dates, times and timestamps
+    (in UTC) are strings, bytes are base64, NaN and infinities are strings. In CSV, NULL is an empty cell and the
+    empty text is "".
     """
     table = open_table(uri, version, storage_options)
     wanted = TABLE_ROWS if limit is None and output_format == "table" else limit

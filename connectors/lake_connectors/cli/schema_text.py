@@ -189,9 +189,7 @@ def _field(words: _Words) -> pa.Field:
     if words.peek().lower() == "not":
         words.word("'not null'")
         if words.word("'null' after 'not'").lower() != "null":
-            raise InvalidInputError(
-                f"column {name!r}: expected 'null' after 'not'", fix=_EXAMPLE
-            )
+            raise InvalidInputError(f"column {name!r}: expected 'null' after 'not'", fix=_EXAMPLE)
         nullable = False
     return pa.field(name, data_type, nullable)
 

@@ -87,6 +87,7 @@ def search(
     query = (
         read_json(vector, "--vector") if vector is not None else _vector_of(table, int(like_row or 0), column)
     )
+    table.engine.warm(table.snapshot)  # opening the index is start-up, not search
     started = time.perf_counter()
     result = table.search(
         query,
@@ -103,7 +104,9 @@ def search(
     if explain:
         note(result.explain())
     elif output_format == "table":
-        note(f"{len(result):,} rows in {took * 1000:.0f} ms, loading the engine included; --explain tells how")
+        note(
+            f"{len(result):,} rows in {took * 1000:.1f} ms; --explain tells how"
+        )
 
 
 def _default_columns(table: Table) -> list[str]:

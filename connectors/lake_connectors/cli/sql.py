@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-import lake_format as lake
 from lake_connectors.cli.command import Command
 from lake_connectors.cli.options import (
     format_option,
@@ -19,9 +18,13 @@ from lake_connectors.cli.options import (
     version_option,
 )
 from lake_connectors.cli.output import write_rows
-from lake_format.errors import InvalidInputError
+from lake_format import errors
+from lake_format.errors import InvalidInputError, LakeError
 
 __all__ = ["sql"]
+
+_OURS = re.compile(r"\b([A-Z]\w*Error): (.+)")
+_HINTS = ("Did you mean", "Candidate")
 
 
 @click.command(
@@ -70,11 +73,11 @@ def sql(
         raise InvalidInputError(f"--version goes with one table, not with {len(tables)}")
     values = [_plain(read_json(parameter, "--param")) for parameter in parameters]
     duckdb, connector = _duckdb()
-    connection = connector.connect()
     opened = {name: open_table(uri, version, storage_options) for name, uri in tables.items()}
-    for name, table in opened.items():
-        connection.attach(table, name)
+    connection = connector.connect()
     try:
+        for name, table in opened.items():
+            connection.attach(table, name)
         _run(connection, query, values, output_format)
     except duckdb.Error as error:
         raise _translated(error) from error
@@ -99,7 +102,9 @@ def _plain(value: Any) -> Any:
 
 def _duckdb() -> tuple[Any, Any]:
     """DuckDB and our connector to it."""
-    connector = importlib.import_module("lake_connectors.duckdb")  # says what to install where DuckDB is missing
+    connector = importlib.import_module(
+        "lake_connectors.duckdb"
+    )  # says what to install where DuckDB is missing
     return importlib.import_module("duckdb"), connector
 
 
@@ -109,9 +114,14 @@ def _run(connection: Any, query: str, values: list[Any], output_format: str) -> 
         write_rows(answer.to_arrow_reader(), output_format)
 
 
-def _translated(error: Exception) -> lake.LakeError:
-    """DuckDB's error as ours: the error of ours that caused it, or its first line."""
-    cause = error.__cause__
-    if isinstance(cause, lake.LakeError):
-        return cause
-    return InvalidInputError(f"DuckDB: {str(error).strip().splitlines()[0]}")
+def _translated(error: Exception) -> LakeError:
+    """DuckDB's error as one of ours: the one that came up through DuckDB, or what DuckDB itself says."""
+    text = str(error).strip()
+    ours = _OURS.search(text)
+    if ours is not None and ours[1] in errors.__all__:
+        kind: type[LakeError] = getattr(errors, ours[1])
+        what, _, fix = ours[2].partition(" — ")
+        return kind(what, fix=fix or None)
+    lines = text.splitlines()
+    hints = [line for line in lines[1:] if line.startswith(_HINTS)]
+    return InvalidInputError(f"DuckDB: {lines[0]}", fix=hints[0] if hints else None)

@@ -3,9 +3,10 @@
 Works on whole columns, so that a million vectors cost no Python objects per number. Pure functions; nothing
 here writes anywhere.
 
-How values appear (the help of ``lake scan`` says so too): decimals, dates, times, timestamps (UTC, ``…Z``) and
-durations (``PT1.5S``) are strings; bytes are base64; NaN and infinities, which JSON has no numbers for, are the
-strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``; maps are lists of ``{"key": …, "value": …}``.
+How values appear (the help of ``lake scan`` says so too): numbers keep every digit, decimals too; dates, times,
+timestamps (UTC, ``…Z``) and durations (``PT1.5S``) are strings; bytes are base64; NaN and infinities, which JSON
+has no numbers for, are the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``; maps are lists of
+``{"key": …, "value": …}``.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def json_texts(array: pa.Array) -> list[str]:
     leaves = _leaf_texts(array)
     if pa.types.is_floating(data_type):
         return ["null" if text is None else _NOT_NUMBERS.get(text, text) for text in leaves]
-    if pa.types.is_integer(data_type) or pa.types.is_boolean(data_type):
+    if pa.types.is_integer(data_type) or pa.types.is_boolean(data_type) or pa.types.is_decimal(data_type):
         return ["null" if text is None else text for text in leaves]
     return ["null" if text is None else encode_basestring(text) for text in leaves]
 
@@ -129,6 +130,8 @@ def _leaf_texts(array: pa.Array) -> list[str | None]:
         return [
             None if count is None else _duration(count, scale) for count in array.cast(pa.int64()).to_pylist()
         ]
+    if pa.types.is_interval(data_type):
+        return [None if value is None else _interval(*value) for value in array.to_pylist()]
     if pa.types.is_timestamp(data_type):
         return _timestamps(array)
     if pa.types.is_decimal(data_type):
@@ -152,6 +155,13 @@ def _timestamps(array: pa.Array) -> list[str | None]:
     spaced = array.cast(pa.large_string())
     texts: list[str | None] = pc.replace_substring(spaced, " ", "T", max_replacements=1).to_pylist()
     return texts
+
+
+def _interval(months: int, days: int, nanoseconds: int) -> str:
+    """An ISO 8601 duration in months, days and seconds: tables hold none, SQL can make one."""
+    time = _duration(nanoseconds, 10**9)
+    clock = f"T{time.replace('PT', '')}" if nanoseconds else ""
+    return f"P{months}M{days}D{clock}"
 
 
 def _duration(count: int, scale: int) -> str:

@@ -18,7 +18,6 @@ from lake_connectors.duckdb.lateral import answer_type, vector_search
 from lake_connectors.duckdb.macros import macros
 from lake_connectors.duckdb.names import default_name, hidden_name, identifier, vector_function
 from lake_connectors.duckdb.relations import Follower, Nearest, Nothing, Observer, Ranks, Relation, Rows
-from lake_connectors.duckdb.types import declared_schema
 from lake_format.errors import InvalidInputError, NotFoundError, UnsupportedError
 from lake_format.table import Table
 
@@ -174,7 +173,7 @@ def register(raw: DuckDBPyConnection, state: Attachments, follower: Follower) ->
     raw.register(follower.name, module.plug(rows))
     for kind, relation in _relations(follower).items():
         raw.register(hidden_name(kind, follower.name), module.plug(relation))
-    state.schemas[follower.name.lower()] = declared_schema(follower.snapshot.schema)
+    state.schemas[follower.name.lower()] = follower.shown.rows
 
 
 def _relations(follower: Follower) -> dict[str, Relation]:

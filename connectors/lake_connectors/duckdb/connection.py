@@ -16,7 +16,6 @@ from duckdb import DuckDBPyConnection
 from lake_connectors.duckdb.attaching import attach, attachments, detach, put, register
 from lake_connectors.duckdb.relations import Observer
 from lake_connectors.duckdb.rewriting import Rewriter
-from lake_connectors.duckdb.types import declared_schema
 from lake_format.table import Table
 
 __all__ = ["LakeConnection", "connect"]
@@ -160,7 +159,8 @@ class LakeConnection:
     def _follow_columns(self) -> None:
         """Register tables again whose columns changed: a dataset's schema is kept by DuckDB from its first sight."""
         for name, follower in self._state.followers.items():
-            if declared_schema(follower.bind().schema) != self._state.schemas[name]:
+            follower.bind()
+            if follower.shown.rows != self._state.schemas[name]:
                 register(self.duckdb, self._state, follower)
 
 

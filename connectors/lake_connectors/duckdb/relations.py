@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -24,9 +23,10 @@ from lake_connectors.duckdb.nearest import CHUNK_ROWS, Conditions, NearestQuery,
 from lake_connectors.duckdb.token import NearestRequest, read_request
 from lake_connectors.duckdb.types import declared_schema, fitted
 from lake_engines.predicate import bind
-from lake_engines.predicate.tree import Column, Comparison, Expression, Literal, Operator, Rules, walk
+from lake_engines.predicate.tree import And, Column, Comparison, Expression, Literal, Operator, Rules, walk
 from lake_format.engine import Engine, ScanRequest
 from lake_format.errors import InvalidInputError, LakeError
+from lake_format.log import VersionLog
 from lake_format.queries import check_queries, check_recall, vector_column
 from lake_format.schema import DISTANCE, DISTANCE_FIELD, ROW_ID, ROW_ID_FIELD
 from lake_format.snapshot import Snapshot
@@ -51,6 +51,7 @@ KNN, GATE, RANK = "_knn", "_gate", "_rank"
 _BATCH_ROWS = 122_880
 """DuckDB's own row group: large enough to cost nothing per batch, small enough to stop early."""
 _DISTANCE_SCHEMA = pa.schema([pa.field(DISTANCE, pa.float32())])
+_RANKS = pa.schema([pa.field(KNN, pa.string()), pa.field(RANK, pa.int64())])
 _LONGEST_WAIT = 0.02
 _REMEMBERED = 64
 
@@ -119,25 +120,51 @@ class Relation(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A table's schema in the forms in which its relations show it to DuckDB; made once per schema.
+
+    Attributes
+    ----------
+    table
+        As the version has it, field ids included.
+    rows, hidden, found
+        The table's own columns; with the hidden ones before them; with those that knn() shows after them.
+    """
+
+    table: pa.Schema
+    rows: pa.Schema
+    hidden: pa.Schema
+    found: pa.Schema
+
+    @classmethod
+    def of(cls, schema: pa.Schema) -> Shown:
+        """The forms of a table's schema."""
+        rows = declared_schema(schema)
+        internal = (pa.field(KNN, pa.string()), pa.field(GATE, GATE_TYPE))
+        open_ = (pa.field(ROW_ID, ROW_ID_FIELD.type), pa.field(DISTANCE, DISTANCE_FIELD.type))
+        return cls(schema, rows, pa.schema([*internal, *open_, *rows]), pa.schema([*rows, *open_]))
+
+
 class Follower:
     """A table as statements see it: each is bound to the newest version, or always to the same one.
 
     Parameters
     ----------
     table
-        Is not moved; its store is followed through a copy of its own.
+        Is not moved: its log is followed from the version it is at.
     max_staleness
         Seconds for which the version seen last is taken for the newest without asking the store.
     """
 
-    def __init__(self, name: str, table: Table, max_staleness: float = 0.0, observer: Observer | None = None) -> None:
-        pinned = bool(table._pinned)
-        snapshot = table.snapshot
+    def __init__(
+        self, name: str, table: Table, max_staleness: float = 0.0, observer: Observer | None = None
+    ) -> None:
         self.name = name
         self.engine: Engine = table.engine
-        self.given = table
-        self._table = Table(snapshot.store, snapshot.version, engine=table.engine, pinned=pinned)
-        self._table._snapshot = snapshot
+        self._log = None if table._pinned else VersionLog(table.snapshot.store, time.sleep)
+        self._snapshot = table.snapshot
+        self._shown = Shown.of(self._snapshot.schema)
         self._max_staleness = max_staleness
         self._asked = float("-inf")
         self._observer = observer
@@ -146,15 +173,24 @@ class Follower:
     @property
     def snapshot(self) -> Snapshot:
         """The version bound last."""
-        return self._table.snapshot
+        return self._snapshot
+
+    @property
+    def shown(self) -> Shown:
+        """Its schemas."""
+        return self._shown
 
     def bind(self) -> Snapshot:
         """Move to the newest version and return it."""
         with self._lock:
-            if time.monotonic() - self._asked >= self._max_staleness:
-                self._table.refresh()
+            if self._log is not None and time.monotonic() - self._asked >= self._max_staleness:
+                version = self._log.latest_from(self._snapshot.version)
                 self._asked = time.monotonic()
-            return self._table.snapshot
+                if version.commit_id != self._snapshot.version.commit_id:
+                    self._snapshot = Snapshot(self._snapshot.store, version, self._snapshot.manifests)
+                    if not version.schema.equals(self._shown.table, check_metadata=True):
+                        self._shown = Shown.of(version.schema)
+            return self._snapshot
 
     def tell(self, snapshot: Snapshot, request: ReadRequest, nearest: NearestRequest | None = None) -> None:
         """Report a read to the observer, if there is one."""
@@ -179,7 +215,8 @@ class Rows:
 
     def schema(self) -> pa.Schema:
         """The table's columns, moved to the newest version."""
-        return declared_schema(self._follower.bind().schema)
+        self._follower.bind()
+        return self._follower.shown.rows
 
     def rows(self) -> int | None:
         """The number of live rows."""
@@ -193,7 +230,7 @@ class Rows:
         """A scan with the predicates and only the columns asked for."""
         snapshot = self._follower.snapshot
         self._follower.tell(snapshot, request)
-        return _scan(self._follower.engine, snapshot, request)
+        return _scan(self._follower, snapshot, request)
 
 
 class Nearest:
@@ -206,7 +243,8 @@ class Nearest:
 
     def schema(self) -> pa.Schema:
         """Hidden columns first, so that a column added to the table moves none."""
-        return _hidden_schema(self._follower.bind())
+        self._follower.bind()
+        return self._follower.shown.hidden
 
     def rows(self) -> int | None:
         """The number of live rows."""
@@ -241,7 +279,7 @@ class Nearest:
             self._passages.setdefault(text, deque(maxlen=_REMEMBERED)).append(passage)
             while len(self._passages) > _REMEMBERED:
                 self._passages.pop(next(iter(self._passages)))
-        return _neighbours(self._follower.engine, snapshot, wanted, request, text, passage)
+        return _neighbours(self._follower, snapshot, wanted, request, text, passage)
 
     def _scan(self, snapshot: Snapshot, request: ReadRequest) -> pa.RecordBatchReader:
         for name in (KNN, GATE, DISTANCE):
@@ -251,7 +289,7 @@ class Nearest:
                     fix=f"for one search a row use knn_vec_{self._follower.name}(vector, k) with LATERAL",
                 )
         self._follower.tell(snapshot, request)
-        return _scan(self._follower.engine, snapshot, request)
+        return _scan(self._follower, snapshot, request)
 
 
 class Ranks:
@@ -262,7 +300,7 @@ class Ranks:
 
     def schema(self) -> pa.Schema:
         """The request and a row's number."""
-        return pa.schema([pa.field(KNN, pa.string()), pa.field(RANK, pa.int64())])
+        return _RANKS
 
     def rows(self) -> int | None:
         """So many that DuckDB reads this side of the join last."""
@@ -280,7 +318,7 @@ class Ranks:
                 "the query vector and k of a neighbour search must be constants or parameters",
                 fix="pass them as parameters, or SET VARIABLE and use getvariable()",
             )
-        schema = pa.schema([self.schema().field(name) for name in request.columns])
+        schema = pa.schema([_RANKS.field(name) for name in request.columns])
         return pa.RecordBatchReader.from_batches(schema, self._batches(texts[0], schema))
 
     def _batches(self, text: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -305,9 +343,7 @@ class Nothing:
 
     def schema(self) -> pa.Schema:
         """The columns of knn() at the version bound last."""
-        full = _hidden_schema(self._follower.snapshot)
-        shown = [field for field in full if field.name not in (KNN, GATE, ROW_ID, DISTANCE)]
-        return pa.schema([*shown, full.field(ROW_ID), full.field(DISTANCE)])
+        return self._follower.shown.found
 
     def rows(self) -> int | None:
         """None."""
@@ -324,21 +360,6 @@ class Nothing:
 
 
 # --- leaves ---------------------------------------------------------------------------------------------------
-
-
-def _hidden_schema(snapshot: Snapshot) -> pa.Schema:
-    return _with_hidden(snapshot.schema)
-
-
-@lru_cache(maxsize=64)
-def _with_hidden(schema: pa.Schema) -> pa.Schema:
-    hidden = [
-        pa.field(KNN, pa.string()),
-        pa.field(GATE, GATE_TYPE),
-        pa.field(ROW_ID, pa.int64()),
-        pa.field(DISTANCE, DISTANCE_FIELD.type),
-    ]
-    return pa.schema([*hidden, *declared_schema(schema)])
 
 
 def _mentions(predicate: Expression, column: str) -> bool:
@@ -362,11 +383,11 @@ def _request_text(predicate: Expression) -> str | None:
     return None
 
 
-def _scan(engine: Engine, snapshot: Snapshot, request: ReadRequest) -> pa.RecordBatchReader:
-    schema = _hidden_schema(snapshot)
+def _scan(follower: Follower, snapshot: Snapshot, request: ReadRequest) -> pa.RecordBatchReader:
+    schema = follower.shown.hidden
     conditions = Conditions(request.predicates, request.rules)
     columns = request.columns or (_narrowest(snapshot.schema),)
-    reader = engine.scan(
+    reader = follower.engine.scan(
         snapshot,
         ScanRequest(columns=columns, where=conditions.bound(snapshot.schema), batch_rows=_BATCH_ROWS),
     )
@@ -388,7 +409,7 @@ def _fit(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _neighbours(
-    engine: Engine,
+    follower: Follower,
     snapshot: Snapshot,
     wanted: NearestRequest,
     request: ReadRequest,
@@ -402,8 +423,7 @@ def _neighbours(
     if wanted.metric is not None and wanted.metric not in METRICS:
         raise InvalidInputError(f"unknown metric {wanted.metric!r}", fix=f"metrics are {', '.join(METRICS)}")
     rows = snapshot.version.row_count
-    schema = _hidden_schema(snapshot)
-    out = pa.schema([schema.field(name) for name in request.columns])
+    out = pa.schema([follower.shown.hidden.field(name) for name in request.columns])
     query = NearestQuery(
         vector=check_queries(wanted.vector, field)[0],
         column=field.name,
@@ -421,7 +441,7 @@ def _neighbours(
     conditions = Conditions(tuple(term for term in terms if not _mentions(term, DISTANCE)), request.rules)
     needed = _needed(request, snapshot.schema)
     began = time.perf_counter()
-    tables = nearest_rows(engine, snapshot, query, needed, conditions)
+    tables = nearest_rows(follower.engine, snapshot, query, needed, conditions)
     first = next(tables)
     cost = time.perf_counter() - began
     stream = _Stream(out, text, passage, on_distance, request.rest)
@@ -514,8 +534,6 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _conjunction(terms: Sequence[Expression]) -> Expression:
-    from lake_engines.predicate.tree import And  # noqa: PLC0415
-
     return terms[0] if len(terms) == 1 else And(tuple(terms))
 
 

@@ -65,6 +65,7 @@ class Rewriter:
         self._known: OrderedDict[str, _Rewritten | None] = OrderedDict()
         self._templates: dict[tuple[str, ...], Any] = {}
         self._layout: object = None
+        self._held: object = None
         self._tables: dict[str, KnownTable] = {}
 
     def __call__(self, text: str) -> str:
@@ -87,10 +88,10 @@ class Rewriter:
 
     def _attached(self) -> Mapping[str, KnownTable]:
         """The attached tables; what was remembered is forgotten when they or their columns change."""
-        schemas = [(name, follower.snapshot.version.schema_id) for name, follower in self._state.followers.items()]
-        layout = (self._state.changes, schemas)
+        shown = [follower.shown for follower in self._state.followers.values()]
+        layout = (self._state.changes, *map(id, shown))
         if layout != self._layout:
-            self._layout = layout
+            self._layout, self._held = layout, shown
             self._known.clear()
             self._tables = {}
             for name, follower in self._state.followers.items():

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
+from lake_format.errors import UnsupportedError
+
 __all__ = ["declared_schema", "declared_type", "fitted"]
 
 _Test = Callable[[pa.DataType], bool]
@@ -18,7 +20,9 @@ _SIMPLE: tuple[tuple[_Test, Callable[[pa.DataType], pa.DataType]], ...] = (
     (pa.types.is_binary_view, lambda _: pa.binary()),
     (pa.types.is_decimal32, lambda kind: pa.decimal128(kind.precision, kind.scale)),
     (pa.types.is_decimal64, lambda kind: pa.decimal128(kind.precision, kind.scale)),
+    (pa.types.is_decimal256, lambda kind: pa.decimal128(kind.precision, kind.scale)),
 )
+_WIDEST_DECIMAL = 38
 
 
 def declared_type(kind: pa.DataType) -> pa.DataType:
@@ -26,7 +30,14 @@ def declared_type(kind: pa.DataType) -> pa.DataType:
 
     A view layout anywhere in a schema would switch off DuckDB's filter translation for all of it; half floats
     are vectors' storage, and DuckDB computes distances on FLOAT.
+
+    Raises
+    ------
+    UnsupportedError
+        Decimals of more than 38 digits.
     """
+    if pa.types.is_decimal256(kind) and kind.precision > _WIDEST_DECIMAL:
+        raise UnsupportedError(f"DuckDB cannot read the type {kind}", fix="its decimals have up to 38 digits")
     for test, convert in _SIMPLE:
         if test(kind):
             return convert(kind)

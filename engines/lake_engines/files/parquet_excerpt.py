@@ -19,7 +19,7 @@ from lake_engines.files.parquet_meta import ColumnChunk, FileMeta, Pages, RowGro
 from lake_engines.files.vector_pages import MAGIC
 from lake_format.errors import CorruptionError
 
-__all__ = ["GroupPlan", "PagePlan", "assemble", "plan_group", "ranges_of"]
+__all__ = ["GroupPlan", "PagePlan", "assemble", "plan_group", "ranges_of", "shared_breaks"]
 
 _I64 = npt.NDArray[np.int64]
 
@@ -54,13 +54,18 @@ class GroupPlan:
     leaves: tuple[PagePlan, ...]
 
 
+def shared_breaks(pages: dict[int, Pages]) -> _I64:
+    """First rows of pages that all these leaf columns of a row group have; 0 is always one."""
+    return reduce(np.intersect1d, (leaf.first_rows for leaf in pages.values()))
+
+
 def plan_group(group: RowGroup, pages: dict[int, Pages], wanted: _I64) -> GroupPlan:
     """Choose the pages of ``group`` that hold ``wanted`` rows (sorted, counted from the group's start).
 
     Columns may break their pages at different rows: the unit is the run of rows between two breaks that all
     columns share.
     """
-    breaks = reduce(np.intersect1d, (leaf.first_rows for leaf in pages.values()))
+    breaks = shared_breaks(pages)
     ends = np.append(breaks[1:], group.rows)
     units = np.searchsorted(breaks, wanted, "right") - 1
     chosen = np.unique(units)

@@ -32,7 +32,7 @@ from lake_engines.files.base import (
 )
 from lake_engines.files.checksums import TAIL_BYTES, StreamLayout
 from lake_engines.files.layout import PARQUET_KIND
-from lake_engines.files.parquet_excerpt import assemble, plan_group, ranges_of
+from lake_engines.files.parquet_excerpt import GroupPlan, assemble, plan_group, ranges_of, shared_breaks
 from lake_engines.files.parquet_meta import FileMeta, Pages, RowGroup, parse_footer, parse_pages
 from lake_engines.files.parquet_types import leaf_count, parquet_can_hold, restore
 from lake_engines.files.vector_pages import MAGIC
@@ -192,25 +192,66 @@ class ParquetReader:
             return rows_only(len(places))
         if not len(places):
             return empty_batch(project(self._schema, names))
-        leaves = self._leaf_indices(names)
         wanted = self._by_group(places)
-        self._load_pages([(group, leaf) for group, _ in wanted for leaf in leaves])
-        plans = [
-            plan_group(self._meta.groups[group], {leaf: self._pages[group, leaf] for leaf in leaves}, rows)
-            for group, rows in wanted
+        self._load_pages([(group, leaf) for group, _ in wanted for leaf in self._leaf_indices(names)])
+        families = self._families(names, wanted)
+        ranges = [ranges_of(plans) for _, plans in families]
+        data = self._bytes.read_many(
+            [offset for offsets, _ in ranges for offset in offsets],
+            [length for _, lengths in ranges for length in lengths],
+        )
+        arrays: dict[str, pa.Array] = {}
+        used = 0
+        for (members, plans), (offsets, _) in zip(families, ranges, strict=True):
+            part = self._decode(members, plans, data[used : used + len(offsets)])
+            arrays.update(zip(members, part.columns, strict=True))
+            used += len(offsets)
+        batch = pa.RecordBatch.from_arrays([arrays[name] for name in names], names)
+        return self._exact(batch, names)
+
+    def _families(
+        self, names: Sequence[str], wanted: Sequence[tuple[int, _I64]]
+    ) -> list[tuple[list[str], list[GroupPlan]]]:
+        """The columns whose pages break at the same rows, together, with what is to be read for them.
+
+        One excerpt can only hold rows that all its columns have, so columns that break elsewhere (nested
+        ones, mostly) get one of their own instead of widening everybody's.
+        """
+        groups = self._meta.groups
+        families: dict[bytes, tuple[list[str], list[dict[int, Pages]]]] = {}
+        for name in names:
+            pages = [{leaf: self._pages[group, leaf] for leaf in self._leaves[name]} for group, _ in wanted]
+            key = b"|".join(shared_breaks(each).tobytes() for each in pages)
+            members, joined = families.setdefault(key, ([], [{} for _ in wanted]))
+            members.append(name)
+            for into, found in zip(joined, pages, strict=True):
+                into.update(found)
+        return [
+            (
+                members,
+                [
+                    plan_group(groups[group], each, rows)
+                    for (group, rows), each in zip(wanted, joined, strict=True)
+                ],
+            )
+            for members, joined in families.values()
         ]
-        data = self._bytes.read_many(*ranges_of(plans))
+
+    def _decode(
+        self, names: Sequence[str], plans: Sequence[GroupPlan], data: Sequence[bytes | memoryview]
+    ) -> pa.RecordBatch:
+        """The wanted rows of one family of columns, in the order of ``names``."""
         excerpt = assemble(self._meta, plans, data, self._path)
         with self._reading():
             small = pq.ParquetFile(pa.BufferReader(excerpt))
-            table = small.reader.read_all(column_indices=leaves, use_threads=True)
-            starts = np.cumsum([0, *(plan.rows for plan in plans[:-1])])
-            index = np.concatenate([plan.places + first for plan, first in zip(plans, starts, strict=True)])
+            table = small.reader.read_all(column_indices=self._leaf_indices(names), use_threads=True)
             if table.num_rows != sum(plan.rows for plan in plans):
                 raise CorruptionError(
                     f"Parquet file {self._path!r} gave other rows than its page index promises"
                 )
-            return self._exact(gather(table.combine_chunks().to_batches()[0], index), names)
+            starts = np.cumsum([0, *(plan.rows for plan in plans[:-1])])
+            index = np.concatenate([plan.places + first for plan, first in zip(plans, starts, strict=True)])
+            return gather(table.select(list(names)).combine_chunks().to_batches()[0], index)
 
     def _by_group(self, places: _I64) -> list[tuple[int, _I64]]:
         """Each row group that holds wanted rows, with those rows counted from its start."""

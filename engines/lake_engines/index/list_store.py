@@ -24,10 +24,12 @@ from lake_engines.index.kernel import ListScanner
 from lake_engines.index.layout import ALIGNMENT, ListTable
 from lake_format.errors import CorruptionError
 from lake_format.store.base import ByteRange, Store
+from lake_format.store.ranges import plan_reads
 
 __all__ = ["ListStore", "LoadedLists", "MappedLists", "RangedLists", "Transfer", "place_all"]
 
 _WHOLE: tuple[slice | None] = (None,)
+_MAX_REQUEST = 8 << 20
 _GAP = 32 << 10  # bytes; reading over a smaller gap costs less than another request (measured)
 
 
@@ -210,38 +212,28 @@ class RangedLists:
 
     def _fetch(self, numbers: list[int], transfer: Transfer) -> dict[int, U8]:
         """Fetch lists in one round; neighbours in the file share a request."""
-        offsets, lengths = self._table.offsets, self._lengths
-        numbers = sorted(numbers, key=lambda number: int(offsets[number]))
-        runs: list[list[int]] = []
-        for number in numbers:
-            last = runs[-1][-1] if runs else -1
-            if runs and offsets[number] - (offsets[last] + lengths[last]) <= _GAP:
-                runs[-1].append(number)
-            else:
-                runs.append([number])
-        ranges = [self._range(run[0], run[-1]) for run in runs]
-        answers = self._store.get_ranges(ranges)
+        offsets, lengths = self._table.offsets[numbers].tolist(), self._lengths[numbers].tolist()
+        ranges = [
+            ByteRange(self._path, self._region_offset + offset, length)
+            for offset, length in zip(offsets, lengths, strict=True)
+        ]
+        plan = plan_reads(ranges, gap=_GAP, max_request=_MAX_REQUEST)
+        answers = self._store.get_ranges(plan.requests)
         transfer.rounds += 1
-        transfer.requests += len(ranges)
-        transfer.bytes += sum(item.length for item in ranges)
+        transfer.requests += len(plan.requests)
+        transfer.bytes += sum(item.length for item in plan.requests)
         transfer.lists += len(numbers)
-        fetched = {}
-        for run, answer, asked in zip(runs, answers, ranges, strict=True):
-            if len(answer) != asked.length:
-                raise CorruptionError(f"{self._path}: a read of {asked.length} bytes brought {len(answer)}")
-            for number in run:
-                start = int(offsets[number] - offsets[run[0]])
-                fetched[number] = self._accept(number, answer, start)
-        return fetched
-
-    def _range(self, first: int, last: int) -> ByteRange:
-        start = int(self._table.offsets[first])
-        stop = int(self._table.offsets[last] + self._lengths[last])
-        return ByteRange(self._path, self._region_offset + start, stop - start)
+        requests, starts = plan.request_of.tolist(), plan.start_in.tolist()
+        return {
+            number: self._accept(number, answers[request], start)
+            for number, request, start in zip(numbers, requests, starts, strict=True)
+        }
 
     def _accept(self, number: int, answer: bytes, start: int) -> U8:
         """Check one list and copy it to aligned memory of its own: the answer may hold gaps and other lists."""
         length = int(self._lengths[number])
+        if start + length > len(answer):
+            raise CorruptionError(f"{self._path}: list {number} of the index is cut off")
         part = memoryview(answer)[start : start + length]
         _check_list(part, int(self._table.checksums[number]), number, self._path)
         buffer = _aligned(length)

@@ -11,11 +11,9 @@ from lake_format.errors import InvalidInputError
 
 __all__ = ["Plan", "plan_search"]
 
-_SELECTIVITY_EXPONENT = (
-    0.3  # probes grow by selectivity ** -0.3: 1.2, 2 and 4 times at 50, 10 and 1 % (measured)
-)
+_GROWTH = (0.2, 0.5)  # probes grow by a power of k beyond what was calibrated: at least and at most this one
 _REFINE_ABOVE = (
-    256  # candidates; below, comparing raw vectors at once costs no more than reading records first
+    256  # candidates; comparing fewer raw vectors at once costs no more than reading records first
 )
 
 
@@ -24,14 +22,13 @@ class Plan:
     """What one search does.
 
     ``width`` candidates come from the scan of ``probes`` lists; ``refine_to`` of them are kept by the
-    refinement (0: it is skipped). ``wanted`` is how many selected vectors the probed lists should hold:
-    fewer means that the selection avoids the query's neighbourhood, and more lists are probed.
+    refinement (0: it is skipped). ``adapt``: probe more lists where a selection avoids the query's neighbourhood.
     """
 
     probes: int
     width: int
     refine_to: int
-    wanted: float
+    adapt: bool
 
 
 def plan_search(
@@ -65,9 +62,10 @@ def plan_search(
             raise InvalidInputError(f"{name} must be at least 1, not {value}")
     row = _row(calibration, k, recall, lists, count)
     share = min(1.0, selected / max(1, count))
-    base = min(lists, row.probes if probes is None else probes)
-    factor = share**-_SELECTIVITY_EXPONENT if share > 0 else 1.0
-    widened = base if probes is not None else min(lists, math.ceil(base * factor))
+    adapt = probes is None and share < 1
+    if probes is None:  # the k nearest of some are among the k / share nearest of all
+        probes = _probes(calibration, k / max(share, 1 / count), row)
+    probes = min(lists, probes)
     refining = can_refine and (row.refine_from > _REFINE_ABOVE if refine is None else refine)
     if candidates is not None:
         width, refine_to = candidates, 0
@@ -79,16 +77,30 @@ def plan_search(
         width, refine_to = row.candidates, 0
     width = max(1, min(width, selected))
     refine_to = refine_to if refine_to < width else 0
-    wanted = 0.0
-    if probes is None and selected < count:
-        wanted = 0.5 * widened * (count / lists) * share
-    return Plan(widened, width, refine_to, wanted)
+    return Plan(probes, width, refine_to, adapt)
+
+
+def _probes(calibration: Sequence[CalibrationRow], k: float, row: CalibrationRow) -> int:
+    """Find how many probes ``k`` neighbours need, between and beyond the calibrated ones by a power of ``k``."""
+    known = sorted((other.k, other.probes) for other in calibration if other.target == row.target)
+    if not known or k <= row.k:
+        return row.probes
+    below = max(pair for pair in known if pair[0] <= k)
+    above = min((pair for pair in known if pair[0] > k), default=None)
+    if above is None:
+        above = below
+        below = known[max(0, len(known) - 2)]
+    power = 0.0 if above == below else math.log(above[1] / below[1]) / math.log(above[0] / below[0])
+    if k > above[0]:
+        power = min(max(power, _GROWTH[0]), _GROWTH[1])
+        below = above
+    return max(row.probes, math.ceil(float(below[1]) * float(k / below[0]) ** power))
 
 
 def _row(
     calibration: Sequence[CalibrationRow], k: int, recall: float, lists: int, count: int
 ) -> CalibrationRow:
-    """Find the row for ``k`` and ``recall``; beyond the largest ``k`` measured, scale up from it."""
+    """Find the row for ``k`` and ``recall``; beyond the largest ``k`` measured, scale its candidates up."""
     if not calibration or recall >= 1:
         return _everything(k, recall, lists, count)
     known = sorted({row.k for row in calibration})
@@ -101,9 +113,9 @@ def _row(
         return row
     ratio = k / nearest
     return CalibrationRow(
-        k=k,
+        k=row.k,
         target=row.target,
-        probes=min(lists, math.ceil(row.probes * ratio**0.5)),
+        probes=row.probes,
         candidates=math.ceil(row.candidates * ratio),
         refine_from=math.ceil(row.refine_from * ratio),
         refine_to=math.ceil(row.refine_to * ratio),

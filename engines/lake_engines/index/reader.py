@@ -17,7 +17,13 @@ from lake_engines.index.planning import Plan, plan_search
 from lake_engines.index.refinement import RefineRegion
 from lake_engines.index.searching import Search, Shard
 from lake_engines.index.selection import Selection
-from lake_format.errors import CorruptionError, InvalidInputError, UnsupportedError
+from lake_format.errors import (
+    CorruptionError,
+    InvalidInputError,
+    NotFoundError,
+    StorageError,
+    UnsupportedError,
+)
 from lake_format.puffin import FileMetadata, decode_footer
 from lake_format.store.base import Store
 
@@ -254,8 +260,12 @@ class IndexReader:
 def _map(local: str, path: str) -> U8:
     try:
         return np.memmap(local, np.uint8, "r").view(np.ndarray)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path}: the index file is gone", fix="rebuild the index") from error
     except ValueError as error:  # an empty file cannot be mapped
         raise CorruptionError(f"{path}: the index file is empty", fix="rebuild the index") from error
+    except OSError as error:
+        raise StorageError(f"{path}: the index file cannot be mapped ({error})") from error
 
 
 def _part(tail: bytes, metadata: FileMetadata, kind: str, size: int, path: str) -> bytes:

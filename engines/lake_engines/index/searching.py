@@ -20,7 +20,9 @@ from lake_engines.index.selection import Selection
 
 __all__ = ["Search", "Shard"]
 
-_SAMPLE_STRIDE = 8  # of a list's ordinals, to estimate how many of them are selected
+_SAMPLE_STRIDE = 8  # of a list's ordinals at most, to estimate how many of them are selected
+_SAMPLED_MATCHES = 8  # to expect in a sample; selections so small that it takes more are counted in full
+_ENOUGH = 0.5  # of the lists probed should hold what they would of a selection made by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,11 @@ class Search:
         self._probes = max(self._probes, probes)
         if plan.refine_to:
             scores, ordinals = self._refine(prepared, scores, ordinals)
+        padded = not all_true(ordinals[:, -1] >= 0)  # -1 stands last
+        if padded:
+            scores[ordinals < 0] = 0
         distances = model.distances(scores, prepared)
-        if not all_true(ordinals[:, -1] >= 0):  # -1 stands last
+        if padded:
             if (ordinals[:, self._need - 1] < 0).any():
                 self._add_undirected(ordinals, distances)
             distances[ordinals < 0] = np.nan
@@ -96,26 +101,35 @@ class Search:
                 some = np.ascontiguousarray(lists[:, columns])
                 some_scores = np.ascontiguousarray(scores[:, columns])
             with self._shard.lists.loaded(some, self._transfer) as loaded:
-                if self._chosen is not None and not last:
+                if self._plan.adapt and not last:
                     estimate = self._estimate(loaded, some)
                     matches = estimate if matches is None else matches + estimate
                 parts.append(loaded.scanner.scan(extended, some_scores, some, width, self._native))
         best, found = parts[0] if len(parts) == 1 else _merge(parts, width)
         enough = found[:, self._need - 1] >= 0
         if matches is not None:
-            enough &= matches >= self._plan.wanted
+            enough &= matches >= _ENOUGH * lists.shape[1]
         return best, found, enough
 
     def _estimate(self, loaded: LoadedLists, lists: I64) -> F64:
-        """Estimate per query how many selected vectors the lists hold, from a part of their ordinals."""
+        """Estimate per query how many lists hold as many selected vectors as they would by chance.
+
+        A selection that has to do with the vectors may leave the lists around a query empty; more are then probed
+        until as many with matches were seen. A part of each list's ordinals is looked at.
+        """
         assert self._chosen is not None
+        share = self._chosen.count / self._chosen.total
+        by_chance = share * self._shard.head.count / self._shard.model.list_count
+        stride = int(min(_SAMPLE_STRIDE, max(1.0, by_chance / _SAMPLED_MATCHES)))
         numbers = np.unique(lists)
-        samples = [loaded.ordinals(number)[::_SAMPLE_STRIDE] for number in numbers.tolist()]
-        ends = np.cumsum([len(sample) for sample in samples])
+        samples = [loaded.ordinals(number)[::stride] for number in numbers.tolist()]
+        sizes = np.array([len(sample) for sample in samples])
         hits = np.concatenate([[0], np.cumsum(self._chosen.contains(np.concatenate(samples)))])
-        starts = np.concatenate([[0], ends[:-1]])
-        per_list = (hits[ends] - hits[starts]) * float(_SAMPLE_STRIDE)
-        matches: F64 = per_list[np.searchsorted(numbers, lists)].sum(axis=1)
+        ends = np.cumsum(sizes)
+        expected = share * sizes
+        filled = np.minimum(1.0, (hits[ends] - hits[ends - sizes]) / np.maximum(1.0, expected))
+        filled /= np.maximum(1e-9, np.minimum(1.0, expected.mean()))
+        matches: F64 = filled[np.searchsorted(numbers, lists)].sum(axis=1)
         return matches
 
     def _refine(self, prepared: PreparedQueries, scores: F32, ordinals: I64) -> tuple[F32, I64]:

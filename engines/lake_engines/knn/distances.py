@@ -6,10 +6,18 @@ no direction: its cosine distance is NaN, and NaN sorts after every number.
 
 from __future__ import annotations
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 
 __all__ = ["F32", "I64", "Nearest", "exact_distances", "nearest_in_block"]
+
+_SPARE = 16
+"""So many rows beyond k are ranked, to see whether the k-th stands clear of rounding."""
+_FEW = 4096
+"""Up to so many distances are simply computed."""
+_ROUNDING = np.float32(1e-5)
+"""Relative error a float32 ranking by matrix products may have."""
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -30,14 +38,14 @@ def exact_distances(query: F32, vectors: F32, metric: str) -> F32:
     ndarray
         float32, shape ``(n,)``.
     """
-    if metric == "l2":
-        difference = vectors - query
-        return np.asarray(np.sqrt(np.einsum("ij,ij->i", difference, difference)))
-    products = vectors @ query
-    if metric == "ip":
-        return -products
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) * np.float32(np.sqrt(query @ query))
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(all="ignore"):  # infinite components are the caller's data, not our fault
+        if metric == "l2":
+            difference = vectors - query
+            return np.asarray(np.sqrt(np.einsum("ij,ij->i", difference, difference)))
+        products = vectors @ query
+        if metric == "ip":
+            return np.asarray(-products)
+        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) * np.float32(np.sqrt(query @ query))
         return np.where(lengths > 0, np.float32(1) - products / lengths, np.float32(np.nan))
 
 
@@ -62,45 +70,50 @@ class Nearest:
 def nearest_in_block(queries: F32, vectors: F32, k: int, metric: str) -> list[tuple[F32, I64]]:
     """The k nearest rows of a block for each query, with true distances.
 
-    A matrix product ranks rows roughly; those whose rough distance cannot be told apart from the k-th are measured
-    one by one, so cancellation in ``|x|² − 2x·q + |q|²`` never decides a result.
+    A fast pass ranks rows roughly; those whose rough distance cannot be told apart from the k-th are measured one
+    by one, so that rounding never decides a result.
 
     Returns
     -------
     list of (ndarray, ndarray)
-        Distances and rows of the block, at most ``k`` each, per query; unordered.
+        Distances and rows of the block, at least ``min(k, rows)`` each, per query; unordered.
     """
     rows = len(vectors)
-    if rows <= k or rows * len(queries) <= 4096:
-        every = np.arange(rows)
-        return [(exact_distances(query, vectors, metric), every) for query in queries]
-    rough = _rough_scores(queries, vectors, metric)
-    found = []
-    for query, scores in zip(queries, rough, strict=True):
-        shortlist = _shortlist(scores, k)
-        found.append((exact_distances(query, vectors[shortlist], metric), shortlist))
-    return found
+    if rows <= k + _SPARE or rows * len(queries) <= _FEW:
+        shortlists: list[I64] = [np.arange(rows)] * len(queries)
+    elif metric == "cosine":
+        shortlists = [_shortlist(scores, k) for scores in _cosine_scores(queries, vectors)]
+    else:
+        shortlists = _ranked(queries, vectors, k, metric)
+    return [
+        (exact_distances(query, vectors[shortlist], metric), shortlist)
+        for query, shortlist in zip(queries, shortlists, strict=True)
+    ]
 
 
-def _rough_scores(queries: F32, vectors: F32, metric: str) -> F32:
-    """Scores that order rows as their distances do, up to rounding; smaller is nearer; shape (queries, rows)."""
-    products = queries @ vectors.T
-    if metric == "ip":
-        return -products
+def _ranked(queries: F32, vectors: F32, k: int, metric: str) -> list[I64]:
+    """Shortlists by faiss: at memory speed for few queries, by matrix products for many."""
+    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    scores, found = faiss.knn(queries, vectors, k + _SPARE, metric=kind)
+    rough = np.abs(scores[:, -1] - scores[:, k - 1])
+    lengths = np.einsum("ij,ij->i", queries, queries)
+    return [
+        rows if rows[-1] >= 0 and gap > _ROUNDING * (length + abs(last)) else np.arange(len(vectors))
+        for rows, gap, length, last in zip(found, rough, lengths, scores[:, -1], strict=True)
+    ]
+
+
+def _cosine_scores(queries: F32, vectors: F32) -> F32:
+    """Negated inner products over the vectors' lengths; shape (queries, rows)."""
     squares = np.einsum("ij,ij->i", vectors, vectors)
-    if metric == "l2":
-        products *= np.float32(-2)
-        products += squares
-        return products
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(-(products / np.sqrt(squares)))
+        return np.asarray(-((queries @ vectors.T) / np.sqrt(squares)))
 
 
 def _shortlist(scores: F32, k: int) -> I64:
     """Rows that may be among the k best: the k best by score and everything within rounding of them."""
     finite = np.where(np.isnan(scores), np.float32(np.inf), scores)
-    wanted = min(2 * k + 16, len(finite) - 1)
-    part = np.argpartition(finite, wanted)[: wanted + 1]
+    part = np.argpartition(finite, k + _SPARE)[: k + _SPARE]
     worst = np.partition(finite[part], k - 1)[k - 1]
     slack = np.float32(1e-4) * max(np.float32(1), np.abs(worst)) if np.isfinite(worst) else np.float32(0)
     if finite[part].max() > worst + slack:

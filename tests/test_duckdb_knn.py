@@ -1,0 +1,316 @@
+"""knn() and knn_vec(): exactly the nearest among the rows that match the whole WHERE, on plain connections too."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from duckdb_lake import DIMENSION, INTERFACES, ROWS, Lake, attached, filled_table, new_table, query, rows
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_duckdb_tables import CONDITIONS
+
+import lake_format as lake
+from lake_connectors.duckdb import attach, connect
+
+VECTOR = f"FLOAT[{DIMENSION}]"
+
+
+@pytest.fixture(scope="module")
+def table() -> lake.Table:
+    return filled_table()
+
+
+@pytest.fixture(scope="module", params=INTERFACES)
+def items(request: pytest.FixtureRequest, table: lake.Table) -> Iterator[Lake]:
+    made = attached(request.param, table)
+    yield made
+    made.con.close()
+
+
+@pytest.fixture(params=INTERFACES)
+def interface(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def found(items: Lake, condition: str, k: int, vector: list[float]) -> list[int]:
+    """Ids by knn() on the plain connection."""
+    sql = f"SELECT id FROM knn('items', ?, {k}) WHERE {condition}"
+    return [row[0] for row in items.con.duckdb.execute(sql, [vector]).fetchall()]
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_the_k_nearest_among_the_matching_rows(items: Lake, condition: str) -> None:
+    """Also where DuckDB keeps the predicate for itself: LIKE, functions, arithmetic that may fail."""
+    vector = query(len(condition))
+    assert found(items, condition, 10, vector) == items.nearest(condition, 10, vector)
+
+
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@given(
+    conditions=st.lists(st.sampled_from(CONDITIONS), min_size=1, max_size=3),
+    joint=st.sampled_from([" AND ", " OR "]),
+    k=st.integers(1, 700),
+    seed=st.integers(0, 9),
+    threads=st.sampled_from([1, 4]),
+)
+def test_any_filters_and_any_k(
+    items: Lake, conditions: list[str], joint: str, k: int, seed: int, threads: int
+) -> None:
+    items.con.duckdb.execute(f"SET threads = {threads}")
+    condition = joint.join(f"({one})" for one in conditions)
+    assert found(items, condition, k, query(seed)) == items.nearest(condition, k, query(seed))
+
+
+def test_rows_come_with_row_id_and_true_distance(items: Lake) -> None:
+    answer = items.con.sql("SELECT * FROM knn('items', ?, 5)", params=[query()]).to_arrow_table()
+    assert answer.column_names == [*items.table.schema.names, "_row_id", "_distance"]
+    direct = items.table.search(query(), k=5).to_arrow()
+    assert answer["_row_id"].to_pylist() == direct["_row_id"].to_pylist()
+    assert answer["_distance"].to_pylist() == pytest.approx(direct["_distance"].to_pylist())
+
+
+def test_predicates_travel_and_rows_are_not_read_in_vain(items: Lake) -> None:
+    items.seen.clear()
+    items.con.execute(
+        "SELECT title FROM knn('items', ?, 3) WHERE id > 100 AND title LIKE '%y%'", [query()]
+    ).fetchall()
+    (read,) = items.seen
+    assert read.nearest is not None
+    assert read.nearest.k == 3
+    assert set(read.columns) <= {"title", "_row_id", "_distance"}
+    assert ["100" in text for text in read.predicates] == [True]
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT count(*) FROM knn('items', $q, 7)", 7),
+        ("SELECT count(*) FROM knn('items', $q)", 10),
+        ("SELECT count(*) FROM knn('items', $q, 7) WHERE id % 2 = 0", 7),
+        ("SELECT count(*) FROM knn('items', $q, k := 4, exact := true)", 4),
+        (
+            "SELECT count(*) FROM (FROM knn('items', $q, 3) UNION ALL FROM knn('items', $q, 5)) WHERE id % 3 = 0",
+            8,
+        ),
+        ("SELECT count(*) FROM (FROM knn('items', $q, 4) UNION ALL FROM knn('items', $q, 4))", 8),
+        ("WITH near AS (FROM knn('items', $q, 6)) SELECT count(*) FROM near WHERE title LIKE '%x%'", 6),
+        ("SELECT max(c) FROM (SELECT count(*) OVER () c FROM knn('items', $q, 9))", 9),
+        ("SELECT count(*) FROM knn('items', $q, 5000)", ROWS - len(range(5, ROWS, 41))),
+        ("SELECT count(*) FROM knn('items', $q, 10) WHERE _distance < 0", 0),
+        ("SELECT count(*) FROM knn('items', $q, 10) WHERE _distance >= 0 AND _row_id % 2 = 1", 10),
+        ("SELECT count(*) FROM knn('items', $q, 10) WHERE id < 3", 3),
+        (
+            "SELECT count(*) FROM knn('items', $q, 10, metric := 'cosine', vector_column := 'vec', recall := 0.9)",
+            10,
+        ),
+    ],
+)
+def test_counts(items: Lake, sql: str, expected: int) -> None:
+    assert items.con.duckdb.execute(sql, {"q": query()}).fetchone() == (expected,)
+
+
+def test_distance_as_a_filter(items: Lake) -> None:
+    distances = items.table.search(query(), k=30, select=["_distance"]).to_arrow()["_distance"].to_pylist()
+    for bound in (distances[4], distances[17]):
+        got = items.con.execute(
+            "SELECT _distance FROM knn('items', ?, 10) WHERE _distance < ?::FLOAT", [query(), bound]
+        ).fetchall()
+        assert [row[0] for row in got] == [value for value in distances if value < bound][:10]
+
+
+def test_joins_choose_among_the_neighbours(items: Lake) -> None:
+    """A join filters what knn() found; whichever order DuckDB would like, rows of other tables do not count as k."""
+    con = items.con.duckdb
+    con.execute(
+        "CREATE OR REPLACE TABLE sales AS SELECT i AS sold, j FROM range(0, 600, 2) a(i), range(3) b(j)"
+    )
+    near = items.nearest("true", 20, query())
+    got = con.execute("SELECT id, j FROM knn('items', ?, 20) JOIN sales ON sold = id", [query()]).fetchall()
+    assert sorted(got) == sorted((one, j) for one in near if one % 2 == 0 for j in range(3))
+    kept = con.execute(
+        "SELECT id FROM knn('items', ?, 20) WHERE id IN (SELECT sold FROM sales)", [query()]
+    ).fetchall()
+    assert sorted(row[0] for row in kept) == sorted(one for one in near if one % 2 == 0)
+
+
+def test_prepared_statements_and_variables(items: Lake) -> None:
+    con = items.con.duckdb
+    con.execute("PREPARE near AS SELECT id FROM knn('items', $1, $2) WHERE id > $3")
+    vector = query(3)
+    assert [row[0] for row in con.execute(f"EXECUTE near({vector}, 4, 50)").fetchall()] == items.nearest(
+        "id > 50", 4, vector
+    )
+    con.execute(f"SET VARIABLE target = {vector}::{VECTOR}")
+    got = con.execute("SELECT id FROM knn('items', getvariable('target'), 4)").fetchall()
+    assert [row[0] for row in got] == items.nearest("true", 4, vector)
+
+
+def test_the_same_search_again_and_again(items: Lake) -> None:
+    """Searches are kept apart though their text is the same."""
+    expected = items.nearest("title LIKE '%r%'", 5, query())
+    for _ in range(80):
+        assert found(items, "title LIKE '%r%'", 5, query()) == expected
+
+
+def test_lateral_joins_search_in_batches(items: Lake) -> None:
+    con = items.con.duckdb
+    sql = """SELECT q.id, n.id, n._distance, n.title FROM copied q,
+        LATERAL (SELECT unnest(knn_vec(q.vec, CASE WHEN q.id = 7 THEN 1 ELSE 3 END), recursive := true)) n
+        WHERE q.id < 50 ORDER BY q.id, n._distance"""
+    got = con.execute(sql).fetchall()
+    expected = con.execute(f"""SELECT q.id, n.id, d, title FROM (SELECT * FROM copied WHERE id < 50) q, LATERAL (
+        SELECT id, title, array_distance(vec, q.vec) d FROM copied WHERE vec IS NOT NULL AND q.vec IS NOT NULL
+        ORDER BY d LIMIT 3) n ORDER BY q.id, d""").fetchall()  # noqa: S608
+    expected = [row for row in expected if row[0] != 7 or row[2] == 0]
+    assert [row[:2] for row in got] == [row[:2] for row in expected]
+    assert [row[3] for row in got] == [row[3] for row in expected]
+    assert [row[2] for row in got] == pytest.approx([row[2] for row in expected], abs=1e-6)
+    assert con.execute("SELECT len(knn_vec_items(NULL::FLOAT[], 3))").fetchone() == (None,)
+
+
+def test_two_tables_side_by_side(interface: str, table: lake.Table) -> None:
+    other = new_table(pa.schema([("name", pa.string()), ("e", pa.list_(pa.float32(), 2))]))
+    other.append(pa.table({"name": ["a", "b"], "e": [[0.0, 0.0], [1.0, 1.0]]}, schema=other.schema))
+    con = duckdb.connect()
+    attach(con, table, "items", interface=interface)
+    attach(con, other, "names")
+    sql = "SELECT i.id, n.name FROM knn('items', ?, 1) i, knn('names', [0.9, 1], 1) n"
+    ((_, name),) = con.execute(sql, [query()]).fetchall()
+    assert name == "b"
+    assert con.execute("SELECT knn_vec_names([0, 0.1], 1)[1].name").fetchone() == ("a",)
+    assert con.execute("SELECT len(knn_vec(?, 2))", [query()]).fetchone() == (2,)
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("FROM knn('items', [1, 2], 3)", "dimension 6"),
+        ("FROM knn('items', $q, 0)", "k must be a positive whole number, not 0"),
+        ("FROM knn('items', $q, -4)", "k must be a positive whole number, not -4"),
+        ("FROM knn('items', $q, NULL)", "k must be a positive whole number"),
+        ("FROM knn('items', $q, 'many')", "k must be a positive whole number"),
+        ("FROM knn('items', NULL, 3)", "the query vector is NULL"),
+        ("FROM knn('items', [1, 2, 3, 4, 5, NULL], 3)", "holds NULL"),
+        ("FROM knn('items', [1, 2, 3, 4, 5, 'nan'], 3)", "holds NULL, NaN or infinite"),
+        ("FROM knn('items', $q, 3, metric := 'manhattan')", "unknown metric 'manhattan'"),
+        ("FROM knn('items', $q, 3, vector_column := 'title')", "not a vector"),
+        ("FROM knn('items', $q, 3, vector_column := 'vex')", "did you mean 'vec'"),
+        ("FROM knn('items', $q, 3, recall := 2)", "recall must be"),
+        ("FROM knn('itmes', $q, 3)", "no lake table itmes is attached; attached: items"),
+        ("FROM knn(NULL, $q, 3)", "no lake table NULL"),
+        ("SELECT n.id FROM copied c, knn('items', c.vec, 3) n", "must be constants or parameters"),
+        ("SELECT knn_vec([1, 2], 3)", "dimension 6"),
+        ("SELECT knn_vec($q, 0)", "k must be a positive whole number"),
+        ("SELECT knn_vec([1, 2, 3, 4, 5, NULL], 3)", "holds NULL"),
+    ],
+)
+def test_errors_are_duckdbs_with_our_words(items: Lake, sql: str, message: str) -> None:
+    given_parameters = {"q": query()} if "$q" in sql else None
+    with pytest.raises(duckdb.Error, match=message):
+        items.con.duckdb.execute(sql, given_parameters).fetchall()
+    assert items.con.duckdb.execute("SELECT count(*) FROM items").fetchone() == (ROWS,)
+
+
+def test_unknown_options_are_refused(items: Lake) -> None:
+    with pytest.raises(duckdb.Error, match="probes"):
+        items.con.duckdb.execute("FROM knn('items', [1, 2], 3, probes := 3)")
+
+
+def test_without_its_optimizer_duckdb_pushes_nothing_and_says_so(interface: str, table: lake.Table) -> None:
+    con = duckdb.connect()
+    attach(con, table, "items", interface=interface)
+    con.execute("PRAGMA disable_optimizer")
+    with pytest.raises(duckdb.Error, match="constants or parameters"):
+        con.execute("FROM knn('items', ?, 3)", [query()]).fetchall()
+
+
+def test_empty_tables_and_tables_without_vectors(interface: str) -> None:
+    con = connect(interface=interface).attach(new_table(), "empty")
+    assert con.execute("SELECT count(*) FROM knn('empty', ?, 3) WHERE id % 2 = 0", [query()]).fetchone() == (
+        0,
+    )
+    plain = new_table(pa.schema([("id", pa.int64())]))
+    plain.append(pa.table({"id": [1]}))
+    con.attach(plain, "plain")
+    with pytest.raises(duckdb.Error, match="no vector column"):
+        con.execute("FROM knn('plain', [1], 3)")
+
+
+def test_rows_appended_later_are_found(interface: str) -> None:
+    table = new_table()
+    table.append(rows(0, 20))
+    con = connect(interface=interface).attach(table, "items")
+    for start in (20, 40):
+        table.append(rows(start, 20))
+        (nearest,) = table.search(query(), k=1, select=["id"]).to_pylist()
+        assert con.execute("SELECT id FROM knn('items', ?, 1)", [query()]).fetchall() == [(nearest["id"],)]
+        assert con.execute("SELECT count(*) FROM knn('items', ?, 500)", [query()]).fetchone()[0] > start
+
+
+def test_interrupting_leaves_the_connection_usable(interface: str) -> None:
+    table = new_table(pa.schema([("id", pa.int64()), ("vec", pa.list_(pa.float32(), 4))]))
+    count = 30_000
+    vectors = np.random.default_rng(0).random(count * 4, dtype=np.float32)
+    table.append(
+        pa.table({"id": np.arange(count), "vec": pa.FixedSizeListArray.from_arrays(pa.array(vectors), 4)})
+    )
+    con = duckdb.connect()
+    attach(con, table, "items", interface=interface)
+    con.execute("SELECT id FROM knn('items', [0, 0, 0, 0], 1)").fetchall()
+    slow = "SELECT a.id FROM knn('items', [0, 0, 0, 0], 30000) a, range(20000) b(i) WHERE (a.id * i) % 999983 = 7"
+    timer = threading.Timer(0.3, con.interrupt)
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(duckdb.InterruptException):
+        con.execute(slow).fetchall()
+    timer.join()
+    assert time.monotonic() - began < 5
+    assert len(con.execute("FROM knn('items', [0, 0, 0, 0], 3)").fetchall()) == 3
+
+
+@pytest.fixture(scope="module")
+def large() -> lake.Table:
+    """20,000 rows in clusters, an index over most of them."""
+    random = np.random.default_rng(5)
+    centres = random.normal(size=(40, 16)).astype(np.float32) * 3
+    table = new_table(
+        pa.schema([("id", pa.int64()), ("tag", pa.string()), ("vec", pa.list_(pa.float32(), 16))])
+    )
+
+    def part(start: int, count: int) -> pa.Table:
+        values = centres[random.integers(0, 40, count)] + random.normal(size=(count, 16)).astype(np.float32)
+        ids = np.arange(start, start + count)
+        return pa.table(
+            {
+                "id": ids,
+                "tag": [f"t{number % 23}" for number in ids],
+                "vec": pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), 16),
+            }
+        )
+
+    table.append(part(0, 18_000))
+    table.create_index("vec")
+    table.append(part(18_000, 2_000))
+    return table
+
+
+def test_the_index_answers_and_finds_what_it_should(interface: str, large: lake.Table) -> None:
+    con = connect(interface=interface).attach(large, "items")
+    vectors = large.take(list(range(0, 20_000, 1000)), ["vec"])["vec"].to_pylist()
+    assert "index" in large.search(vectors[0], k=10).explain()
+    for condition in ("true", "id % 3 = 0", "tag LIKE '%7' AND id < 15000", "id % 2000 = 11"):
+        hits = 0
+        for vector in vectors:
+            got = con.execute(f"SELECT id FROM knn('items', ?, 10) WHERE {condition}", [vector]).fetchall()
+            exact = con.execute(
+                f"SELECT id FROM knn('items', ?, 10, exact := true) WHERE {condition}", [vector]
+            ).fetchall()
+            assert len(got) == len(exact) == (10 if condition != "id % 2000 = 11" else 10)
+            hits += len(set(got) & set(exact))
+        assert hits >= 0.9 * 10 * len(vectors), condition
