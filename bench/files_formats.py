@@ -1,6 +1,6 @@
 """Data file formats side by side: ours, Lance and stock choices, locally and as requests and bytes over a network.
 
-Run ``python bench/files_formats.py --rows 1000000``. Each figure is the median of alternated runs; writes run in a
+Run ``python bench/files_formats.py --rows 1000000``. Times are medians of alternated runs; writes run in a
 process of their own each, so that peak memory is theirs. Network figures are counted, not timed: they do not
 depend on the machine. ``spec/decisions/0001-scalar-format.md`` draws the conclusions.
 """
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from lake_engines.files import FileReader, WrittenFile, open_reader, open_writer
 from lake_format.store.local import LocalStore
 
 DIM = 128
+ROUNDS = 9
 BATCH = 50_000
 # fmt: off
 WORDS = [
@@ -97,6 +99,7 @@ def write_files(folder: Path, name: str) -> dict[str, object]:
         if form == "lance":
             import lance
 
+            shutil.rmtree(folder / name, ignore_errors=True)
             reader = pa.RecordBatchReader.from_batches(schema, batches)
             lance.write_dataset(reader, str(folder / name), mode="overwrite")
             continue
@@ -211,22 +214,10 @@ def scan_one(reader: FileReader, columns: list[str]) -> Iterator[pa.RecordBatch]
     return reader.scan(wanted) if wanted else iter(())
 
 
-def milliseconds(job: Callable[[], object], repeats: int = 5) -> float:
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        job()
-        times.append((time.perf_counter() - began) * 1000)
-    return statistics.median(times)
-
-
-def local_figures(folder: Path, name: str, written: dict, rows: int) -> dict[str, float]:
+def local_jobs(folder: Path, name: str, written: dict, rows: int) -> dict[str, Callable[[], object]]:
+    """What is measured on one layout, by name."""
     groups = LAYOUTS[name][0]
     rng = np.random.default_rng(1)
-    places = {
-        count: [np.sort(rng.choice(rows, count, replace=False)) for _ in range(5)]
-        for count in (10, 100, 1000)
-    }
     columns = [column for group in groups for column in group]
     if LAYOUTS[name][1] == "lance":
         import lance
@@ -238,14 +229,35 @@ def local_figures(folder: Path, name: str, written: dict, rows: int) -> dict[str
         schemas = [source_batches(folder / "source.arrow", group)[0] for group in groups]
         reader = Reader(LocalStore(folder, sync=False), written["files"], schemas)
         scan, take = reader.scan, reader.take
-    found = {"scan all": milliseconds(lambda: scan(columns))}
+    jobs: dict[str, Callable[[], object]] = {"scan all": partial(scan, columns)}
     if "price" in columns:
-        found["scan id, price"] = milliseconds(lambda: scan(["id", "price"]))
-    for count, sets in places.items():
-        sets_iterator = iter(sets * 3)
-        take(next(sets_iterator))
-        found[f"take {count}"] = milliseconds(lambda: take(next(sets_iterator)), 10)  # noqa: B023 - run at once
-    return found
+        jobs["scan id, price"] = partial(scan, ["id", "price"])
+    for count in (10, 100, 1000):
+        places = random_places(rng, rows, count)
+        jobs[f"take {count}"] = lambda places=places, take=take: take(next(places))
+    return jobs
+
+
+def random_places(rng: np.random.Generator, rows: int, count: int) -> Iterator[np.ndarray]:
+    """Other rows each time: the same ones would be in the processor's caches."""
+    while True:
+        yield np.sort(rng.choice(rows, count, replace=False))
+
+
+def local_figures(jobs: dict[str, dict[str, Callable[[], object]]]) -> dict[str, dict[str, str]]:
+    """Median and best of alternated runs, in milliseconds: every layout is measured in every round."""
+    times: dict[tuple[str, str], list[float]] = {}
+    for _ in range(ROUNDS + 1):
+        for name, of_layout in jobs.items():
+            for label, job in of_layout.items():
+                began = time.perf_counter()
+                job()
+                times.setdefault((name, label), []).append((time.perf_counter() - began) * 1000)
+    figures: dict[str, dict[str, str]] = {}
+    for (name, label), found in times.items():
+        warm = found[1:]
+        figures.setdefault(name, {})[label] = f"{statistics.median(warm):.2f} ({min(warm):.2f})"
+    return figures
 
 
 def remote_figures(folder: Path, name: str, written: dict, rows: int) -> dict[str, str]:
@@ -325,10 +337,8 @@ def run(folder: Path, rows: int, names: list[str]) -> None:
         }  # fmt: skip
         print(name, writes[name], file=sys.stderr)
     print_table(f"Write, {rows} rows", writes)
-    print_table(
-        "Local, warm, milliseconds",
-        {name: local_figures(folder, name, written[name], rows) for name in names},
-    )
+    jobs = {name: local_jobs(folder, name, written[name], rows) for name in names}
+    print_table("Local, warm, milliseconds: median (best)", local_figures(jobs))
     ours = [name for name in names if LAYOUTS[name][1] != "lance"]
     remote = {name: remote_figures(folder, name, written[name], rows) for name in ours}
     print_table("Remote: requests / bytes", remote)

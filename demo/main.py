@@ -289,7 +289,7 @@ def code(text: str) -> None:
 def bar() -> Progress:
     """A progress bar that goes away when it is done."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=screen, transient=True)
+    return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
 
 
 def with_bar(what: str, work: Callable[[], Path]) -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from lake_format.draft import Draft
+from pyroaring import BitMap64
+
+from lake_format.draft import Draft, staler
 from lake_format.errors import ConflictError
 from lake_format.model import IndexEntry, NewFragment
 from lake_format.operation_record import OperationRecord
@@ -49,6 +51,16 @@ class AddIndex:
         """Put the index in place."""
         draft.put_index(self.entry)
         return self.record
+
+    def overtaken_by(self, theirs: Sequence[OperationRecord]) -> AddIndex:
+        """The index with rows stale whose indexed value others wrote since it was built (IDN-10)."""
+        written = [
+            row_id
+            for record in theirs
+            if self.entry.field_id in record.fields_written
+            for row_id in record.rows_updated
+        ]
+        return replace(self, entry=staler(self.entry, BitMap64(written))) if written else self
 
     def replan(self, latest: Snapshot) -> Self:
         """An index is not built anew behind its user's back."""

@@ -17,7 +17,7 @@ from lake_format.model import Fragment, IndexEntry, NewFragment, Version
 from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot
 
-__all__ = ["Draft"]
+__all__ = ["Draft", "staler"]
 
 
 class Draft:
@@ -83,7 +83,7 @@ class Draft:
         changed = BitMap64(row_ids.tolist())
         self._change(
             indexes=tuple(
-                _staler(entry, changed) if entry.field_id in wanted else entry
+                staler(entry, changed) if entry.field_id in wanted else entry
                 for entry in self.version.indexes
             )
         )
@@ -131,6 +131,7 @@ class Draft:
         self._snapshot = None
 
 
-def _staler(entry: IndexEntry, changed: BitMap64) -> IndexEntry:
+def staler(entry: IndexEntry, changed: BitMap64) -> IndexEntry:
+    """The index with more of its rows stale: they got other values than it holds."""
     known = BitMap64() if entry.stale is None else BitMap64.deserialize(entry.stale)
     return replace(entry, stale=(known | changed).serialize())

@@ -144,7 +144,7 @@ class Inspect:
         schemas = self._snapshot.version.schemas
         rows = []
         for group in fragment.groups:
-            fields = [field_by_id(schemas[group.schema_id], field_id) for field_id in group.field_ids]
+            fields = [field_by_id(schemas[group.schema_id], field_id) for field_id in group.live_field_ids]
             rows.append(
                 {
                     "fragment_id": fragment.fragment_id,

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake_format.errors import CorruptionError
+from lake_format.field_history import FieldHistory
 from lake_format.model import ColumnGroup, Fragment, ManifestReference
 from lake_format.row_ids import U64
 from lake_format.statistics import ColumnStatistics
@@ -54,6 +55,8 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("statistics", pa.list_(pa.field("item", _STATISTICS, False)), False),
     ]
 )
+_SUPERSEDED = 1 << 31
+"""Added to the id of a file's column whose values another group has by now; ids themselves are smaller."""
 _NO_STATISTICS = pa.array([], MANIFEST_SCHEMA.field("statistics").type)
 _Column = tuple[pa.BinaryArray, pa.BinaryArray, pa.UInt64Array, pa.UInt64Array]
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -134,6 +137,8 @@ class FragmentTable:
     ----------
     table
         The manifests' rows with superseded fragments left out; schema ``MANIFEST_SCHEMA``.
+    history
+        The version's schemas, by which statistics written before a type was widened are judged.
     """
 
     def __init__(self, tables: Iterable[pa.Table]) -> None:
@@ -143,6 +148,7 @@ class FragmentTable:
         if (ids[1:] < ids[:-1]).any():  # a replaced entry is stored last, but its rows keep their place
             merged = merged.take(pa.array(np.argsort(ids, kind="stable")))
         self.table = merged.combine_chunks() if merged.column(0).num_chunks > 1 else merged
+        self.history: FieldHistory | None = None
         self._cache: dict[int, Fragment] = {}
         self._statistics: _StatisticsColumns | None = None
 
@@ -181,12 +187,13 @@ class FragmentTable:
         Returns
         -------
         tuple or None
-            ``(lower, upper, null_count, nan_count)``, one entry a fragment; NULL is unknown. None when no
-            fragment has statistics of the field.
+            ``(lower, upper, null_count, nan_count)``, one entry a fragment; NULL is unknown. None when nothing
+            is known of the field.
         """
         if self._statistics is None:
             self._statistics = _StatisticsColumns(self.table.column("statistics"))
-        return self._statistics.of(field_id)
+        found = self._statistics.of(field_id)
+        return found if self.history is None else self.history.corrected(field_id, found, self.table)
 
 
 class _StatisticsColumns:
@@ -238,7 +245,9 @@ def _fragment_to_row(fragment: Fragment) -> dict[str, Any]:
                 "format": group.format,
                 "size": group.size,
                 "schema_id": group.schema_id,
-                "field_ids": list(group.field_ids),
+                "field_ids": [
+                    one | _SUPERSEDED if one in group.superseded else one for one in group.field_ids
+                ],
                 "layout": group.layout,
             }
             for group in fragment.groups
@@ -264,7 +273,8 @@ def _fragment_from_row(row: dict[str, Any]) -> Fragment:
         raise CorruptionError(f"{name} has impossible row counts or no column groups")
     groups = tuple(
         ColumnGroup(
-            field_ids=tuple(group["field_ids"]),
+            field_ids=tuple(one & ~_SUPERSEDED for one in group["field_ids"]),
+            superseded=frozenset(one & ~_SUPERSEDED for one in group["field_ids"] if one & _SUPERSEDED),
             schema_id=group["schema_id"],
             path=check_path(group["path"]),
             format=group["format"],
@@ -273,7 +283,7 @@ def _fragment_from_row(row: dict[str, Any]) -> Fragment:
         )
         for group in row["groups"]
     )
-    held = [field_id for group in groups for field_id in group.field_ids]
+    held = [field_id for group in groups for field_id in group.live_field_ids]
     if len(set(held)) != len(held):
         raise CorruptionError(f"{name} holds a column in two groups")
     return Fragment(

@@ -31,7 +31,15 @@ __all__ = [
 FORMAT_VERSION = 0
 
 KNOWN_FEATURES = frozenset(
-    {"vortex-files", "vector-pages", "row-id-sequences", "deletion-bitmaps", "vector-index"}
+    {
+        "vortex-files",
+        "vector-pages",
+        "row-id-sequences",
+        "deletion-bitmaps",
+        "vector-index",
+        "evolved-types",
+        "superseded-columns",
+    }
 )
 """Features this release can read. A version that requires any other is refused by name (TAB-7)."""
 
@@ -44,6 +52,8 @@ class ColumnGroup:
     ----------
     field_ids
         Ids of the file's top-level columns, in file order.
+    superseded
+        Those of them whose values another group of the fragment has by now (spec/evolution.md, EVO-6).
     schema_id
         The schema the file was written with; it tells nested ids, types and names.
     path, format, size
@@ -58,6 +68,12 @@ class ColumnGroup:
     format: str
     size: int
     layout: bytes
+    superseded: frozenset[int] = frozenset()
+
+    @property
+    def live_field_ids(self) -> tuple[int, ...]:
+        """Ids of the columns that are read from this file."""
+        return tuple(one for one in self.field_ids if one not in self.superseded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

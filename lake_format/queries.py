@@ -42,7 +42,8 @@ def vector_column(schema: pa.Schema, name: str | None, indexed: Sequence[int]) -
 def check_queries(vector: object, field: pa.Field) -> tuple[npt.NDArray[np.float32], bool]:
     """Query vectors as float32 of shape ``(queries, dimension)``, and whether a batch was handed in."""
     try:
-        given = np.asarray(_to_plain(vector), dtype=np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
+            given = np.asarray(_to_plain(vector), dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"the query is not a vector of numbers: {error}") from error
     batch = given.ndim == 2

@@ -21,7 +21,10 @@ __all__ = [
     "ROW_ID",
     "ROW_ID_FIELD",
     "assign_field_ids",
+    "check_column_type",
+    "check_names",
     "check_user_schema",
+    "child_fields",
     "field_by_id",
     "field_id",
     "is_vector",
@@ -30,6 +33,7 @@ __all__ = [
     "schema_to_bytes",
     "select_columns",
     "walk_fields",
+    "with_child_fields",
     "without_field_ids",
 ]
 
@@ -61,7 +65,8 @@ def field_by_id(schema: pa.Schema, wanted: int) -> pa.Field | None:
     return next((field for field in schema if field_id(field) == wanted), None)
 
 
-def _children(data_type: pa.DataType) -> list[pa.Field]:
+def child_fields(data_type: pa.DataType) -> list[pa.Field]:
+    """The fields inside a type: a struct's members, a map's key and value, a list's element; none elsewhere."""
     if pa.types.is_struct(data_type):
         return [data_type.field(index) for index in range(data_type.num_fields)]
     if pa.types.is_map(data_type):
@@ -84,7 +89,8 @@ def _is_list(data_type: pa.DataType) -> bool:
     return any(check(data_type) for check in _LIST_KINDS)
 
 
-def _with_children(data_type: pa.DataType, children: list[pa.Field]) -> pa.DataType:
+def with_child_fields(data_type: pa.DataType, children: list[pa.Field]) -> pa.DataType:
+    """The same kind of nested type over other children."""
     if pa.types.is_struct(data_type):
         return pa.struct(children)
     if pa.types.is_map(data_type):
@@ -106,7 +112,7 @@ def walk_fields(fields: Iterable[pa.Field]) -> Iterator[pa.Field]:
     """Every field, depth first, a parent before its children."""
     for field in fields:
         yield field
-        yield from walk_fields(_children(field.type))
+        yield from walk_fields(child_fields(field.type))
 
 
 def assign_field_ids(schema: pa.Schema, next_field_id: int) -> tuple[pa.Schema, int]:
@@ -117,9 +123,9 @@ def assign_field_ids(schema: pa.Schema, next_field_id: int) -> tuple[pa.Schema, 
         nonlocal counter
         metadata = {**(field.metadata or {}), FIELD_ID_KEY: str(counter).encode()}
         counter += 1
-        children = _children(field.type)
+        children = child_fields(field.type)
         data_type = (
-            _with_children(field.type, [number(child) for child in children]) if children else field.type
+            with_child_fields(field.type, [number(child) for child in children]) if children else field.type
         )
         return pa.field(field.name, data_type, field.nullable, metadata)
 
@@ -131,9 +137,9 @@ def without_field_ids(schema: pa.Schema) -> pa.Schema:
 
     def strip(field: pa.Field) -> pa.Field:
         metadata = {key: value for key, value in (field.metadata or {}).items() if key != FIELD_ID_KEY}
-        children = _children(field.type)
+        children = child_fields(field.type)
         data_type = (
-            _with_children(field.type, [strip(child) for child in children]) if children else field.type
+            with_child_fields(field.type, [strip(child) for child in children]) if children else field.type
         )
         return pa.field(field.name, data_type, field.nullable, metadata or None)
 
@@ -155,16 +161,22 @@ def check_user_schema(schema: object) -> pa.Schema:
         )
     if len(schema) == 0:
         raise InvalidInputError("the schema has no columns", fix="give it at least one")
-    _check_names([field.name for field in schema], "the schema")
+    check_names([field.name for field in schema], "the schema")
     for field in schema:
-        _check_type(field)
-        for inner in walk_fields(_children(field.type)):
-            _check_type(inner)
-            _check_inner_type(inner, field.name)
+        check_column_type(field)
     return without_field_ids(schema)
 
 
-def _check_names(names: list[str], where: str) -> None:
+def check_column_type(field: pa.Field) -> None:
+    """Refuse a column whose type a table cannot hold, at any depth, naming the column."""
+    _check_type(field)
+    for inner in walk_fields(child_fields(field.type)):
+        _check_type(inner)
+        _check_inner_type(inner, field.name)
+
+
+def check_names(names: list[str], where: str) -> None:
+    """Refuse names that are empty, reserved, or do not differ in more than case."""
     seen: dict[str, str] = {}
     for name in names:
         if not name:
@@ -212,7 +224,7 @@ def _check_type(field: pa.Field) -> None:
     if pa.types.is_struct(data_type):
         if data_type.num_fields == 0:
             raise InvalidInputError(f"struct column {field.name!r} has no fields", fix="give it at least one")
-        _check_names([child.name for child in _children(data_type)], f"struct column {field.name!r}")
+        check_names([child.name for child in child_fields(data_type)], f"struct column {field.name!r}")
     if pa.types.is_fixed_size_list(data_type) and not 1 <= data_type.list_size <= MAX_VECTOR_DIMENSION:
         raise InvalidInputError(
             f"column {field.name!r} has vectors of dimension {data_type.list_size}",

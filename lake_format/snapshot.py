@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyroaring import BitMap64
 
 from lake_format.errors import CorruptionError
+from lake_format.field_history import FieldHistory
 from lake_format.manifest import FragmentTable
 from lake_format.manifest_set import ManifestSet
 from lake_format.model import Fragment, Version
@@ -145,7 +146,9 @@ class Snapshot:
     @cached_property
     def fragments(self) -> FragmentTable:
         """All live fragments; the first use loads manifests, in one round."""
-        return self.manifests.load(self.version.manifests)
+        table = self.manifests.load(self.version.manifests)
+        table.history = FieldHistory(self.version.schemas, self.version.schema_id)
+        return table
 
     @cached_property
     def locations(self) -> RowLocations:

@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from uuid import UUID, uuid4
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
 from lake_format.snapshot import Snapshot
 
-__all__ = ["Change", "Idempotency", "Surroundings", "YieldedError", "commit", "first_version"]
+__all__ = ["Change", "Idempotency", "Overtaken", "Surroundings", "YieldedError", "commit", "first_version"]
 
 _ATTEMPTS = 200
 
@@ -82,6 +82,15 @@ class Change(Protocol):
 
     def replan(self, latest: Snapshot) -> Change:
         """The change computed anew, from its own input, on a later snapshot."""
+        ...
+
+
+@runtime_checkable
+class Overtaken(Protocol):
+    """A change that must know what was committed between its base and where it lands."""
+
+    def overtaken_by(self, theirs: Sequence[OperationRecord]) -> Change:
+        """The change with the effect of those operations taken into account."""
         ...
 
 
@@ -202,7 +211,9 @@ def _rebased(
         serializable=parent.properties.get("write.isolation") == "serializable",
     )
     if decision.action in (Action.COMMUTE, Action.REMAP):
-        return changes
+        return [
+            change.overtaken_by(theirs) if isinstance(change, Overtaken) else change for change in changes
+        ]
     if decision.action is Action.REPLAN and len(changes) == 1:
         return [changes[0].replan(Snapshot(manifests.store, newest, manifests))]
     raise _refusal(decision)

@@ -253,7 +253,8 @@ def read_fragment(
     require(int((~live).sum()) == fragment["deleted_count"], "deletions and their count disagree")
     arrays = [columns.get(int(field.metadata[ID]), pa.nulls(rows, field.type)) for field in schema]
     names = [*schema.names, "_row_id"]
-    return pa.table([*arrays, pa.array(ids.astype(np.int64))], names).filter(pa.array(live))
+    table = pa.table([*arrays, pa.array(ids.astype(np.int64))], names)
+    return table if live.all() else table.filter(pa.array(live))
 
 
 def check_index(root: Path, entry: dict[str, Any], live: set[int]) -> int:

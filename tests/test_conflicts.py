@@ -75,7 +75,7 @@ def record(kind: str, **parts: object) -> OperationRecord:
 
 
 def test_matrix_covers_every_pair_of_kinds() -> None:
-    """spec: CON-5"""
+    """spec: CON-5, CON-6"""
     assert set(MATRIX.snapshot) == {(mine, theirs) for mine in KINDS for theirs in KINDS}
     used = {
         name
@@ -87,6 +87,9 @@ def test_matrix_covers_every_pair_of_kinds() -> None:
     for mine in ("optimize_index", "compact", "cluster"):  # spec: CON-8, upkeep gives way
         actions = {action for theirs in KINDS for _, action in MATRIX.rules(mine, theirs, True)}
         assert actions <= {Action.REMAP, Action.YIELD}
+    for mine, theirs in MATRIX.snapshot:
+        if theirs in ("optimize_index", "compact", "cluster", "expire"):
+            assert Action.CONFLICT not in {action for _, action in MATRIX.rules(mine, theirs, True)}
 
 
 @pytest.mark.parametrize(

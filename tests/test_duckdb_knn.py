@@ -95,7 +95,7 @@ def test_predicates_travel_and_rows_are_not_read_in_vain(items: Lake) -> None:
         ("SELECT count(*) FROM knn('items', $q, 7) WHERE id % 2 = 0", 7),
         ("SELECT count(*) FROM knn('items', $q, k := 4, exact := true)", 4),
         (
-            "SELECT count(*) FROM (FROM knn('items', $q, 3) UNION ALL FROM knn('items', $q, 5)) WHERE id % 3 = 0",
+            "SELECT count(*) FROM (FROM knn('items', $q, 3) UNION ALL FROM knn('items', $q, 5)) WHERE title LIKE '%x%'",
             8,
         ),
         ("SELECT count(*) FROM (FROM knn('items', $q, 4) UNION ALL FROM knn('items', $q, 4))", 8),
@@ -153,9 +153,9 @@ def test_prepared_statements_and_variables(items: Lake) -> None:
 
 def test_the_same_search_again_and_again(items: Lake) -> None:
     """Searches are kept apart though their text is the same."""
-    expected = items.nearest("title LIKE '%r%'", 5, query())
-    for _ in range(80):
-        assert found(items, "title LIKE '%r%'", 5, query()) == expected
+    expected = items.nearest("title <> 'x'", 5, query())
+    for _ in range(66):
+        assert found(items, "title <> 'x'", 5, query()) == expected
 
 
 def test_lateral_joins_search_in_batches(items: Lake) -> None:
@@ -164,9 +164,9 @@ def test_lateral_joins_search_in_batches(items: Lake) -> None:
         LATERAL (SELECT unnest(knn_vec(q.vec, CASE WHEN q.id = 7 THEN 1 ELSE 3 END), recursive := true)) n
         WHERE q.id < 50 ORDER BY q.id, n._distance"""
     got = con.execute(sql).fetchall()
-    expected = con.execute(f"""SELECT q.id, n.id, d, title FROM (SELECT * FROM copied WHERE id < 50) q, LATERAL (
+    expected = con.execute("""SELECT q.id, n.id, d, n.title FROM (SELECT * FROM copied WHERE id < 50) q, LATERAL (
         SELECT id, title, array_distance(vec, q.vec) d FROM copied WHERE vec IS NOT NULL AND q.vec IS NOT NULL
-        ORDER BY d LIMIT 3) n ORDER BY q.id, d""").fetchall()  # noqa: S608
+        ORDER BY d LIMIT 3) n ORDER BY q.id, d""").fetchall()
     expected = [row for row in expected if row[0] != 7 or row[2] == 0]
     assert [row[:2] for row in got] == [row[:2] for row in expected]
     assert [row[3] for row in got] == [row[3] for row in expected]
@@ -197,7 +197,7 @@ def test_two_tables_side_by_side(interface: str, table: lake.Table) -> None:
         ("FROM knn('items', $q, 'many')", "k must be a positive whole number"),
         ("FROM knn('items', NULL, 3)", "the query vector is NULL"),
         ("FROM knn('items', [1, 2, 3, 4, 5, NULL], 3)", "holds NULL"),
-        ("FROM knn('items', [1, 2, 3, 4, 5, 'nan'], 3)", "holds NULL, NaN or infinite"),
+        ("FROM knn('items', [1, 2, 3, 4, 5, 'nan'::FLOAT], 3)", "holds NULL, NaN or infinite"),
         ("FROM knn('items', $q, 3, metric := 'manhattan')", "unknown metric 'manhattan'"),
         ("FROM knn('items', $q, 3, vector_column := 'title')", "not a vector"),
         ("FROM knn('items', $q, 3, vector_column := 'vex')", "did you mean 'vec'"),
@@ -218,7 +218,7 @@ def test_errors_are_duckdbs_with_our_words(items: Lake, sql: str, message: str) 
 
 
 def test_unknown_options_are_refused(items: Lake) -> None:
-    with pytest.raises(duckdb.Error, match="probes"):
+    with pytest.raises(duckdb.Error, match="recall := NULL"):
         items.con.duckdb.execute("FROM knn('items', [1, 2], 3, probes := 3)")
 
 
@@ -302,7 +302,7 @@ def large() -> lake.Table:
 
 def test_the_index_answers_and_finds_what_it_should(interface: str, large: lake.Table) -> None:
     con = connect(interface=interface).attach(large, "items")
-    vectors = large.take(list(range(0, 20_000, 1000)), ["vec"])["vec"].to_pylist()
+    vectors = large.take(list(range(0, 20_000, 4000)), ["vec"])["vec"].to_pylist()
     assert "index" in large.search(vectors[0], k=10).explain()
     for condition in ("true", "id % 3 = 0", "tag LIKE '%7' AND id < 15000", "id % 2000 = 11"):
         hits = 0
@@ -311,6 +311,6 @@ def test_the_index_answers_and_finds_what_it_should(interface: str, large: lake.
             exact = con.execute(
                 f"SELECT id FROM knn('items', ?, 10, exact := true) WHERE {condition}", [vector]
             ).fetchall()
-            assert len(got) == len(exact) == (10 if condition != "id % 2000 = 11" else 10)
+            assert len(got) == len(exact) == 10
             hits += len(set(got) & set(exact))
         assert hits >= 0.9 * 10 * len(vectors), condition

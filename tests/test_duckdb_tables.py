@@ -140,7 +140,7 @@ def test_only_the_columns_and_filters_needed_arrive(items: Lake) -> None:
     assert set(read.columns) <= {"title"}
     text = " ".join(read.predicates)
     assert "590" in text
-    assert "'a'" in text
+    assert "category" in text
     assert "length" not in text
 
 
@@ -156,10 +156,10 @@ def test_a_limit_stops_the_reading(interface: str) -> None:
 def test_new_rows_are_seen_by_the_next_statement_and_a_pinned_table_stays(interface: str) -> None:
     table = new_table()
     table.append(rows(0, 10))
-    con = connect(interface=interface).attach(table, "now").attach(table.uri, "then", version=table.version)
+    con = connect(interface=interface).attach(table, "now").attach(table.uri, "old", version=table.version)
     other = lake.open(table.uri)
     other.append(rows(10, 5))
-    counts = "SELECT (SELECT count(*) FROM now), (SELECT count(*) FROM then)"
+    counts = "SELECT (SELECT count(*) FROM now), (SELECT count(*) FROM old)"
     assert con.execute(counts).fetchall() == [(15, 10)]
     assert table.version != other.version  # the table handed in is not moved
     con.execute("PREPARE counted AS SELECT count(id) FROM now")
@@ -235,23 +235,23 @@ def test_attach_again_replaces_and_detach_forgets(interface: str) -> None:
     first.append(rows(0, 4))
     second.append(rows(0, 7))
     con = duckdb.connect()
-    assert attach(con, first, "items", interface=interface) == "items"
-    attach(con, second, "ITEMS")
-    assert con.execute("SELECT count(id) FROM items").fetchone() == (7,)
+    assert attach(con, first, "goods", interface=interface) == "goods"
+    attach(con, second, "GOODS")
+    assert con.execute("SELECT count(id) FROM goods").fetchone() == (7,)
     attach(con, first, "other")
-    both = "SELECT (SELECT count(id) FROM items), (SELECT count(id) FROM other)"
+    both = "SELECT (SELECT count(id) FROM goods), (SELECT count(id) FROM other)"
     assert con.execute(both).fetchone() == (7, 4)
-    detach(con, "items")
-    with pytest.raises(duckdb.CatalogException, match="items"):
-        con.execute("FROM items")
+    detach(con, "goods")
+    with pytest.raises(duckdb.CatalogException, match="goods"):
+        con.execute("FROM goods")
     with pytest.raises(
-        duckdb.InvalidInputException, match="no lake table items is attached; attached: other"
+        duckdb.InvalidInputException, match="no lake table goods is attached; attached: other"
     ):
-        con.execute("FROM knn('items', [1, 2], 3)")
+        con.execute("FROM knn('goods', [1, 2], 3)")
     with pytest.raises(lake.NotFoundError, match="attached: other"):
-        detach(con, "items")
+        detach(con, "goods")
     detach(con, "other")
-    with pytest.raises(duckdb.InvalidInputException, match="no lake table is attached"):
+    with pytest.raises(duckdb.InvalidInputException, match="no lake table other is attached"):
         con.execute("FROM knn('other', [1, 2], 3)")
     attach(con, first, "other")
     assert con.execute("SELECT count(id) FROM other").fetchone() == (4,)

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from model.checks import check_table
 from model.effects import (
+    AddColumn,
     Append,
     Cluster,
     Compact,
@@ -20,6 +21,7 @@ from model.effects import (
     RefusedError,
     Restore,
     Set,
+    SetProperty,
     Update,
     Upsert,
     Where,
@@ -28,7 +30,7 @@ from model.key_hash import key_hash
 from model.machine import TableMachine
 from model.scenarios import make_table
 from model.state import KEY, LINE_STRIDE, VECTOR, Snapshot, ViolationError
-from model.table import ConflictError, Faults, LostResponseError, ModelTable
+from model.table import ConflictError, Faults, LostResponseError, ModelTable, YieldedError
 
 from lake_format.conflicts import Matrix, load_matrix
 
@@ -36,7 +38,7 @@ QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
 def test_any_interleaving_gives_the_truth() -> None:
-    """spec: CON-7. A short run; `make test-long` runs the long one."""
+    """spec: CON-1, CON-7, IDN-1, IDN-4, IDN-5, IDN-6, IDN-7, IDN-11. `make test-long` runs it for longer."""
     run_state_machine_as_test(
         TableMachine, settings=settings(max_examples=20, stateful_step_count=20, **QUIET)
     )
@@ -62,11 +64,10 @@ def _without(condition: str) -> Matrix:
     "switched_off",
     [
         {"matrix": _without("fragment_gone")},
-        {"matrix": _without("same_key")},
         {"faults": Faults(line_ids=False)},
         {"faults": Faults(idempotency=False)},
     ],
-    ids=["fragment_gone", "same_key", "line_ids", "idempotency"],
+    ids=["fragment_gone", "line_ids", "idempotency"],
 )
 def test_hypothesis_finds_a_rule_switched_off(switched_off: dict[str, object]) -> None:
     """Mutation: the machine above is only worth its time if it fails here."""
@@ -156,6 +157,119 @@ def test_a_merge_is_refused_where_a_replay_would_need_a_new_plan() -> None:
     with pytest.raises(ConflictError, match="both bring the same key"):
         table.merge(branch)
     check_table(table)
+
+
+def test_a_clone_goes_on_as_a_line_of_its_source_and_pins_it() -> None:
+    """spec: IDN-3, IDN-20. Rows merged from a branch keep their ids in the clone; its own branch repeats none."""
+    table = make_table(True)
+    branch = table.fork(0)
+    table.run(Append((((KEY, 20),),)), branch)
+    table.merge(branch)
+    shared = table.lines[0].latest.number
+    clone = table.clone(0)
+    (main,) = clone.lines
+    further = clone.fork(main)
+    clone.run(Append((((KEY, 21),),)), further)
+    clone.run(Append((((KEY, 22),),)), main)
+    clone.merge(further)
+    check_table(clone)
+    ids = {row[KEY]: row_id for row_id, row in clone.lines[main].latest.rows().items() if row[KEY] >= 20}
+    assert ids == {20: LINE_STRIDE, 21: 3 * LINE_STRIDE, 22: 2 * LINE_STRIDE}
+    table.run(SetProperty("x", 1))
+    table.run(Expire(table.lines[0].latest.number))
+    table.collect(0)
+    assert shared in table.lines[0].versions
+    assert shared - 2 not in table.lines[0].versions
+
+
+def test_what_was_meant_by_row_id_is_carried_along() -> None:
+    """spec: IDN-12, CON-12. Past a compaction; the record tells of the fragment that was touched in the end."""
+    table = make_table(True)
+    mine = table.begin(0, Update(Where(KEY, 2), (Set(2, 8),), "group"))
+    gone = table.begin(0, Update(Where(KEY, 3), (Set(2, 8),), "move"))
+    latest = table.run(Compact((0, 1)))
+    (successor,) = set(latest.fragments) - {2}
+    assert mine.plan.record.fragments_rewritten == {0}
+    assert table.commit(mine).records[0].fragments_rewritten == {successor}
+    table.run(Delete(Where(KEY, 3)))
+    assert [f.row_ids for f in table.commit(gone).fragments.values() if 2 in f.row_ids] == [(0, 1, 2, 3)]
+    check_table(table)
+
+
+def test_two_columns_added_at_once_get_two_field_ids() -> None:
+    """spec: IDN-16"""
+    table = make_table(True)
+    mine, theirs = (table.begin(0, AddColumn(name, Set(0, n, 3))) for name, n in (("x", 1), ("y", 2)))
+    table.commit(theirs)
+    latest = table.commit(mine)
+    check_table(table)
+    assert {column.name: field_id for field_id, column in latest.columns.items() if field_id > 5} == {
+        "y": 6,
+        "x": 7,
+    }
+    branch = table.fork(0)
+    table.run(AddColumn("z"), branch)
+    table.run(AddColumn("w"))
+    with pytest.raises(ConflictError):
+        table.merge(branch)
+
+
+@pytest.mark.parametrize(
+    "theirs", [Append((((KEY, 30),),)), Upsert((((KEY, 30),),)), Update(Where(KEY, 6), (Set(KEY, 30),))]
+)
+def test_a_key_is_never_there_twice(theirs: Intent) -> None:
+    """spec: IDN-13, IDN-15. Who comes second with a key is told (append) or finds the row (upsert)."""
+    table = make_table(True)
+    append, upsert = table.begin(0, Append((((KEY, 30),),))), table.begin(0, Upsert((((KEY, 30), (3, 9)),)))
+    table.run(theirs)
+    with pytest.raises(ConflictError, match="both bring the same key"):
+        table.commit(append)
+    latest = table.commit(upsert)
+    assert [row[3] for row in latest.rows().values() if row[KEY] == 30] == [9]
+    with pytest.raises(RefusedError, match="NULL or taken"):
+        table.run(Append((((3, 1),),)))
+    check_table(table)
+
+
+def test_upkeep_gives_way_and_hinders_nobody() -> None:
+    """spec: CON-8"""
+    table = make_table(True)
+    upkeep, user = table.begin(0, Compact((0, 1))), table.begin(0, Update(Where(), (Set(2, 1),), "group"))
+    table.run(OptimizeIndex("by_vec"))
+    table.run(Cluster((1, 2), VECTOR))
+    table.commit(user)
+    with pytest.raises(YieldedError):
+        table.commit(upkeep)
+    check_table(table)
+
+
+def test_a_time_is_found_in_three_requests() -> None:
+    """spec: IDN-21"""
+    newest, requests = 100_000, []
+    times = [number * 10 for number in range(newest + 1)]  # the time of each version
+
+    def checkpoint(number: int) -> tuple[dict[int, int], dict[int, int]]:
+        requests.append(number)
+        since = (number - 1) // 1024 * 1024
+        own = {n: times[n] for n in range(since + 1, number + 1)}
+        return own, {n: times[n] for n in range(1024, since + 1, 1024)}
+
+    def version_at(time: int) -> int:
+        own = {n: times[n] for n in range(newest // 32 * 32 + 1, newest + 1)}  # in the latest version object
+        if not own or time < min(own.values()):
+            own, earlier = checkpoint(newest // 32 * 32)
+            if time < min(own.values()):
+                first_after = min((n for n, at in earlier.items() if at > time), default=max(earlier))
+                at_boundary = [n for n, at in earlier.items() if at == time]
+                own, _ = checkpoint(at_boundary[0] if at_boundary else first_after)
+        found = max(n for n, at in own.items() if at <= time)
+        requests.append(found)
+        return found
+
+    for number in (1, 2, 1023, 1024, 1025, 2048, 55_555, 99_327, 99_328, 99_329, 99_999, 100_000):
+        requests.clear()
+        assert version_at(number * 10 + 1 if number % 1024 else number * 10) == number
+        assert len(requests) <= 3
 
 
 def test_a_lost_response_is_settled_by_reading_back() -> None:

@@ -16,6 +16,7 @@ from samples import SCHEMA, bare_version, still_surroundings, uuids
 from stores.faulty import Fault, FaultyStore, SimulatedCrash
 
 import lake_format as lake
+from lake_format.changes import AddFragments
 from lake_format.codec import encode_version
 from lake_format.errors import CorruptionError, LakeError, NotFoundError, StateUnknownError, UnsupportedError
 from lake_format.log import VersionLog
@@ -25,7 +26,7 @@ from lake_format.operation_record import OperationRecord
 from lake_format.paths import LATEST, version_path
 from lake_format.store import Store, forget_memory, open_store
 from lake_format.store.metered import MeteredStore
-from lake_format.transaction import AddFragments, Surroundings, commit
+from lake_format.transaction import Surroundings, commit
 
 
 @pytest.fixture
@@ -209,7 +210,7 @@ def test_a_crash_while_claiming_is_all_or_nothing(store: Store, fault: Fault) ->
 def _append(log: VersionLog, base: Version, around: Surroundings) -> Version:
     record = OperationRecord(kind="append")
     change = AddFragments(record=record, summary={}, fragments=())
-    return commit(log, ManifestSet(open_store("memory://unused"), uuids().__next__), base, change, around)
+    return commit(log, ManifestSet(open_store("memory://unused"), uuids().__next__), base, [change], around)
 
 
 def test_times_grow_whatever_the_clock_does(store: Store) -> None:

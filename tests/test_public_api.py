@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,9 +38,33 @@ def described(name: str, value: object) -> Iterator[str]:
             yield f"    code = {value.code!r}"
         yield from (f"    {line}" for line in members(value))
     elif callable(value):
-        yield f"{name}{inspect.signature(value)}"
+        yield f"{name}{signature(value)}"
     else:
         yield f"{name} = {value!r}"
+
+
+class Plain(str):
+    """An annotation that is shown without the quotes it has while it is not evaluated."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def signature(value: Callable[..., object]) -> str:
+    found = inspect.signature(value)
+    parameters = [
+        part.replace(annotation=plain(part.annotation, inspect.Parameter.empty))
+        for part in found.parameters.values()
+    ]
+    return str(
+        found.replace(parameters=parameters, return_annotation=plain(found.return_annotation, found.empty))
+    )
+
+
+def plain(annotation: object, empty: object) -> object:
+    return Plain(annotation) if isinstance(annotation, str) and annotation is not empty else annotation
 
 
 def members(kind: type) -> Iterator[str]:
@@ -52,7 +76,7 @@ def members(kind: type) -> Iterator[str]:
         if isinstance(value, property):
             yield f"{name}: {inspect.signature(value.fget).return_annotation}"
         elif isinstance(value, classmethod | staticmethod) or inspect.isfunction(value):
-            yield f"{name}{inspect.signature(getattr(kind, name))}"
+            yield f"{name}{signature(getattr(kind, name))}"
 
 
 def is_public(name: str) -> bool:

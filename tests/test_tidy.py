@@ -22,9 +22,10 @@ FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b")
 
 
-def problems(paths: Iterable[Path], check: Callable[[Path], Iterator[str]]) -> list[str]:
-    """What a rule finds in files, each with the file's name."""
-    return [f"{path.relative_to(ROOT)}: {text}" for path in paths for text in check(path)]
+def require_none(paths: Iterable[Path], check: Callable[[Path], Iterator[str]]) -> None:
+    """Fail with all that a rule finds in files, each with the file's name."""
+    found = [f"{path.relative_to(ROOT)}: {text}" for path in paths for text in check(path)]
+    assert not found, "\n".join(found)
 
 
 # --- code ---------------------------------------------------------------------------------------------------
@@ -36,7 +37,7 @@ def test_modules_are_of_readable_size() -> None:
         if lines > MAX_MODULE_LINES:
             yield f"{lines} lines; split it by job"
 
-    assert not problems(python_files(), too_long)
+    require_none(python_files(), too_long)
 
 
 def test_functions_are_of_readable_size() -> None:
@@ -45,7 +46,7 @@ def test_functions_are_of_readable_size() -> None:
             if (size := own_lines(node)) > MAX_FUNCTION_LINES:
                 yield f"{node.name} has {size} lines without its docstring"
 
-    assert not problems(python_files(), too_long)
+    require_none(python_files(), too_long)
 
 
 def own_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -59,7 +60,7 @@ def own_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 def test_nothing_is_left_unfinished() -> None:
     texts = [*python_files(), *markdown_files(), ROOT / "Makefile", ROOT / ".ci" / "run"]
-    assert not problems(texts, lambda path: iter(UNFINISHED.findall(path.read_text("utf-8"))))
+    require_none(texts, lambda path: iter(UNFINISHED.findall(path.read_text("utf-8"))))
 
 
 def test_no_error_is_swallowed() -> None:
@@ -72,7 +73,7 @@ def test_no_error_is_swallowed() -> None:
                 elif broad and all(isinstance(line, ast.Pass) for line in node.body):
                     yield f"line {node.lineno}: every error passed over"
 
-    assert not problems(python_files(), swallowed)
+    require_none(python_files(), swallowed)
 
 
 def test_nothing_that_runs_stored_code_is_imported() -> None:
@@ -81,7 +82,7 @@ def test_nothing_that_runs_stored_code_is_imported() -> None:
             if module.partition(".")[0] in UNSAFE_MODULES:
                 yield f"line {line} imports {module}"
 
-    assert not problems(python_files(), unsafe)
+    require_none(python_files(), unsafe)
 
 
 def test_no_layer_names_a_higher_one() -> None:
@@ -93,7 +94,7 @@ def test_no_layer_names_a_higher_one() -> None:
             if module.partition(".")[0] in LAYERS[own + 1 :]:
                 yield f"line {line} imports {module}"
 
-    assert not problems(python_files(*PACKAGES), upward)
+    require_none(python_files(*PACKAGES), upward)
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
@@ -113,11 +114,11 @@ def test_modules_say_their_job_and_list_what_they_offer() -> None:
         if path.name != "__init__.py" and public_names(tree) is None:
             yield "has no __all__"
 
-    assert not problems(python_files(*PACKAGES), unsaid)
+    require_none(python_files(*PACKAGES), unsaid)
 
 
 def test_every_public_name_has_a_docstring() -> None:
-    assert not problems(python_files(*PACKAGES), undocumented)
+    require_none(python_files(*PACKAGES), undocumented)
 
 
 def undocumented(path: Path) -> Iterator[str]:
@@ -152,7 +153,7 @@ def is_override(node: ast.FunctionDef) -> bool:
 
 
 def test_links_lead_somewhere() -> None:
-    assert not problems(markdown_files(), dead_links)
+    require_none(markdown_files(), dead_links)
 
 
 def dead_links(path: Path) -> Iterator[str]:

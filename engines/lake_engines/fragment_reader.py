@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lake_engines.arrays import relabel
+from lake_engines.evolution.projection import Projection, projection
 from lake_engines.files import FileReader, WrittenFile, open_reader
 from lake_engines.files.base import Positions, rows_only
 from lake_engines.files.vector_reader import VectorReader
@@ -71,7 +72,8 @@ class FragmentReader:
         self.fragment = fragment
         self._snapshot = snapshot
         self._pool = pool
-        self._owner = {field: group for group in fragment.groups for field in group.field_ids}
+        self._owner = {field: group for group in fragment.groups for field in group.live_field_ids}
+        self._projections: dict[int, Projection] = {}
         self._row_ids: U64 | None = None
 
     @cached_property
@@ -155,6 +157,13 @@ class FragmentReader:
     def _stored_name(self, group: ColumnGroup, identity: int) -> str:
         return str(self._reader(group).schema.names[group.field_ids.index(identity)])
 
+    def _projection(self, group: ColumnGroup, identity: int, name: str) -> Projection:
+        """How this file's values of a column become values of its present type."""
+        if identity not in self._projections:
+            written = self._reader(group).schema.field(group.field_ids.index(identity))
+            self._projections[identity] = projection(written, self._snapshot.schema.field(name))
+        return self._projections[identity]
+
     def _assemble(
         self,
         names: Sequence[str],
@@ -176,7 +185,7 @@ class FragmentReader:
                 arrays.append(pa.nulls(rows, field.type))
                 continue
             array = found[group.path].column(self._stored_name(group, identity))
-            arrays.append(relabel(array if array.type == field.type else array.cast(field.type), field.type))
+            arrays.append(relabel(self._projection(group, identity, name)(array), field.type))
         if not arrays:
             return rows_only(rows)
         return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -95,4 +95,6 @@ def _take_vectors(reader: FragmentReader, field: pa.Field, positions: _Indexes) 
     vectors = reader.vectors(field.name)
     if vectors is None:
         return {field.name: pa.nulls(len(positions), field.type)}
-    return {field.name: vectors_to_arrow(*vectors.take_vectors(positions), field.type)}
+    values, valid = vectors.take_vectors(positions)
+    values = values.astype(field.type.value_type.to_pandas_dtype(), copy=False)  # written before a widening
+    return {field.name: vectors_to_arrow(values, valid, field.type)}

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
+from conftest import Location
 
 import lake_format as lake
 from cli.helpers import DIMENSION, LAKE, ROWS, Run, rows
@@ -237,3 +238,26 @@ def test_sql_uses_the_index_with_parameters(cli: Run, items: lake.Table) -> None
     assert done.code == 0, done.err
     assert done.rows[0] == {"id": 17, "_distance": 0}
     assert len(done.rows) == 3
+
+
+# --- elsewhere than on a disk -------------------------------------------------------------------------------
+
+
+def test_tables_in_a_bucket_take_their_endpoint_from_options(
+    cli: Run, here: Path, s3_location: Location
+) -> None:
+    options = [word for pair in s3_location.storage_options.items() for word in ("--option", "=".join(pair))]
+    uri = s3_location.uri
+    pq.write_table(rows(), "rows.parquet")
+    assert cli("create", uri, "--like", "rows.parquet", *options).code == 0
+    filled = cli("append", uri, "rows.parquet", *options)
+    assert filled.code == 0, filled.err
+    assert cli("index", uri, "vec", *options).code == 0
+    found = cli("search", uri, "--like-row", 17, "--k", 2, "--format", "json", *options)
+    assert found.rows[0]["id"] == 17, found.err
+    counted = cli("sql", "SELECT count(*) AS n FROM t", "--table", f"t={uri}", "--format", "json", *options)
+    assert counted.rows == [{"n": ROWS}], counted.err
+    assert cli("describe", uri, *options).code == 0
+    wrong = cli("describe", uri + "-other", *options)
+    assert wrong.code == 3
+    assert wrong.err.count("\n") == 1

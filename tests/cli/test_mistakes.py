@@ -15,8 +15,8 @@ from lake_format import errors
 # --- mistakes -----------------------------------------------------------------------------------------------
 
 MISTAKES = [
-    (["scan", "nowhere"], 3, "no table at"),
-    (["create", "items", "--schema", "id int64"], 4, "there is a table"),
+    (["scan", "nowhere"], 3, "no table at nowhere — check the path, or make one with 'lake create'"),
+    (["create", "items", "--schema", "id int64"], 4, "add rows with 'lake append'"),
     (["create", "new"], 2, "--schema or --like"),
     (["create", "new", "--schema", "id int63"], 2, "did you mean 'int64'"),
     (["create", "new", "--schema", "id"], 2, "expected a type"),
@@ -38,7 +38,7 @@ MISTAKES = [
     (["append", "items"], 2, "FILE"),
     (["scan", "items", "--columns", "titel"], 2, "did you mean 'title'"),
     (["scan", "items", "--where", "price <"], 2, "price"),
-    (["scan", "items", "--version", "9"], 3, "no version 9"),
+    (["scan", "items", "--version", "9"], 3, "no version 9 — 'lake history' lists"),
     (["scan", "items", "--limit", "-1"], 2, "--limit"),
     (["scan", "items", "--format", "xml"], 2, "xml"),
     (["scan", "items", "--option", "secret"], 2, "key=value"),
@@ -54,6 +54,8 @@ MISTAKES = [
     (["search", "items", "--like-row", "1", "--k", "0"], 2, "k must be"),
     (["sql", "SELECT * FRM items", "items"], 2, "DuckDB"),
     (["sql", "SELECT titel FROM items", "items"], 2, "titel"),
+    (["sql", "FROM item", "items"], 2, "here are items"),
+    (["sql", "FROM items"], 2, "give the table's URI"),
     (["sql", "SELECT id FROM knn('items', [1, 2], 3)", "items"], 2, "the query has shape (2,)"),
     (["sql", "SELECT 1", "nowhere"], 3, "no table at"),
     (["sql", "SELECT 1", "a/items", "b/items"], 2, "two tables are called 'items'"),

@@ -282,8 +282,11 @@ def vector_index(golden: Golden) -> None:
 
 
 def _indexed(golden: Golden, *, built: int, later: int, metrics: tuple[str, ...]) -> None:
+    total = built + later
+    drawn = np.random.default_rng(7).standard_normal(total * 4).astype("f4")  # no two at the same distance
+    column = with_nulls(pa.FixedSizeListArray.from_arrays(pa.array(drawn), 4), [3, 40])
     rows = pa.table(
-        [pa.array(range(built + later), pa.int32()), with_nulls(vectors(built + later, 4, 7), [3, 40])],
+        [pa.array(range(total), pa.int32()), column],
         pa.schema([("n", pa.int32()), ("v", pa.list_(pa.float32(), 4))]),
     )
     table = golden.create(rows.schema)
@@ -293,7 +296,7 @@ def _indexed(golden: Golden, *, built: int, later: int, metrics: tuple[str, ...]
     table.append(rows.slice(built))
     query = [0.3, -1.1, 0.7, 0.2]
     nearest = {metric: _nearest(rows, query, metric, 10) for metric in metrics}
-    golden.expect(rows, range(built + later), fragments=2, query=query, nearest=nearest, covered=built - 2)
+    golden.expect(rows, range(total), fragments=2, query=query, nearest=nearest, covered=built - 2)
 
 
 def _nearest(rows: pa.Table, query: list[float], metric: str, k: int) -> list[list[float]]:

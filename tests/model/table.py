@@ -98,6 +98,8 @@ class ModelTable:
         truth = Truth({}, START_COLUMNS, keyed, 0, 6)
         self.lines = {0: Line({1: start}, {1: truth})}
         self.names = {(0, 1): "create"}  # every object name ever claimed, with the commit id in it
+        self.pins: set[tuple[int, int]] = set()  # (line, version) that clones share
+        self.next_line = 1
         self.landed: list[tuple[str, str, int]] = []  # commit id, writer, sequence
         self._unique = count(1)
 
@@ -110,6 +112,7 @@ class ModelTable:
             for number, own in self.lines.items()
         }  # fmt: skip
         twin.names, twin.landed = dict(self.names), list(self.landed)
+        twin.pins, twin.next_line = set(self.pins), self.next_line
         twin._unique = count(1000 + len(self.names))
         return twin
 
@@ -209,7 +212,8 @@ class ModelTable:
         """A new branch from a line's latest version; its number is claimed and never used again."""
         source = self.lines[line]
         latest = source.latest
-        branch = max(self.lines) + 1
+        branch = self.next_line
+        self.next_line += 1
         own = branch * LINE_STRIDE if self.faults.line_ids else latest.next_row_id
         first = replace(
             latest, line=branch, number=1, records=(), horizon=0, refs={}, next_row_id=own, sequences={},
@@ -219,6 +223,17 @@ class ModelTable:
         self.lines[branch] = Line({1: first}, {1: truth}, parent=(line, latest.number), merged_up_to=1)
         self.names[branch, 1] = first.commit_id
         return branch
+
+    def clone(self, line: int) -> ModelTable:
+        """Another table that shares a line's latest version; its main is the next line of this one."""
+        number = self.fork(line)
+        self.pins.add((line, self.lines[line].latest.number))
+        twin = self.copy()
+        own = twin.lines[number]
+        twin.lines, twin.names, twin.landed = {number: own}, {(number, 1): "clone"}, []
+        own.parent = None
+        del self.lines[number]
+        return twin
 
     def merge(self, branch: int) -> Snapshot:
         """Replay a branch's operations on the line it came from; ConflictError if one does not commute."""
@@ -267,7 +282,7 @@ class ModelTable:
     def collect(self, line: int) -> None:
         """Remove versions before the horizon, except tagged ones; their names stay as tombstones."""
         own = self.lines[line]
-        keep = set(own.latest.refs.values())
+        keep = set(own.latest.refs.values()) | {number for pinned, number in self.pins if pinned == line}
         keep |= {other.parent[1] for other in self.lines.values() if other.parent and other.parent[0] == line}
         for number in [n for n in own.versions if n < own.latest.horizon and n not in keep]:
             del own.versions[number], own.truths[number]

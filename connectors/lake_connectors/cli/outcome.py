@@ -53,6 +53,12 @@ EXIT_MEANINGS = {
 }
 """What each exit code says, for the help."""
 
+_SHELL_WORDS = {
+    "open it with lake.open()": "add rows with 'lake append'",
+    "lake.create()": "'lake create'",
+    "versions() lists": "'lake history' lists",
+}
+
 DEBUG_VARIABLE = "LAKE_DEBUG"
 
 
@@ -93,11 +99,18 @@ def _message(error: BaseException, code: int) -> str:
     if isinstance(error, click.ClickException):
         return _one_line(error.format_message())
     if isinstance(error, LakeError):
-        return _one_line(str(error))
+        return _one_line(_in_shell_words(str(error)))
     return _one_line(
         f"{type(error).__name__}: {error} — this is a fault of lake itself; "
         f"run it again with {DEBUG_VARIABLE}=1 and report what it prints"
     )
+
+
+def _in_shell_words(text: str) -> str:
+    """The library's advice as commands."""
+    for python, shell in _SHELL_WORDS.items():
+        text = text.replace(python, shell)
+    return text
 
 
 def _one_line(text: str) -> str:

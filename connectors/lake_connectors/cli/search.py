@@ -104,9 +104,7 @@ def search(
     if explain:
         note(result.explain())
     elif output_format == "table":
-        note(
-            f"{len(result):,} rows in {took * 1000:.1f} ms; --explain tells how"
-        )
+        note(f"{len(result):,} rows in {took * 1000:.1f} ms; --explain tells how")
 
 
 def _default_columns(table: Table) -> list[str]:

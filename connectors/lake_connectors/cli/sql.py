@@ -24,6 +24,7 @@ from lake_format.errors import InvalidInputError, LakeError
 __all__ = ["sql"]
 
 _OURS = re.compile(r"\b([A-Z]\w*Error): (.+)")
+_NO_TABLE = re.compile(r"Catalog Error: Table with name .* does not exist")
 _HINTS = ("Did you mean", "Candidate")
 
 
@@ -80,7 +81,7 @@ def sql(
             connection.attach(table, name)
         _run(connection, query, values, output_format)
     except duckdb.Error as error:
-        raise _translated(error) from error
+        raise _translated(error, list(tables)) from error
 
 
 def _tables(uris: tuple[str, ...], named: tuple[str, ...]) -> dict[str, str]:
@@ -114,7 +115,7 @@ def _run(connection: Any, query: str, values: list[Any], output_format: str) -> 
         write_rows(answer.to_arrow_reader(), output_format)
 
 
-def _translated(error: Exception) -> LakeError:
+def _translated(error: Exception, tables: list[str]) -> LakeError:
     """DuckDB's error as one of ours: the one that came up through DuckDB, or what DuckDB itself says."""
     text = str(error).strip()
     ours = _OURS.search(text)
@@ -123,5 +124,8 @@ def _translated(error: Exception) -> LakeError:
         what, _, fix = ours[2].partition(" — ")
         return kind(what, fix=fix or None)
     lines = text.splitlines()
+    if _NO_TABLE.match(lines[0]):
+        here = f"here are {', '.join(tables)}" if tables else "give the table's URI after the query"
+        return InvalidInputError(f"DuckDB: {lines[0]}", fix=here)
     hints = [line for line in lines[1:] if line.startswith(_HINTS)]
     return InvalidInputError(f"DuckDB: {lines[0]}", fix=hints[0] if hints else None)

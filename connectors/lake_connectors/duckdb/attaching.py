@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import weakref
@@ -9,15 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 import lake_format as lake
 from lake_connectors.duckdb import public
+from lake_connectors.duckdb.following import Follower, Observer
 from lake_connectors.duckdb.gate import MARK_FUNCTION, mark_rows
 from lake_connectors.duckdb.lateral import answer_type, vector_search
-from lake_connectors.duckdb.macros import macros
+from lake_connectors.duckdb.macros import macros, vector_macro
 from lake_connectors.duckdb.names import default_name, hidden_name, identifier, vector_function
-from lake_connectors.duckdb.relations import Follower, Nearest, Nothing, Observer, Ranks, Relation, Rows
+from lake_connectors.duckdb.relations import Nearest, Nothing, Ranks, Relation, Rows
 from lake_format.errors import InvalidInputError, NotFoundError, UnsupportedError
 from lake_format.table import Table
 
@@ -37,20 +40,25 @@ class Attachments:
     ----------
     followers
         By name in lower case, in the order attached.
+    functions, macros
+        What searches each table row by row, and the names that call it.
+    schemas
+        The columns each name was registered with.
     changes
         Grows with every attach and detach.
     """
 
     interface: str
     followers: dict[str, Follower] = field(default_factory=dict)
-    functions: set[str] = field(default_factory=set)
-    schemas: dict[str, Any] = field(default_factory=dict)
+    functions: dict[Follower, str] = field(default_factory=dict)
+    macros: set[str] = field(default_factory=set)
+    schemas: dict[str, pa.Schema] = field(default_factory=dict)
     changes: int = 0
 
     @property
     def ranks_sql(self) -> str:
         """How the numbers of kept rows are read through this interface."""
-        return _module(self.interface).RANKS_SQL
+        return str(_module(self.interface).RANKS_SQL)
 
 
 _known: weakref.WeakKeyDictionary[DuckDBPyConnection, Attachments] = weakref.WeakKeyDictionary()
@@ -120,7 +128,11 @@ def attach(
         There is no table at the URI.
     """
     raw = _raw(con)
-    opened = table if isinstance(table, Table) else lake.open(os.fspath(table), version, storage_options=storage_options)
+    opened = (
+        table
+        if isinstance(table, Table)
+        else lake.open(os.fspath(table), version, storage_options=storage_options)
+    )
     if isinstance(table, Table) and version is not None:
         raise InvalidInputError("version= goes with a URI", fix="open the table at that version")
     chosen = default_name(opened.uri) if name is None else str(name)
@@ -151,23 +163,26 @@ def detach(con: Any, name: str) -> None:
         if follower is None:
             names = ", ".join(one.name for one in state.followers.values()) or "none"
             raise NotFoundError(f"no table {name!r} is attached to this connection", fix=f"attached: {names}")
+        _end_pending_result(raw)
         raw.unregister(follower.name)
         for kind in _relations(follower):
             raw.unregister(hidden_name(kind, follower.name))
         state.schemas.pop(name.lower(), None)
+        state.functions.pop(follower, None)
         _define(raw, state)
 
 
 def put(raw: DuckDBPyConnection, state: Attachments, follower: Follower) -> None:
     """Register a table's relations and functions on a connection."""
-    _mark_function(raw)
-    state.followers[follower.name.lower()] = follower
     register(raw, state, follower)
+    state.followers[follower.name.lower()] = follower
+    _mark_function(raw)
     _define(raw, state)
 
 
 def register(raw: DuckDBPyConnection, state: Attachments, follower: Follower) -> None:
-    """Register a table's relations, in place of those registered before."""
+    """Register a table's relations, in place of those registered before; ends a result still being fetched."""
+    _end_pending_result(raw)
     module = _module(state.interface)
     rows = Rows(follower)
     raw.register(follower.name, module.plug(rows))
@@ -176,45 +191,64 @@ def register(raw: DuckDBPyConnection, state: Attachments, follower: Follower) ->
     state.schemas[follower.name.lower()] = follower.shown.rows
 
 
+def _end_pending_result(raw: DuckDBPyConnection) -> None:
+    """Give up a result still being fetched, as the next ``execute`` would; DuckDB refuses changes until then."""
+    raw.execute("SELECT NULL").fetchall()
+
+
 def _relations(follower: Follower) -> dict[str, Relation]:
     nearest = Nearest(follower)
     return {"rows": nearest, "ranks": Ranks(nearest), "nothing": Nothing(follower)}
 
 
 def _define(raw: DuckDBPyConnection, state: Attachments) -> None:
-    """Define macros and functions for what is attached now."""
+    """Define macros for what is attached now."""
     state.changes += 1
     names = [follower.name for follower in state.followers.values()]
-    for statement in macros(names, state.ranks_sql):
-        raw.execute(statement)
+    statements = macros(names, state.ranks_sql)
     wanted = {vector_function(name): follower for name, follower in state.followers.items()}
     if state.followers:
         wanted[vector_function(None)] = next(iter(state.followers.values()))
-    for function in state.functions - set(wanted):
-        raw.remove_function(function)
-    for function, follower in wanted.items():
-        if function in state.functions:
-            raw.remove_function(function)
+    statements += [vector_macro(name, _search_function(raw, state, one)) for name, one in wanted.items()]
+    statements += [f"DROP MACRO IF EXISTS temp.{identifier(name)}" for name in state.macros - set(wanted)]
+    for statement in statements:
+        raw.execute(statement)
+    state.macros = set(wanted)
+
+
+_function_numbers = itertools.count(1)
+
+
+def _search_function(raw: DuckDBPyConnection, state: Attachments, follower: Follower) -> str:
+    """The function that searches a table row by row.
+
+    Functions belong to a database, macros to a connection: each function has a name of its own in the process, and
+    cursors share it with the connection they come from.
+    """
+    known = state.functions.get(follower)
+    if known is None:
+        known = f"lake_search_{next(_function_numbers)}"
         answer = answer_type(follower.snapshot.schema)
-        raw.create_function(
-            function, vector_search(follower, answer), ["FLOAT[]", "BIGINT"], _sql_type(raw, answer), type="arrow"
-        )
-    state.functions = set(wanted)
+        search = vector_search(follower, answer)
+        raw.create_function(known, search, ["FLOAT[]", "BIGINT"], _sql_type(raw, answer), type="arrow")
+        state.functions[follower] = known
+    return known
 
 
 def _sql_type(raw: DuckDBPyConnection, kind: Any) -> Any:
-    import pyarrow as pa  # noqa: PLC0415
-
     empty = pa.table({"answer": pa.array([], kind)})
     return raw.from_arrow(empty).types[0]
 
 
 def _mark_function(raw: DuckDBPyConnection) -> None:
     try:
-        raw.create_function(MARK_FUNCTION, mark_rows, ["BIGINT[2]"], "BIGINT", type="arrow", side_effects=True)
-    except duckdb.CatalogException:
-        # Functions belong to the database: another connection to it has been here.
-        return
+        raw.create_function(
+            MARK_FUNCTION, mark_rows, ["BIGINT[2]"], "BIGINT", type="arrow", side_effects=True
+        )
+    except (duckdb.CatalogException, duckdb.NotImplementedException) as error:
+        # Functions belong to the database: this or another connection to it has been here before.
+        if "already" not in str(error):
+            raise
 
 
 def _refuse_taken(raw: DuckDBPyConnection, name: str) -> None:
@@ -228,14 +262,17 @@ def _refuse_taken(raw: DuckDBPyConnection, name: str) -> None:
     finally:
         probe.close()
     if taken:
-        raise InvalidInputError(f"this connection has a table or view {name!r} already", fix="give another name=")
+        raise InvalidInputError(
+            f"this connection has a table or view {name!r} already", fix="give another name="
+        )
 
 
 def _raw(con: Any) -> DuckDBPyConnection:
     raw = getattr(con, "duckdb", con)
     if not isinstance(raw, DuckDBPyConnection):
         raise InvalidInputError(
-            f"attach() takes a DuckDB connection, not {type(con).__name__}", fix="make one with duckdb.connect()"
+            f"attach() takes a DuckDB connection, not {type(con).__name__}",
+            fix="make one with duckdb.connect()",
         )
     return raw
 
@@ -256,7 +293,9 @@ def _chosen(interface: str | None) -> str:
     if problem is None:
         return "sources"
     if wanted == "sources":
-        raise UnsupportedError(f"DuckDB {duckdb.__version__} has other scan sources: {problem}", fix="use 'public'")
+        raise UnsupportedError(
+            f"DuckDB {duckdb.__version__} has other scan sources: {problem}", fix="use 'public'"
+        )
     return "public"
 
 

@@ -14,7 +14,7 @@ import duckdb
 from duckdb import DuckDBPyConnection
 
 from lake_connectors.duckdb.attaching import attach, attachments, detach, put, register
-from lake_connectors.duckdb.relations import Observer
+from lake_connectors.duckdb.following import Observer
 from lake_connectors.duckdb.rewriting import Rewriter
 from lake_format.table import Table
 
@@ -114,7 +114,9 @@ class LakeConnection:
         with self._lock:
             twin = LakeConnection(self.duckdb.cursor(), interface=self._state.interface)
             for follower in self._state.followers.values():
-                put(twin.duckdb, twin._state, follower)
+                own = follower.twin()
+                twin._state.functions[own] = self._state.functions[follower]
+                put(twin.duckdb, twin._state, own)
             return twin
 
     duplicate = cursor

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-from lake_connectors.duckdb.relations import Follower
+from lake_connectors.duckdb.following import Follower
 from lake_connectors.duckdb.types import declared_type, fitted
 from lake_format.engine import SearchRequest
 from lake_format.errors import InvalidInputError
@@ -27,11 +27,17 @@ def answer_type(schema: pa.Schema) -> pa.DataType:
 
     Vectors are left out because a function cannot know which members of its answer are used.
     """
-    fields = [pa.field(field.name, declared_type(field.type)) for field in schema if not is_vector(field.type)]
-    return pa.list_(pa.struct([*fields, pa.field(ROW_ID, pa.int64()), pa.field(DISTANCE, DISTANCE_FIELD.type)]))
+    fields = [
+        pa.field(field.name, declared_type(field.type)) for field in schema if not is_vector(field.type)
+    ]
+    return pa.list_(
+        pa.struct([*fields, pa.field(ROW_ID, pa.int64()), pa.field(DISTANCE, DISTANCE_FIELD.type)])
+    )
 
 
-def vector_search(follower: Follower, answer: pa.DataType) -> Callable[[pa.ChunkedArray, pa.ChunkedArray], pa.Array]:
+def vector_search(
+    follower: Follower, answer: pa.DataType
+) -> Callable[[pa.ChunkedArray, pa.ChunkedArray], pa.Array]:
     """The Arrow function behind ``knn_vec``: vectors and ks in, lists of neighbours out."""
     members = answer.value_type
     names = tuple(members.field(index).name for index in range(members.num_fields))

@@ -4,6 +4,8 @@ Pure text. Why it has this shape: `gate` explains the join; the UNION with an em
 moving a user's joins below that join, while it still moves filters below both.
 """
 
+# ruff: noqa: S608 - SQL is what this module makes, of its own words and of names it quotes
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from lake_connectors.duckdb.gate import MARK_FUNCTION
 from lake_connectors.duckdb.names import hidden_name, identifier, text_literal
 from lake_connectors.duckdb.token import request_sql
 
-__all__ = ["macros", "ordered_subquery"]
+__all__ = ["macros", "ordered_subquery", "vector_macro"]
 
 
 def macros(names: Sequence[str], ranks_sql: str) -> list[str]:
@@ -25,9 +27,7 @@ def macros(names: Sequence[str], ranks_sql: str) -> list[str]:
     ranks_sql
         How the numbers of kept rows are read: ``{table}`` and ``{request}`` are filled in.
     """
-    request = request_sql(
-        "q", "k", metric="metric", recall="recall", exact="exact", column="vector_column"
-    )
+    request = request_sql("q", "k", metric="metric", recall="recall", exact="exact", column="vector_column")
     ranks = ranks_sql.format(table=_unchecked("ranks"), request=request)
     rows = _relation("rows", names, "knn")
     nothing = _unchecked("nothing")
@@ -43,22 +43,28 @@ SELECT * EXCLUDE (_knn, _gate, _distance, _row_id), _row_id FROM query_table({_r
     ]
 
 
+def vector_macro(name: str, function: str) -> str:
+    """The statement that defines ``name`` as the row by row search of one table, made by ``function``."""
+    return f"CREATE OR REPLACE TEMP MACRO {identifier(name)}(vector, k) AS {function}(vector::FLOAT[], k::BIGINT)"
+
+
 def _relation(kind: str, names: Sequence[str], macro: str) -> str:
-    """An SQL expression for the hidden relation of the table named by the macro's argument."""
+    """An SQL expression for the hidden relation of the table named by the macro's argument, which is checked."""
+    wrong = f"error('{macro}(): no lake table ' || coalesce(tbl, 'NULL') || ' is attached"
     if not names:
-        return f"error('{macro}(): no lake table is attached to this connection')"
+        return f"{wrong}')"
     known = ", ".join(text_literal(name.lower()) for name in names)
-    attached = text_literal(f" is attached; attached: {', '.join(names)}")
-    prefix = text_literal(hidden_name(kind, ""))
-    return (
-        f"CASE WHEN lower(tbl) IN ({known}) THEN {prefix} || lower(tbl) "
-        f"ELSE error('{macro}(): no lake table ' || coalesce(tbl, 'NULL') || {attached}) END"
-    )
+    attached = "; attached: " + ", ".join(names).replace("'", "''")
+    return f"CASE WHEN lower(tbl) IN ({known}) THEN {_unchecked(kind)} ELSE {wrong}{attached}') END"
 
 
 def _unchecked(kind: str) -> str:
-    """The same for a second relation of the table: its name has been checked where the first is read."""
-    return f"{text_literal(hidden_name(kind, ''))} || lower(tbl)"
+    """The same for a second relation of the table: its name has been checked where the first is read.
+
+    ``query_table`` reads its argument as an SQL name, so it is quoted.
+    """
+    prefix = text_literal('"' + hidden_name(kind, ""))
+    return f"""{prefix} || replace(lower(tbl), '"', '""') || '"'"""
 
 
 def ordered_subquery(table: str, alias: str, ranks_sql: str, request: str, condition: str) -> str:
@@ -71,7 +77,7 @@ def ordered_subquery(table: str, alias: str, ranks_sql: str, request: str, condi
     request, condition
         SQL expressions; column references in them are to ``alias``.
     """
-    ranks = ranks_sql.format(table=text_literal(hidden_name("ranks", table)), request=request)
+    ranks = ranks_sql.format(table=text_literal(identifier(hidden_name("ranks", table))), request=request)
     rows = identifier(hidden_name("rows", table))
     inner = identifier(alias)
     return f"""SELECT n.* EXCLUDE (_gate, _row_id, _distance) FROM ({ranks}) AS r

@@ -15,8 +15,9 @@ from duckdb._sources import adapt
 from duckdb._sources.arrow import ArrowScanSource
 from duckdb._sources.nodes import Binary, Col, In, Lit, Postfix, Unary, exact_value
 
+from lake_connectors.duckdb.following import ReadRequest
 from lake_connectors.duckdb.predicates import UntranslatedError, translate
-from lake_connectors.duckdb.relations import ReadRequest, Relation
+from lake_connectors.duckdb.relations import Relation
 
 __all__ = ["RANKS_SQL", "check_contract", "plug"]
 

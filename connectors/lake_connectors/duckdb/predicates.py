@@ -87,7 +87,9 @@ def _translate(node: nodes.Node) -> Expression:
             return IsNull(Column(parts))
         case nodes.Postfix(op="IS NOT NULL", operand=nodes.Col(parts=parts)):
             return Not(IsNull(Column(parts)))
-        case nodes.Binary(op=op, left=nodes.Col(parts=parts), right=nodes.Lit() as constant) if op in _OPERATORS:
+        case nodes.Binary(op=op, left=nodes.Col(parts=parts), right=nodes.Lit() as constant) if (
+            op in _OPERATORS
+        ):
             return Comparison(_OPERATORS[op], Column(parts), _literal(constant))
         case nodes.In(operand=nodes.Col(parts=parts), values=values) if values:
             return In(Column(parts), tuple(_literal(value) for value in values))

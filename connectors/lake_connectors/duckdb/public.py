@@ -13,17 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from lake_connectors.duckdb.relations import KNN, ReadRequest, Relation
+from lake_connectors.duckdb.following import KNN, ReadRequest
+from lake_connectors.duckdb.relations import Relation
 from lake_engines.predicate import from_arrow
-from lake_engines.predicate.tree import Expression, walk
 from lake_engines.predicate.tree import Column as ColumnNode
+from lake_engines.predicate.tree import Expression, walk
 from lake_format.errors import UnsupportedError
 
 __all__ = ["RANKS_SQL", "plug"]
 
-RANKS_SQL = (
-    "SELECT _rank FROM query_table({table}) WHERE _knn = {request} UNION ALL SELECT range FROM range(-1000, 0)"
-)
+RANKS_SQL = "SELECT _rank FROM query_table({table}) WHERE _knn = {request} UNION ALL SELECT range FROM range(-1000, 0)"
 """Reads the numbers of kept rows. A dataset gives no row estimate; numbers that match no row make this side of
 the join the larger one, which DuckDB reads last."""
 
@@ -40,7 +39,7 @@ class _Reading:
         return self._reader
 
 
-class PublicDataset(ds.Dataset):
+class PublicDataset(ds.Dataset):  # type: ignore[misc]
     """A relation as a dataset."""
 
     def __init__(self, relation: Relation) -> None:

@@ -157,7 +157,11 @@ def _is_plain(node: Node, source: Node) -> bool:
 
 
 def _table_name(source: Node) -> str:
-    path = source.get("qualified_name", {}).get("path") if isinstance(source.get("qualified_name"), dict) else None
+    path = (
+        source.get("qualified_name", {}).get("path")
+        if isinstance(source.get("qualified_name"), dict)
+        else None
+    )
     if path and len(path) > 1:
         return ""
     return str(source.get("table_name", "")).lower()
@@ -229,7 +233,9 @@ def _keeps_floats(kind: Node) -> bool:
     """Whether a cast is to an array or list of floats, which leaves every component as it is."""
     members = kind.get("children", [])
     named = kind.get("type_name", "").lower() in ("array", "list")
-    return bool(named and members and members[0].get("type_name", "").upper() in ("FLOAT", "REAL", "FLOAT4", "DOUBLE"))
+    return bool(
+        named and members and members[0].get("type_name", "").upper() in ("FLOAT", "REAL", "FLOAT4", "DOUBLE")
+    )
 
 
 def _movable(condition: Node, table: KnownTable, alias: str) -> bool:

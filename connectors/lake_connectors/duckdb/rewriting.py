@@ -178,7 +178,9 @@ class Rewriter:
                 metric=text_literal(found.metric),
                 column=text_literal(found.column),
             )
-            text = ordered_subquery(found.table.name, found.alias, self._state.ranks_sql, request, "lake_condition")
+            text = ordered_subquery(
+                found.table.name, found.alias, self._state.ranks_sql, request, "lake_condition"
+            )
             tree = self._parse(f"SELECT * FROM ({text}) AS placeholder")
             assert tree is not None
             source = tree["statements"][0]["node"]["from_table"]

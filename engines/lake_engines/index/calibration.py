@@ -21,6 +21,8 @@ __all__ = ["TARGETS", "Measurement", "calibrate", "with_expected_score"]
 
 TARGETS = (0.9, 0.95, 0.99, 0.999)
 _NEIGHBOURS = (1, 10, 100)
+_FAR = 1000  # neighbours whose lists are looked at by approximate scores: what selective filters need
+_LEAST_FACTOR = np.float32(1e-6)
 _WIDTH = 2048  # candidates looked at
 _PROBE_STEPS = sorted({round(2 ** (step / 4)) for step in range(65)})
 _WIDTH_STEPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6.5, 8, 10, 13, 16, 20, 26, 32, 40, 50, 100)  # times k
@@ -82,13 +84,45 @@ def calibrate(measurement: Measurement) -> tuple[CalibrationRow, ...]:
         for target in TARGETS:
             keep = _refine_to(refined, k, target)
             rows.append(_choose(measurement.model, count, k, target, positions, plain, keep))
-    return tuple(rows)
+    return tuple(rows + _far_rows(scan, rows, count, measurement.model.list_count))
+
+
+def _far_rows(scan: _Scan, rows: list[CalibrationRow], count: int, lists: int) -> list[CalibrationRow]:
+    """Measure how many probes hold the ``_FAR`` nearest, in which a selective filter finds its few.
+
+    Which these are is told by approximate scores, which is good enough for the lists they are in; the numbers of
+    candidates are scaled up from the largest ``k`` that was measured exactly.
+    """
+    if count < 10 * _FAR or scan.probes_needed.shape[1] < _FAR or not len(scan.probes_needed):
+        return []
+    needed = np.sort(scan.probes_needed[:, :_FAR].ravel())
+    far = []
+    for row in rows:
+        if row.k != _NEIGHBOURS[-1]:
+            continue
+        probes = int(needed[min(len(needed) - 1, int(len(needed) * row.target))])
+        scale = _FAR // row.k
+        far.append(
+            CalibrationRow(
+                k=_FAR,
+                target=row.target,
+                probes=min(lists, max(probes, row.probes)),
+                candidates=min(count, scale * row.candidates),
+                refine_from=min(count, scale * row.refine_from),
+                refine_to=min(count, scale * row.refine_to),
+                recall=row.recall,
+            )
+        )
+    return far
 
 
 def with_expected_score(model: Model, queries: F32, scores: F32) -> None:
     """Give ip queries the factor for their corrections: the score to expect of the best vectors."""
     if model.metric == "ip":
-        queries[:, model.padded :: model.sub] = scores[:, :1]
+        best = scores[
+            :, :1
+        ]  # not 0: tables that are the same everywhere would leave the scan without a scale
+        queries[:, model.padded :: model.sub] = np.where(np.abs(best) < _LEAST_FACTOR, _LEAST_FACTOR, best)
 
 
 def _scan(measurement: Measurement) -> _Scan:
@@ -102,9 +136,10 @@ def _scan(measurement: Measurement) -> _Scan:
     holders = np.minimum(holders, model.list_count - 1)  # of vectors in no list: any rank will do
     needed = np.sort((np.take_along_axis(rank_of_list, holders, 1) + 1)[known >= 0])
     most = model.list_count if not len(needed) else int(needed[int((len(needed) - 1) * 0.9997)])
+    reach = min(model.list_count, max(2 * most, model.list_count // 8))  # beyond: for far neighbours
     width = min(_WIDTH, len(measurement.list_of))
     _, found = measurement.scanner.scan(
-        queries, np.ascontiguousarray(scores[:, :most]), np.ascontiguousarray(lists[:, :most]), width, None
+        queries, np.ascontiguousarray(scores[:, :reach]), np.ascontiguousarray(lists[:, :reach]), width, None
     )
     found = _without(found, measurement.held_out.sources)
     holders = np.minimum(measurement.list_of[np.maximum(found, 0)].astype(np.int64), model.list_count - 1)

@@ -20,6 +20,10 @@ from lake_format.errors import InvalidInputError
 
 __all__ = ["EncodedBlock", "Encoder", "RowNamer", "check_finite", "correction_tables", "correction_values"]
 
+_LEAST_REACH = (
+    1e-3  # of the corrections: tables that are the same everywhere would leave a scan without a scale
+)
+
 RowNamer = Callable[[int], str]
 """Says how to call the vector with an ordinal in a message, for example ``row 17``."""
 
@@ -102,6 +106,7 @@ def correction_values(metric: Metric, prepared: F32, centroids: F32, residuals: 
 def correction_tables(low: float, high: float, count: int) -> F32:
     """Lay out ``count`` tables of 16 entries whose sums reach evenly from ``low`` to ``high``."""
     coarse = count - 1
+    high = max(high, low + _LEAST_REACH)
     step = (high - low) / _levels(coarse)
     tables = np.empty((count, CODEWORDS), np.float64)
     tables[:coarse] = step * CODEWORDS * np.arange(CODEWORDS)
@@ -114,9 +119,7 @@ def correction_codes(values: F32, tables: F32) -> U8:
     """Quantise corrections; shape ``(n, tables / 2)``, two 4-bit codes a byte, the lower first."""
     coarse = len(tables) - 1
     low, step = float(tables[0, 0]), float(tables[-1, 1])
-    levels = np.zeros(len(values), np.int32)
-    if step > 0:
-        levels = np.clip(np.rint((values - low) * (1 / step)), 0, _levels(coarse)).astype(np.int32)
+    levels = np.clip(np.rint((values - low) * (1 / step)), 0, _levels(coarse)).astype(np.int32)
     codes = np.empty((len(values), len(tables)), np.uint8)
     rest = levels >> 4
     for table in range(coarse):

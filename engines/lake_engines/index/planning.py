@@ -12,6 +12,11 @@ from lake_format.errors import InvalidInputError
 __all__ = ["Plan", "plan_search"]
 
 _GROWTH = (0.2, 0.5)  # probes grow by a power of k beyond what was calibrated: at least and at most this one
+_ROUND_UP_TO = (
+    100  # k up to here takes the next row; between larger ones the gaps are wide, and the one below is scaled
+)
+_REFINE_FROM = 1.3  # candidates to refine for each one wanted, where the caller says how many
+_FILTER_MARGIN = 1.5  # with a selection, look as if for so many times the neighbours that should be enough
 _REFINE_ABOVE = (
     256  # candidates; comparing fewer raw vectors at once costs no more than reading records first
 )
@@ -64,13 +69,13 @@ def plan_search(
     share = min(1.0, selected / max(1, count))
     adapt = probes is None and share < 1
     if probes is None:  # the k nearest of some are among the k / share nearest of all
-        probes = _probes(calibration, k / max(share, 1 / count), row)
+        probes = _probes(calibration, k if share == 1 else _FILTER_MARGIN * k / max(share, 1 / count), row)
     probes = min(lists, probes)
     refining = can_refine and (row.refine_from > _REFINE_ABOVE if refine is None else refine)
     if candidates is not None:
         width, refine_to = candidates, 0
         if refining and refine:
-            width, refine_to = max(row.refine_from, candidates), candidates
+            width, refine_to = max(row.refine_from, int(_REFINE_FROM * candidates) + 1), candidates
     elif refining:
         width, refine_to = row.refine_from, row.refine_to
     else:
@@ -94,7 +99,7 @@ def _probes(calibration: Sequence[CalibrationRow], k: float, row: CalibrationRow
     if k > above[0]:
         power = min(max(power, _GROWTH[0]), _GROWTH[1])
         below = above
-    return max(row.probes, math.ceil(float(below[1]) * float(k / below[0]) ** power))
+    return max(row.probes, math.ceil(below[1] * math.pow(k / below[0], power)))
 
 
 def _row(
@@ -105,6 +110,8 @@ def _row(
         return _everything(k, recall, lists, count)
     known = sorted({row.k for row in calibration})
     nearest = next((value for value in known if value >= k), known[-1])
+    if k > _ROUND_UP_TO:
+        nearest = max(value for value in known if value <= k or value == known[0])
     rows = sorted((row for row in calibration if row.k == nearest), key=lambda row: row.target)
     row = next((row for row in rows if row.target >= recall), None)
     if row is None:

@@ -24,13 +24,13 @@ from lake_format.errors import (
     StorageError,
     UnsupportedError,
 )
-from lake_format.puffin import FileMetadata, decode_footer
+from lake_format.puffin import MAGIC, FileMetadata, decode_footer
 from lake_format.store.base import Store
 
 __all__ = ["IndexReader"]
 
 _CACHE_BYTES = 64 << 20
-_QUERIES_AT_ONCE = 256
+_MODERATE = 1e15  # no product of values below it leaves float32
 _PLANS_KEPT = 256
 _SAMPLE_STRIDE = 8  # of a list's ordinals, to estimate how many of them are selected
 
@@ -87,6 +87,8 @@ class IndexReader:
         if local is not None:
             region = _map(local, path)
             tail, actual = region[-head_length:].tobytes(), len(region)
+            if actual >= len(MAGIC) and region[: len(MAGIC)].tobytes() != MAGIC:
+                raise CorruptionError(f"{path}: not a Puffin file", fix="rebuild the index")
         else:
             tail, actual = store.get_suffix(path, head_length)
         if actual != size or len(tail) != head_length:
@@ -158,7 +160,7 @@ class IndexReader:
         CorruptionError
             A list that was touched for the first time is altered.
         """
-        queries = self._checked(queries, k, recall)
+        queries, extreme = self._checked(queries, k, recall)
         chosen = self._selection(selection)
         available = self.count if chosen is None else chosen.count
         need = min(k, available)
@@ -170,13 +172,12 @@ class IndexReader:
         count = 1 if len(queries) == 1 else threads or os.cpu_count() or 1
         before = use_threads(count)
         try:
-            parts = [
-                search.run(queries[start : start + _QUERIES_AT_ONCE])
-                for start in range(0, len(queries), _QUERIES_AT_ONCE)
-            ]
+            if extreme:  # float32 overflows on the way, to infinite distances: no cause for warnings
+                with np.errstate(over="ignore", invalid="ignore"):
+                    return search.run(queries)
+            return search.run(queries)
         finally:
             use_threads(before)
-        return search.gathered(parts)
 
     def _plan(
         self,
@@ -209,7 +210,8 @@ class IndexReader:
             self._plans[key] = plan
         return plan
 
-    def _checked(self, queries: F32, k: int, recall: float) -> F32:
+    def _checked(self, queries: F32, k: int, recall: float) -> tuple[F32, bool]:
+        """Check the arguments; returns the queries as a matrix, and whether they hold extreme values."""
         array = np.asarray(queries, dtype=np.float32)
         if array.ndim == 1:
             array = array.reshape(1, -1)
@@ -218,8 +220,8 @@ class IndexReader:
                 f"a query has shape {np.shape(queries)}, but {self.path} is over {self.dimension} components"
             )
         array = np.ascontiguousarray(array)
-        flat = array.reshape(-1)
-        if not float(flat @ flat) < np.inf and not np.isfinite(array).all():  # the product is quicker
+        extreme = not (array.size == 0 or np.abs(array).max() < _MODERATE)  # true for NaN as well
+        if extreme and not np.isfinite(array).all():
             query, component = np.argwhere(~np.isfinite(array))[0].tolist()
             raise InvalidInputError(
                 f"query {query} holds {array[query, component]} at component {component}",
@@ -229,7 +231,7 @@ class IndexReader:
             raise InvalidInputError(f"k must be at least 1, not {k}")
         if not 0 < recall <= 1:
             raise InvalidInputError(f"recall must lie in (0, 1], not {recall}")
-        return array
+        return array, extreme
 
     def _selection(self, selection: Selection | npt.NDArray[np.bool_] | None) -> Selection | None:
         if selection is None:

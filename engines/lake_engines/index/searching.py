@@ -20,6 +20,7 @@ from lake_engines.index.selection import Selection
 
 __all__ = ["Search", "Shard"]
 
+_QUERIES_AT_ONCE = 256
 _SAMPLE_STRIDE = 8  # of a list's ordinals at most, to estimate how many of them are selected
 _SAMPLED_MATCHES = 8  # to expect in a sample; selections so small that it takes more are counted in full
 _ENOUGH = 0.5  # of the lists probed should hold what they would of a selection made by chance
@@ -57,7 +58,14 @@ class Search:
         self._probes = 0
         self._refined = 0
 
-    def run(self, queries: F32) -> _Part:
+    def run(self, queries: F32) -> Candidates:
+        """Search all queries, some at a time."""
+        if len(queries) <= _QUERIES_AT_ONCE:
+            return self._gathered([self._some(queries)])
+        starts = range(0, len(queries), _QUERIES_AT_ONCE)
+        return self._gathered([self._some(queries[start : start + _QUERIES_AT_ONCE]) for start in starts])
+
+    def _some(self, queries: F32) -> _Part:
         """Search up to a few hundred queries: widen for those that need it until all have enough."""
         model, plan = self._shard.model, self._plan
         prepared = model.prepare_queries(queries)
@@ -79,7 +87,7 @@ class Search:
         distances = model.distances(scores, prepared)
         if padded:
             if (ordinals[:, self._need - 1] < 0).any():
-                self._add_undirected(ordinals, distances)
+                self._fill(ordinals, distances)
             distances[ordinals < 0] = np.nan
         return _Part(ordinals, distances)
 
@@ -150,17 +158,23 @@ class Search:
             best[query, : len(order)], kept[query, : len(order)] = closer[order], found[order]
         return best, kept
 
-    def _add_undirected(self, ordinals: I64, distances: F32) -> None:
-        """Fill up queries that lack candidates with vectors that have no direction (zero vectors, cosine)."""
-        spare = self._shard.lists.undirected(self._transfer)
-        if self._chosen is not None:
-            spare = spare[self._chosen.contains(spare)]
+    def _fill(self, ordinals: I64, distances: F32) -> None:
+        """Fill up queries that lack candidates although every list was scanned.
+
+        The kernel leaves out vectors of the very lowest score, and vectors without direction (zero vectors under
+        cosine) are in no list: they come last.
+        """
+        chosen, head = self._chosen, self._shard.head
+        everything = np.arange(head.count) if chosen is None else chosen.first(chosen.count)
+        undirected = self._shard.lists.undirected(self._transfer)
         for query in np.flatnonzero(ordinals[:, self._need - 1] < 0).tolist():
             have = int((ordinals[query] >= 0).sum())
-            ordinals[query, have : self._need] = spare[: self._need - have]
+            rest = np.setdiff1d(everything, ordinals[query, :have], assume_unique=True)
+            rest = np.concatenate([np.setdiff1d(rest, undirected), np.intersect1d(rest, undirected)])
+            ordinals[query, have : self._need] = rest[: self._need - have]
             distances[query, have:] = np.nan
 
-    def gathered(self, parts: list[_Part]) -> Candidates:
+    def _gathered(self, parts: list[_Part]) -> Candidates:
         """Put the parts together."""
         transfer = self._transfer
         stats = SearchStats(

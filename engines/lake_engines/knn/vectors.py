@@ -12,6 +12,7 @@ from lake_engines.files.vector_reader import VectorReader
 from lake_engines.fragment_reader import FragmentReader, ReaderPool
 from lake_engines.knn.coverage import Addresses, Runs
 from lake_engines.knn.distances import F32, I64
+from lake_format.errors import CorruptionError
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import ByteRange
 from lake_format.store.ranges import read_coalesced
@@ -89,6 +90,8 @@ class VectorColumn:
 
     def _fetch(self, readers: dict[int, VectorReader], owners: I64, positions: I64) -> F32:
         """One round of range requests for vectors of any number of files."""
+        if len({reader.dtype for reader in readers.values()}) > 1:  # a column widened since
+            return self._fetch_each(readers, owners, positions)
         ranges: list[ByteRange | None] = [None] * len(owners)
         for owner, reader in readers.items():
             rows = np.flatnonzero(owners == owner)
@@ -97,8 +100,20 @@ class VectorColumn:
                 ranges[row] = ByteRange(reader.path, offset, length)
         found = read_coalesced(self._snapshot.store, [one for one in ranges if one is not None])
         dtype = next(iter(readers.values())).dtype if readers else np.dtype(np.float32)
-        flat = np.frombuffer(b"".join(found), dtype)
+        data = b"".join(found)
+        if len(data) != len(owners) * self.dimension * dtype.itemsize:
+            raise CorruptionError(f"storage returned too few bytes for vectors of column {self._name!r}")
+        flat = np.frombuffer(data, dtype)
         return flat.reshape(len(owners), self.dimension).astype(np.float32, copy=False)
+
+    def _fetch_each(self, readers: dict[int, VectorReader], owners: I64, positions: I64) -> F32:
+        """One round for each element type among the files."""
+        out = np.empty((len(owners), self.dimension), np.float32)
+        for dtype in {reader.dtype for reader in readers.values()}:
+            alike = {owner: reader for owner, reader in readers.items() if reader.dtype == dtype}
+            rows = np.flatnonzero(np.isin(owners, list(alike)))
+            out[rows] = self._fetch(alike, owners[rows], positions[rows])
+        return out
 
     def _reader(self, owner: int) -> VectorReader | None:
         if owner not in self._readers:

@@ -1,0 +1,19 @@
+"""Changes of rows: which rows an operation concerns, which files it writes, and what it costs.
+
+::
+
+    request ─ planning ─┬─ matching   rows of a filter, or
+                        ├─ source, lookup   rows handed in, and the rows that have their keys
+                        ├─ assignments, merging   new values
+                        └─ placing ── costs   rewrite a column group, or move rows
+
+Nothing here commits; :mod:`lake_format.row_changes` does.
+"""
+
+from __future__ import annotations
+
+from lake_engines.changes.carrying import carry_rows
+from lake_engines.changes.planning import explain_rows, plan_rows
+from lake_engines.changes.source import StagedRows
+
+__all__ = ["StagedRows", "carry_rows", "explain_rows", "plan_rows"]

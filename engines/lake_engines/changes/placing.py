@@ -1,0 +1,232 @@
+"""Writes new values of existing rows: new column files for a fragment, or the rows moved into a new fragment.
+
+Which of the two is decided per fragment by :mod:`.costs`. Row ids stay in either way. Memory is bounded by a window
+of rows, whatever the size of the change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+from pyroaring import BitMap64
+
+from lake_engines.arrays import keep
+from lake_engines.changes.costs import compare, row_bytes
+from lake_engines.changes.values import I64, NewValues, Target, merged_columns
+from lake_engines.files.base import gather, rows_only
+from lake_engines.fragment_reader import FragmentReader, ReaderPool
+from lake_engines.write import write_fragments
+from lake_format.engine import WriteRequest, Written
+from lake_format.model import ColumnGroup
+from lake_format.row_edits import FragmentRewrite, RowMove, RowRequest, TouchedRows
+from lake_format.snapshot import Snapshot
+from lake_format.store.base import Store
+
+__all__ = ["Placement", "place", "touched", "write_rows"]
+
+_WINDOW_BYTES = 32 << 20
+_WINDOW_ROWS = 65_536
+_NO_LIMIT = str(1 << 62)
+
+
+@dataclass(slots=True)
+class Placement:
+    """Files written for new values of existing rows, and what was chosen for how many fragments."""
+
+    rewrites: list[FragmentRewrite] = field(default_factory=list)
+    moves: list[RowMove] = field(default_factory=list)
+    features: set[str] = field(default_factory=set)
+    bytes: int = 0
+
+    def take_in(self, written: Written) -> None:
+        """Count files in."""
+        self.features |= written.features
+        self.bytes += written.bytes
+
+    def files(self) -> list[ColumnGroup]:
+        """Every file written so far."""
+        found = [group for rewrite in self.rewrites for group in rewrite.groups]
+        return found + [group for move in self.moves for group in move.fragment.groups]
+
+
+def place(
+    snapshot: Snapshot,
+    targets: Iterable[Target],
+    values: NewValues,
+    pool: ReaderPool,
+    request: RowRequest,
+    into: Placement,
+) -> None:
+    """Write new values of the targets' rows, fragment by fragment the cheaper way.
+
+    Parameters
+    ----------
+    into
+        What is written is added here as it is written, so that a caller can remove it if a later row fails.
+    """
+    moving: list[Target] = []
+    for target in targets:
+        cost = compare(target.fragment, snapshot.schema, values.columns, len(target.positions))
+        if cost.strategy == "rewrite":
+            _rewrite(snapshot, target, values, pool, request.new_id, into)
+        else:
+            moving.append(target)
+    if moving:
+        _move(snapshot, moving, values, pool, request, into)
+
+
+def touched(target: Target) -> TouchedRows:
+    """The target's rows, as plans name them."""
+    positions = BitMap64(target.positions.tolist())
+    positions.run_optimize()
+    return TouchedRows(fragment_id=target.fragment.fragment_id, positions=positions)
+
+
+def write_rows(
+    store: Store,
+    snapshot: Snapshot,
+    batches: Iterator[pa.RecordBatch],
+    new_id: object,
+    *,
+    schema: pa.Schema | None = None,
+    whole: bool = False,
+) -> Written:
+    """Write batches with the table's schema, or of some of its columns, into new files.
+
+    Parameters
+    ----------
+    whole
+        Everything into one fragment, whatever the table's limits say.
+    """
+    version = snapshot.version
+    limits = {"write.fragment-rows": _NO_LIMIT, "write.fragment-bytes": _NO_LIMIT} if whole else {}
+    return write_fragments(
+        store,
+        WriteRequest(
+            data=batches,
+            schema=version.schema if schema is None else schema,
+            schema_id=version.schema_id,
+            properties={**version.properties, **limits},
+            new_id=new_id,  # type: ignore[arg-type]
+        ),
+    )
+
+
+# --- rewriting ------------------------------------------------------------------------------------------------
+
+
+def _rewrite(
+    snapshot: Snapshot,
+    target: Target,
+    values: NewValues,
+    pool: ReaderPool,
+    new_id: object,
+    into: Placement,
+) -> None:
+    names = [name for name in snapshot.schema.names if name in values.columns]
+    schema = pa.schema([snapshot.schema.field(name) for name in names])
+    batches = _rewritten(FragmentReader(snapshot, target.fragment, pool), target, values, names)
+    written = write_rows(snapshot.store, snapshot, batches, new_id, schema=schema, whole=True)
+    (fragment,) = written.fragments
+    into.rewrites.append(
+        FragmentRewrite(rows=touched(target), groups=fragment.groups, statistics=fragment.statistics)
+    )
+    into.take_in(written)
+
+
+def _rewritten(
+    reader: FragmentReader, target: Target, values: NewValues, names: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """The columns of a whole fragment with new values at the target's positions."""
+    total = target.fragment.row_count
+    every = len(target.positions) == total
+    read = dict.fromkeys([*([] if every else names), *(values.inputs if every else ())])
+    for start, batch in reader.scan(list(read), 0, total, _WINDOW_ROWS):
+        low, high = np.searchsorted(target.positions, [start, start + batch.num_rows]).tolist()
+        part = target.part(low, high)
+        if high == low:
+            yield batch.select(names)
+            continue
+        inputs = batch if every else _inputs(reader, batch, part.positions - start, part, values)
+        new = values.compute(inputs.select(list(values.inputs)) if values.inputs else inputs, part)
+        yield pa.RecordBatch.from_arrays(
+            [
+                new[name] if every else merged_columns(batch.column(name), new[name], part.positions - start)
+                for name in names
+            ],
+            names,
+        )
+
+
+def _inputs(
+    reader: FragmentReader, window: pa.RecordBatch, at: I64, part: Target, values: NewValues
+) -> pa.RecordBatch:
+    """The inputs of some rows of a window: from the window where it has them, else read by position."""
+    missing = [name for name in values.inputs if name not in window.schema.names]
+    if not values.inputs:
+        return rows_only(len(at))
+    if missing:
+        return reader.take(part.positions.astype(np.uint64), list(values.inputs))
+    chosen = window.select(list(values.inputs))
+    if len(at) * 4 < window.num_rows:
+        return gather(chosen, at)
+    mask = np.zeros(window.num_rows, bool)
+    mask[at] = True
+    return keep(chosen, mask)
+
+
+# --- moving ---------------------------------------------------------------------------------------------------
+
+
+def _move(
+    snapshot: Snapshot,
+    targets: list[Target],
+    values: NewValues,
+    pool: ReaderPool,
+    request: RowRequest,
+    into: Placement,
+) -> None:
+    batches = (
+        batch for target in targets for batch in _moved_rows(snapshot, target, values, pool)
+    )
+    written = write_rows(snapshot.store, snapshot, batches, request.new_id)
+    into.take_in(written)
+    left = iter(targets)
+    current = next(left)
+    for fragment in written.fragments:
+        need, sources = fragment.row_count, []
+        while need:
+            if len(current.positions) == 0:
+                current = next(left)
+                continue
+            size = min(need, len(current.positions))
+            sources.append(touched(current.part(0, size)))
+            current = current.part(size, len(current.positions))
+            need -= size
+        into.moves.append(RowMove(rows=tuple(sources), fragment=fragment))
+
+
+def _moved_rows(
+    snapshot: Snapshot, target: Target, values: NewValues, pool: ReaderPool
+) -> Iterator[pa.RecordBatch]:
+    """Whole rows with their new values, some at a time."""
+    schema = snapshot.schema
+    kept = [name for name in schema.names if name not in values.columns]
+    read = list(dict.fromkeys([*kept, *values.inputs]))
+    step = int(max(256, min(_WINDOW_ROWS, _WINDOW_BYTES // max(1.0, row_bytes(target.fragment, schema)))))
+    reader = FragmentReader(snapshot, target.fragment, pool)
+    for start in range(0, len(target.positions), step):
+        part = target.part(start, start + step)
+        rows = (
+            reader.take(part.positions.astype(np.uint64), read) if read else rows_only(len(part.positions))
+        )
+        inputs = rows.select(list(values.inputs)) if values.inputs else rows_only(len(part.positions))
+        columns: Mapping[str, pa.Array] = {
+            **{name: rows.column(name) for name in kept},
+            **values.compute(inputs, part),
+        }
+        yield pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema.names)

@@ -1,0 +1,331 @@
+"""Commits of row changes: what was prepared against one version, made to fit the version it lands on.
+
+Deletes and moves become masks, rewrites new groups of their fragments. Where a fragment was replaced meanwhile the
+rows are found again by row id (spec/identity.md, IDN-12); new values whose place was taken are handed back to the
+engine to be written again. Nothing here evaluates a predicate or reads a data file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from pyroaring import BitMap64
+
+from lake_format.draft import Draft
+from lake_format.engine import Engine
+from lake_format.errors import CorruptionError
+from lake_format.model import Fragment
+from lake_format.operation_record import OperationRecord
+from lake_format.row_edits import (
+    CarriedRows,
+    FragmentRewrite,
+    RowEdits,
+    RowMove,
+    RowPlan,
+    RowRequest,
+    TouchedRows,
+)
+from lake_format.row_ids import U64, encode_row_ids
+from lake_format.snapshot import Snapshot, deleted_positions
+from lake_format.statistics import ColumnStatistics
+
+__all__ = ["ChangeRows"]
+
+_SUPERSEDED = "superseded-columns"
+"""A group's file has columns whose values another group of the fragment holds by now (EVO-6)."""
+
+_Positions = npt.NDArray[np.int64]
+
+
+class ChangeRows:
+    """A planned change of rows on its way into a version; planned anew when the matrix says so.
+
+    Attributes
+    ----------
+    plan
+        The plan as it stands: what was committed, once it is.
+    """
+
+    def __init__(self, engine: Engine, request: RowRequest, plan: RowPlan) -> None:
+        self.plan = plan
+        self._engine = engine
+        self._request = request
+
+    @property
+    def record(self) -> OperationRecord:
+        """What the plan touches."""
+        return self.plan.record
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """Figures for the history."""
+        return self.plan.summary
+
+    def apply(self, draft: Draft) -> OperationRecord:
+        """Mask, replace and add fragments where the rows are now."""
+        touched = _Touched()
+        left = _land(draft, self.plan.base, self.plan.edits, touched)
+        while left:
+            before = draft.snapshot
+            edits = self._engine.carry_rows(before, left, self.plan.edits.field_ids, self._request.new_id)
+            left = _land(draft, before, edits, touched)
+        return replace(
+            self.plan.record,
+            fragments_masked=frozenset(touched.masked),
+            fragments_rewritten=frozenset(touched.rewritten),
+            fragments_removed=frozenset(touched.removed),
+        )
+
+    def replan(self, latest: Snapshot) -> Self:
+        """Plan the same request on the version at hand; the files of the old plan are removed."""
+        self.discard()
+        self.plan = self._engine.plan_rows(latest, self._request)
+        return self
+
+    def discard(self) -> None:
+        """Remove the files of a plan that will not be committed."""
+        self._engine.discard_files(self.plan.base.store, tuple(self.plan.edits.files()))
+
+
+@dataclass(slots=True)
+class _Touched:
+    masked: set[int] = field(default_factory=set)
+    rewritten: set[int] = field(default_factory=set)
+    removed: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Landing:
+    """What becomes of the fragments of one version, gathered before any is replaced."""
+
+    masks: dict[int, BitMap64] = field(default_factory=dict)
+    rewrites: dict[int, FragmentRewrite] = field(default_factory=dict)
+    moved: list[tuple[RowMove, U64, npt.NDArray[np.bool_]]] = field(default_factory=list)
+    """New fragment, row ids by position, and which positions are dead on arrival."""
+    updated: list[U64] = field(default_factory=list)
+    carried: list[CarriedRows] = field(default_factory=list)
+
+    def mask(self, fragment_id: int, positions: BitMap64) -> None:
+        self.masks[fragment_id] = self.masks.get(fragment_id, BitMap64()) | positions
+
+
+def _land(draft: Draft, base: Snapshot, edits: RowEdits, touched: _Touched) -> list[CarriedRows]:
+    """Apply edits to a draft; returns the new values that found their place taken."""
+    finder = _Finder(base, draft.snapshot)
+    landing = _Landing()
+    for rows in edits.deletes:
+        _land_delete(finder, rows, landing)
+    for rewrite in edits.rewrites:
+        _land_rewrite(finder, rewrite, edits.field_ids, landing)
+    for move in edits.moves:
+        _land_move(finder, move, landing)
+    _write(draft, finder, edits, landing, touched)
+    return landing.carried
+
+
+def _land_delete(finder: _Finder, rows: TouchedRows, landing: _Landing) -> None:
+    found = finder.find(rows)
+    if found.stayed:
+        landing.mask(rows.fragment_id, found.stayed)
+    finder.mask_elsewhere(found.elsewhere, landing)
+
+
+def _land_rewrite(
+    finder: _Finder, rewrite: FragmentRewrite, field_ids: frozenset[int], landing: _Landing
+) -> None:
+    found = finder.find(rewrite.rows)
+    landing.updated.append(found.live_ids())
+    fits = found.now is not None and all(
+        _holder(found.before, identity) == _holder(found.now, identity) for identity in field_ids
+    )
+    if fits:
+        landing.rewrites[rewrite.rows.fragment_id] = rewrite
+    again = found.elsewhere_at if fits else found.live_at()
+    if len(again):
+        landing.carried.append(
+            CarriedRows(
+                groups=rewrite.groups,
+                row_count=found.before.row_count,
+                positions=again,
+                row_ids=found.ids_at(again),
+            )
+        )
+
+
+def _land_move(finder: _Finder, move: RowMove, landing: _Landing) -> None:
+    """Rows whose values were not touched meanwhile arrive as written; the others are merged anew by the engine."""
+    ids, dead, again = [], [], []
+    for rows in move.rows:
+        found = finder.find(rows)
+        landing.updated.append(found.live_ids())
+        own = found.all_at()
+        ids.append(found.ids_at(own))
+        unchanged = found.now is not None and found.now.groups == found.before.groups
+        arrives = np.isin(own, _array(found.stayed)) if unchanged else np.zeros(len(own), bool)
+        if unchanged and found.stayed:
+            landing.mask(rows.fragment_id, found.stayed)
+        dead.append(~arrives)
+        again.append(~arrives & np.isin(own, found.live_at()))
+    row_ids, merged = np.concatenate(ids), np.concatenate(again)
+    landing.moved.append((move, row_ids, np.concatenate(dead)))
+    if merged.any():
+        landing.carried.append(
+            CarriedRows(
+                groups=move.fragment.groups,
+                row_count=move.fragment.row_count,
+                positions=np.flatnonzero(merged),
+                row_ids=row_ids[merged],
+            )
+        )
+
+
+def _write(draft: Draft, finder: _Finder, edits: RowEdits, landing: _Landing, touched: _Touched) -> None:
+    entries: dict[int, Fragment | None] = {}
+    superseded = False
+    for fragment_id in {*landing.masks, *landing.rewrites}:
+        now = finder.latest_fragment(fragment_id)
+        assert now is not None
+        entry: Fragment | None = now
+        if fragment_id in landing.rewrites:
+            entry = _regrouped(now, landing.rewrites[fragment_id])
+            superseded = superseded or any(group.superseded for group in entry.groups)
+            touched.rewritten.add(fragment_id)
+        if fragment_id in landing.masks and entry is not None:
+            entry = _masked(entry, landing.masks[fragment_id])
+            (touched.masked if entry is not None else touched.removed).add(fragment_id)
+        entries[fragment_id] = entry
+    draft.replace_fragments(entries)
+    features = set(edits.features) | ({_SUPERSEDED} if superseded else set())
+    _add_moved(draft, landing)
+    draft.add_fragments(edits.fresh, features)
+    if any(index.field_id in edits.field_ids for index in draft.version.indexes) and landing.updated:
+        draft.mark_stale(edits.field_ids, np.concatenate(landing.updated))
+
+
+def _add_moved(draft: Draft, landing: _Landing) -> None:
+    kept = [(move, ids, dead) for move, ids, dead in landing.moved if not dead.all()]
+    first = draft.version.next_fragment_id
+    draft.add_moved([(move.fragment, encode_row_ids(ids)) for move, ids, _ in kept])
+    masks = {
+        first + offset: BitMap64(np.flatnonzero(dead).tolist())
+        for offset, (_, _, dead) in enumerate(kept)
+        if dead.any()
+    }
+    if masks:
+        finder = _Finder(draft.snapshot, draft.snapshot)
+        entries: dict[int, Fragment | None] = {}
+        for fragment_id, positions in masks.items():
+            arrived = finder.latest_fragment(fragment_id)
+            assert arrived is not None
+            entries[fragment_id] = _masked(arrived, positions)
+        draft.replace_fragments(entries)
+
+
+def _masked(entry: Fragment, positions: BitMap64) -> Fragment | None:
+    """The entry with these positions deleted too; None when no row is left."""
+    deleted = positions if entry.deletions is None else BitMap64.deserialize(entry.deletions) | positions
+    if len(deleted) == entry.row_count:
+        return None
+    deleted.run_optimize()
+    return replace(entry, deleted_count=len(deleted), deletions=deleted.serialize())
+
+
+def _regrouped(entry: Fragment, rewrite: FragmentRewrite) -> Fragment:
+    """The entry with new groups, the columns they replace superseded, and bounds that hold."""
+    replaced = {identity for group in rewrite.groups for identity in group.live_field_ids}
+    kept = [
+        replace(group, superseded=group.superseded | (replaced & set(group.field_ids)))
+        for group in entry.groups
+        if not replaced.issuperset(group.live_field_ids)
+    ]
+    new = {column.field_id: column for column in rewrite.statistics}
+    old: list[ColumnStatistics] = [one for one in entry.statistics if one.field_id not in new]
+    statistics = tuple(sorted((*old, *new.values()), key=lambda column: column.field_id))
+    return replace(entry, groups=(*kept, *rewrite.groups), statistics=statistics)
+
+
+def _holder(entry: Fragment, identity: int) -> str | None:
+    """The file that holds a field."""
+    return next((group.path for group in entry.groups if identity in group.live_field_ids), None)
+
+
+@dataclass(slots=True)
+class _Found:
+    """Where the touched rows of one fragment are in a later version."""
+
+    before: Fragment
+    now: Fragment | None
+    positions: BitMap64
+    stayed: BitMap64
+    elsewhere_at: _Positions
+    elsewhere: tuple[_Positions, _Positions]
+    """Positions in ``before`` of rows that live elsewhere now; their fragment row and position there."""
+
+    def all_at(self) -> _Positions:
+        return _array(self.positions)
+
+    def live_at(self) -> _Positions:
+        return np.union1d(_array(self.stayed), self.elsewhere_at)
+
+    def ids_at(self, positions: _Positions) -> U64:
+        if self.before.first_row_id is not None:
+            return positions.astype(np.uint64) + np.uint64(self.before.first_row_id)
+        return self.before.row_ids()[positions]
+
+    def live_ids(self) -> U64:
+        return self.ids_at(self.live_at())
+
+
+class _Finder:
+    """Finds rows of a base snapshot in a later one, reading row-id sequences only where a fragment changed."""
+
+    def __init__(self, base: Snapshot, latest: Snapshot) -> None:
+        self._base = base
+        self._latest = latest
+
+    def find(self, rows: TouchedRows) -> _Found:
+        before = _fragment(self._base, rows.fragment_id)
+        if before is None:
+            raise CorruptionError(f"fragment {rows.fragment_id} of a plan is not in its base version")
+        now = self.latest_fragment(rows.fragment_id)
+        if now is None:
+            stayed = BitMap64()
+        elif now.deletions == before.deletions:
+            stayed = rows.positions
+        else:
+            stayed = rows.positions - BitMap64(deleted_positions(now).tolist())
+        found = _Found(before, now, rows.positions, stayed, _EMPTY, (_EMPTY, _EMPTY))
+        left = _array(rows.positions - stayed)
+        if len(left):
+            owners, positions = self._latest.locations.locate(found.ids_at(left))
+            live = owners >= 0
+            found.elsewhere_at = left[live]
+            found.elsewhere = (owners[live], positions[live])
+        return found
+
+    def mask_elsewhere(self, places: tuple[_Positions, _Positions], landing: _Landing) -> None:
+        owners, positions = places
+        for owner in np.unique(owners).tolist():
+            fragment_id = int(self._latest.fragments.integers("fragment_id")[owner])
+            landing.mask(fragment_id, BitMap64(positions[owners == owner].tolist()))
+
+    def latest_fragment(self, fragment_id: int) -> Fragment | None:
+        return _fragment(self._latest, fragment_id)
+
+
+_EMPTY: _Positions = np.empty(0, np.int64)
+
+
+def _fragment(snapshot: Snapshot, fragment_id: int) -> Fragment | None:
+    ids = snapshot.fragments.integers("fragment_id")
+    at = int(np.searchsorted(ids, np.uint64(fragment_id)))
+    return snapshot.fragments.fragment(at) if at < len(ids) and ids[at] == fragment_id else None
+
+
+def _array(positions: Iterable[int]) -> _Positions:
+    values = list(positions)
+    return np.array(values, np.int64)

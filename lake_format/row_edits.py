@@ -1,0 +1,215 @@
+"""What a change of rows is asked for as, and what an engine prepared for it: files and the rows they concern.
+
+Plain values between the table, which commits, and the engine, which reads and writes rows. Rows are named by
+fragment and position *of the base snapshot*; :mod:`lake_format.row_changes` finds them again in a later version.
+No I/O here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID, uuid4
+
+import numpy as np
+import numpy.typing as npt
+from pyroaring import BitMap64
+
+from lake_format.errors import InvalidInputError
+from lake_format.model import ColumnGroup, NewFragment
+from lake_format.operation_record import OperationRecord
+from lake_format.row_ids import U64
+from lake_format.row_runs import RowRuns
+from lake_format.snapshot import Snapshot
+from lake_format.statistics import ColumnStatistics
+
+__all__ = [
+    "CarriedRows",
+    "DuplicateKeyError",
+    "FragmentRewrite",
+    "MergeClause",
+    "RowEdits",
+    "RowMove",
+    "RowPlan",
+    "RowRequest",
+    "TouchedRows",
+    "row_runs",
+]
+
+_MAX_RUNS = 32_768
+"""Row sets in a record are made coarser beyond so many runs (CON-3)."""
+
+
+class DuplicateKeyError(InvalidInputError):
+    """A key occurs twice in the rows handed in, or is in the table already; the message names it."""
+
+    code = "duplicate_key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeClause:
+    """One WHEN of a merge: of the clauses for a row's situation the first whose condition holds is carried out.
+
+    Attributes
+    ----------
+    when
+        ``matched`` (a source row has the row's key), ``not matched`` (a source row whose key no row has) or
+        ``not matched by source`` (a row whose key no source row has).
+    action
+        ``update`` or ``delete`` for rows of the table, ``insert`` for source rows.
+    condition
+        SQL or a pyarrow expression; None holds always. Source columns are ``source.<name>``.
+    values
+        New values by column; None takes every source column by name.
+    """
+
+    when: Literal["matched", "not matched", "not matched by source"]
+    action: Literal["update", "delete", "insert"]
+    condition: object | None = None
+    values: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowRequest:
+    """A change of rows: what is wanted, in the terms of whoever asks, so that it can be planned anew.
+
+    Attributes
+    ----------
+    kind
+        The operation kind of the conflict matrix.
+    where
+        The rows a delete, update or overwrite is about; None is all.
+    values
+        New values by column, for an update.
+    inputs
+        Columns that Python functions among ``values`` are given; None is all.
+    source
+        Rows handed in, as :meth:`Engine.stage` returned them.
+    on, order_by
+        Columns of the source that identify a row; the one whose greatest value decides between equal keys.
+    clauses
+        Of a merge or upsert, in order.
+    """
+
+    kind: Literal["append", "delete", "update", "upsert", "merge", "overwrite"]
+    where: object | None = None
+    values: Mapping[str, object] = field(default_factory=dict)
+    inputs: tuple[str, ...] | None = None
+    source: Any = None
+    on: tuple[str, ...] = ()
+    order_by: str | None = None
+    clauses: tuple[MergeClause, ...] = ()
+    progress: Callable[[str, int, int], None] | None = None
+    new_id: Callable[[], UUID] = uuid4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TouchedRows:
+    """Live rows of one fragment of the base, by position."""
+
+    fragment_id: int
+    positions: BitMap64
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FragmentRewrite:
+    """New files for some columns of a fragment, one value a position.
+
+    ``rows`` are those that got new values; at the others the files repeat what was there.
+    """
+
+    rows: TouchedRows
+    groups: tuple[ColumnGroup, ...]
+    statistics: tuple[ColumnStatistics, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowMove:
+    """A new fragment of existing rows: those of ``rows``, in order, positions ascending in each."""
+
+    rows: tuple[TouchedRows, ...]
+    fragment: NewFragment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowEdits:
+    """The files of a change and the rows of the base that it concerns.
+
+    Attributes
+    ----------
+    field_ids
+        Top-level fields that the updated rows got new values of.
+    deletes, rewrites, moves, fresh
+        Rows that go; fragments with new column files; rows that change their place; new rows.
+    features
+        What a reader must know to read the files.
+    """
+
+    field_ids: frozenset[int] = frozenset()
+    deletes: tuple[TouchedRows, ...] = ()
+    rewrites: tuple[FragmentRewrite, ...] = ()
+    moves: tuple[RowMove, ...] = ()
+    fresh: tuple[NewFragment, ...] = ()
+    features: frozenset[str] = frozenset()
+
+    def files(self) -> Iterator[ColumnGroup]:
+        """Every file written."""
+        for rewrite in self.rewrites:
+            yield from rewrite.groups
+        for fragment in (*(move.fragment for move in self.moves), *self.fresh):
+            yield from fragment.groups
+
+    def updated(self) -> Iterator[TouchedRows]:
+        """The rows with new values."""
+        yield from (rewrite.rows for rewrite in self.rewrites)
+        for move in self.moves:
+            yield from move.rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowPlan:
+    """A change of rows, prepared against one snapshot."""
+
+    base: Snapshot
+    edits: RowEdits
+    record: OperationRecord
+    summary: Mapping[str, Any]
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether no row is concerned."""
+        edits = self.edits
+        return not (edits.deletes or edits.rewrites or edits.moves or edits.fresh)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedRows:
+    """New values in files whose fragment has changed meanwhile, to be carried to where the rows are now.
+
+    Attributes
+    ----------
+    groups, row_count
+        The files that hold the values.
+    positions, row_ids
+        Where in the files, and of which rows; all live; shape ``(n,)`` each, positions ascending.
+    """
+
+    groups: tuple[ColumnGroup, ...]
+    row_count: int
+    positions: npt.NDArray[np.int64]
+    row_ids: U64
+
+
+def row_runs(parts: list[U64]) -> RowRuns:
+    """Row ids, each live in one part at most, as runs for a record; made coarser where they are many."""
+    ids = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
+    if len(ids) == 0:
+        return RowRuns()
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1] + np.uint64(1)])
+    lengths = np.diff(np.r_[starts, len(ids)])
+    runs = tuple(zip(ids[starts].tolist(), lengths.tolist(), strict=True))
+    return RowRuns(runs).coarsened(_MAX_RUNS)

@@ -1,0 +1,184 @@
+"""Changes to a table's schema as commits: add, drop, rename, alter and reorder columns.
+
+Each names fields by id, so that it fits whatever schema it lands on after others' commits; whether it may land is
+the conflict matrix's decision (spec/identity.md, spec/evolution.md). No data is read or written here: values of new
+columns come as column groups that are written already (:mod:`lake_format.filling`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import pyarrow as pa
+
+from lake_format.draft import Draft
+from lake_format.errors import ConflictError, InvalidInputError
+from lake_format.operation_record import OperationRecord
+from lake_format.schema import field_id, walk_fields
+from lake_format.schema_edit import add_field, edit_field, numbered, reorder
+from lake_format.snapshot import Snapshot
+
+__all__ = ["AddColumn", "AlterColumn", "DropColumn", "RenameColumn", "ReorderColumns", "claim"]
+
+_EVOLVED = frozenset({"evolved-types"})
+
+
+def claim(name: str, parent: int | None = None) -> str:
+    """The claim on a column's name: of two that differ in case only, both are the same name."""
+    return f"column:{'' if parent is None else f'{parent}/'}{name.casefold()}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddColumn:
+    """Add a column whose rows are all NULL, or a member of a struct.
+
+    Attributes
+    ----------
+    column
+        The field as the user described it, without ids.
+    parent
+        The struct that gets a member; None for a top-level column.
+    """
+
+    record: OperationRecord
+    summary: Mapping[str, Any]
+    column: pa.Field
+    parent: int | None = None
+
+    def apply(self, draft: Draft) -> OperationRecord:
+        """Give the column the next field ids and make it part of the schema."""
+        added = put_column(draft, self.column, self.parent)
+        return replace(self.record, fields_written=frozenset({field_id(added)}))
+
+    def replan(self, latest: Snapshot) -> Self:
+        """A column of NULLs fits any version."""
+        return self
+
+
+def put_column(draft: Draft, column: pa.Field, parent: int | None) -> pa.Field:
+    """Number a column, append it to the draft's schema and return it as numbered."""
+    version = draft.version
+    added, following = numbered(column, version.next_field_id)
+    _edit(draft, lambda schema: add_field(schema, added, parent), next_field_id=following)
+    if parent is not None:
+        draft.require_features(_EVOLVED)
+    return added
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropColumn:
+    """Remove a column or a struct's member, with the indexes over it. Files keep its values, which nobody sees."""
+
+    record: OperationRecord
+    summary: Mapping[str, Any]
+    field_id: int
+    nested: bool = False
+
+    def apply(self, draft: Draft) -> OperationRecord:
+        """Take the field out of the schema and its indexes out of the version."""
+        gone = self.record.fields_written
+        draft.remove_indexes([entry.name for entry in draft.version.indexes if entry.field_id in gone])
+        _edit(draft, lambda schema: edit_field(schema, self.field_id, lambda _: None))
+        if self.nested:
+            draft.require_features(_EVOLVED)
+        return self.record
+
+    def replan(self, latest: Snapshot) -> Self:
+        """Fits any version that has the column."""
+        _require(latest, self.field_id)
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenameColumn:
+    """Give a column or a struct's member another name; its id, data and indexes stay."""
+
+    record: OperationRecord
+    summary: Mapping[str, Any]
+    field_id: int
+    name: str
+
+    def apply(self, draft: Draft) -> OperationRecord:
+        """Put the new name into the schema."""
+        _edit(draft, lambda schema: edit_field(schema, self.field_id, lambda one: one.with_name(self.name)))
+        return self.record
+
+    def replan(self, latest: Snapshot) -> Self:
+        """Fits any version that has the column."""
+        _require(latest, self.field_id)
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlterColumn:
+    """Change a field's type, nullability or metadata.
+
+    Attributes
+    ----------
+    edit
+        What becomes of the field; applied to it as it is on the version the change lands on.
+    check
+        Looks at the data of a version and raises where it forbids the change (a NULL in a column made
+        required, an instant too far away for a finer unit); None where no data can.
+    """
+
+    record: OperationRecord
+    summary: Mapping[str, Any]
+    field_id: int
+    edit: Callable[[pa.Field], pa.Field]
+    check: Callable[[Snapshot], None] | None = None
+    features: frozenset[str] = field(default_factory=frozenset)
+
+    def apply(self, draft: Draft) -> OperationRecord:
+        """Put the altered field into the schema."""
+        _edit(draft, lambda schema: edit_field(schema, self.field_id, self.edit))
+        draft.require_features(self.features)
+        return self.record
+
+    def replan(self, latest: Snapshot) -> Self:
+        """Look at the data again: rows came that were not checked."""
+        _require(latest, self.field_id)
+        if self.check is not None:
+            self.check(latest)
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReorderColumns:
+    """Put columns, or members of a struct, in another order; of two that meet, the later one counts."""
+
+    record: OperationRecord
+    summary: Mapping[str, Any]
+    first: tuple[int, ...]
+    parent: int | None = None
+
+    def apply(self, draft: Draft) -> OperationRecord:
+        """Reorder the draft's schema; columns others added meanwhile stay behind those named."""
+        _edit(draft, lambda schema: reorder(schema, self.first, self.parent))
+        if self.parent is not None:
+            draft.require_features(_EVOLVED)
+        return self.record
+
+    def replan(self, latest: Snapshot) -> Self:
+        """An order fits any version."""
+        return self
+
+
+def _edit(
+    draft: Draft, change: Callable[[pa.Schema], pa.Schema], next_field_id: int | None = None
+) -> None:
+    """Change the draft's schema; what was possible when planned and is not any more is a conflict."""
+    try:
+        schema = change(draft.version.schema)
+    except InvalidInputError as error:
+        raise ConflictError(
+            f"the schema changed meanwhile: {error.what}", fix="refresh() the table, look, and try again"
+        ) from error
+    draft.set_schema(schema, next_field_id)
+
+
+def _require(latest: Snapshot, wanted: int) -> None:
+    if all(field_id(one) != wanted for one in walk_fields(latest.schema)):
+        raise ConflictError("the column was removed meanwhile", fix="refresh() the table and look")
