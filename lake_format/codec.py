@@ -104,8 +104,10 @@ def _unpack(data: bytes, where: str) -> tuple[dict[str, Any], memoryview]:
 
 
 def _version_to_json(version: Version) -> dict[str, Any]:
+    history = {"refs": dict(version.refs), "horizon": version.horizon}
     return {
         **version.extra,
+        **{key: value for key, value in history.items() if value},
         "format_version": FORMAT_VERSION,
         "required_features": sorted(version.required_features),
         "table_id": version.table_id,
@@ -151,6 +153,8 @@ _KNOWN_KEYS = frozenset(
         "sequences",
         "manifests",
         "indexes",
+        "refs",
+        "horizon",
     ]
 )
 
@@ -185,8 +189,18 @@ def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
         properties=_text_mapping(raw, "properties"),
         sequences={writer: _integer(raw["sequences"], writer) for writer in _mapping(raw, "sequences")},
         required_features=_texts(raw, "required_features"),
+        refs=_refs_from_json(raw),
+        horizon=_integer(raw, "horizon") if "horizon" in raw else 0,
         extra={key: value for key, value in raw.items() if key not in _KNOWN_KEYS},
     )
+
+
+def _refs_from_json(raw: dict[str, Any]) -> dict[str, int]:
+    refs = _mapping(raw, "refs") if "refs" in raw else {}
+    numbers = {name: _integer(refs, name) for name in refs}
+    if any(not 1 <= number < raw["version"] for number in numbers.values()):
+        raise CorruptionError("a tag does not name an earlier version")
+    return numbers
 
 
 def _manifest_to_json(reference: ManifestReference) -> dict[str, Any]:

@@ -108,9 +108,36 @@ class Draft:
             next_field_id=self.version.next_field_id if next_field_id is None else next_field_id,
         )
 
+    def require_features(self, features: Iterable[str]) -> None:
+        """Name features that a reader of the version must know."""
+        self._change(required_features=self.version.required_features | frozenset(features))
+
     def set_properties(self, properties: Mapping[str, str]) -> None:
         """Replace the table's properties."""
         self._change(properties=dict(properties))
+
+    def set_reference(self, name: str, number: int | None) -> None:
+        """Let a tag name a version; None removes the tag."""
+        others = {known: at for known, at in self.version.refs.items() if known != name}
+        self._change(refs=others if number is None else {**others, name: number})
+
+    def raise_horizon(self, horizon: int) -> None:
+        """Let the versions before ``horizon`` expire, as far as no tag names them."""
+        self._change(
+            horizon=max(self.version.horizon, horizon),
+            required_features=self.version.required_features | {"expired-versions"},
+        )
+
+    def restore(self, old: Version) -> None:
+        """Make the schema, rows and indexes of an older version current; no counter goes back (IDN-2)."""
+        self._change(
+            schema_id=old.schema_id,
+            schemas={**old.schemas, **self.version.schemas},
+            manifests=old.manifests,
+            indexes=old.indexes,
+            row_count=old.row_count,
+            required_features=self.version.required_features | old.required_features,
+        )
 
     def settled(self) -> Version:
         """The version with its manifests merged where they are many."""

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -22,6 +22,10 @@ from lake_format.model import IndexEntry, NewFragment
 from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import Store
+
+if TYPE_CHECKING:
+    from lake_format.filling import FillRequest
+    from lake_format.row_edits import RowEdits
 
 __all__ = [
     "Engine",
@@ -154,6 +158,18 @@ class Engine(Protocol):
 
     def build_index(self, snapshot: Snapshot, request: IndexRequest) -> IndexEntry:
         """Build and store an index; it is not part of the table until committed."""
+        ...
+
+    def fill_column(self, snapshot: Snapshot, request: FillRequest) -> RowEdits:
+        """Write a column's values as a new group of each fragment concerned; nothing becomes visible."""
+        ...
+
+    def fill_inputs(self, snapshot: Snapshot, request: FillRequest) -> frozenset[str]:
+        """The columns that decide which values a fill writes."""
+        ...
+
+    def infer_type(self, snapshot: Snapshot, name: str, values: object, on: str | None) -> pa.DataType:
+        """The type of a new column given by its values alone; InvalidInputError where they do not tell."""
         ...
 
     def warm(self, snapshot: Snapshot) -> None:

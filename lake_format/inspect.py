@@ -74,7 +74,9 @@ class Inspect:
         rows = []
         for number in self._log.numbers():
             if number <= self._snapshot.version.version:
-                version = self._log.read(number)
+                version = self._log.find(number)
+                if version is None:  # it has expired
+                    continue
                 rows.append(
                     {
                         "version": number,

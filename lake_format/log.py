@@ -26,10 +26,17 @@ from lake_format.model import Version
 from lake_format.paths import LATEST, VERSIONS, version_number, version_path
 from lake_format.store.base import Store
 from lake_format.store.probe import create_first
+from lake_format.tombstone import Tombstone, decode_tombstone, is_tombstone
 
-__all__ = ["VersionLog"]
+__all__ = ["ExpiredError", "VersionLog"]
 
 _CLAIM_ATTEMPTS = 5
+
+
+class ExpiredError(NotFoundError):
+    """The version was there once; it expired and was collected."""
+
+    code = "expired"
 
 
 class VersionLog:
@@ -48,25 +55,35 @@ class VersionLog:
         self._sleep = sleep
 
     def read(self, version: int) -> Version:
-        """The version of this number; NotFoundError when it does not exist."""
-        path = version_path(version)
-        try:
-            data = self._store.get(path)
-        except NotFoundError as error:
+        """The version of this number; NotFoundError when it does not exist, ExpiredError when it was collected."""
+        found = self._look(version)
+        if found is None:
             raise NotFoundError(
                 f"{self._store.uri} has no version {version}", fix="versions() lists those there are"
-            ) from error
-        found = decode_version(data, f"{self._store.uri}/{path}")
-        if found.version != version:
-            raise CorruptionError(f"{self._store.uri}/{path} holds version {found.version}")
+            )
+        if isinstance(found, Tombstone):
+            raise ExpiredError(
+                f"version {version} of {self._store.uri} has expired", fix="versions() lists those there are"
+            )
         return found
 
     def find(self, version: int) -> Version | None:
         """The version of this number, or None."""
+        found = self._look(version)
+        return found if isinstance(found, Version) else None
+
+    def _look(self, version: int) -> Version | Tombstone | None:
+        """What lies under the name of a version."""
+        path = version_path(version)
         try:
-            return self.read(version)
+            data = self._store.get(path)
         except NotFoundError:
             return None
+        where = f"{self._store.uri}/{path}"
+        found = decode_tombstone(data, where) if is_tombstone(data) else decode_version(data, where)
+        if found.version != version:
+            raise CorruptionError(f"{where} holds version {found.version}")
+        return found
 
     def hint(self) -> Version | None:
         """Some recent version, from one request; None where there is no usable hint."""
@@ -78,24 +95,31 @@ class VersionLog:
 
     def latest(self) -> Version:
         """The newest version: the hint, or else version 1, then forward. NotFoundError where there is no table."""
-        return self.latest_from(self.hint() or self.find(1) or self._newest_listed())
+        start = self.hint() or self._look(1)
+        if isinstance(start, Tombstone):  # its horizon is a later version, which is nearer to the newest
+            return self._forward(start.horizon, None)
+        return self.latest_from(start or self._newest_listed())
 
     def latest_from(self, known: Version) -> Version:
-        """The newest version, starting from one known to exist: gallops forward, then bisects."""
-        found = self.find(known.version + 1)
-        if found is None:
-            return known
-        low, step = found, 2
-        while (ahead := self.find(low.version + step)) is not None:
-            low, step = ahead, step * 2
-        high = low.version + step  # does not exist
-        while high - low.version > 1:
-            middle = self.find((low.version + high) // 2)
+        """The newest version, starting from one known to exist: gallops forward, then bisects.
+
+        Numbers are never freed, so a version that was collected since still leads to the newest.
+        """
+        return self._forward(known.version, known)
+
+    def _forward(self, number: int, known: Version | Tombstone | None) -> Version:
+        """The newest version from a number that is taken by ``known``, or None where that was not read."""
+        low, found, step = number, known, 1
+        while (ahead := self._look(low + step)) is not None:
+            low, found, step = low + step, ahead, step * 2
+        high = low + step  # does not exist
+        while high - low > 1:
+            middle = self._look((low + high) // 2)
             if middle is None:
-                high = (low.version + high) // 2
+                high = (low + high) // 2
             else:
-                low = middle
-        return low
+                low, found = middle.version, middle
+        return found if isinstance(found, Version) else self.read(low)
 
     def numbers(self) -> list[int]:
         """The numbers of all versions, ascending, by listing."""
@@ -146,11 +170,13 @@ class VersionLog:
         """Whether the object of that number is ours, by reading it back."""
         for attempt in range(_CLAIM_ATTEMPTS):
             try:
-                return self.read(version.version).commit_id == version.commit_id
-            except NotFoundError:
-                break
+                found = self._look(version.version)
             except StorageError as error:
                 cause = error
+            else:
+                if found is None:
+                    break
+                return found.commit_id == version.commit_id
             if attempt < _CLAIM_ATTEMPTS - 1:
                 self._sleep(0.05 * 2**attempt)
         raise StateUnknownError(

@@ -39,6 +39,7 @@ KNOWN_FEATURES = frozenset(
         "vector-index",
         "evolved-types",
         "superseded-columns",
+        "expired-versions",
     }
 )
 """Features this release can read. A version that requires any other is refused by name (TAB-7)."""
@@ -205,6 +206,10 @@ class Version:
     required_features: frozenset[str] = frozenset()
     sequences: Mapping[str, int] = field(default_factory=dict)
     """The highest number each idempotent writer has committed."""
+    refs: Mapping[str, int] = field(default_factory=dict)
+    """Tags: names of versions that stay readable whatever expires (spec/versions.md)."""
+    horizon: int = 0
+    """Versions before this one have expired, unless a tag names them; 0 where nothing has (IDN-19)."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields a newer minor version wrote; kept and written back untouched."""
 

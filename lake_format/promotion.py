@@ -52,7 +52,7 @@ def promotion(source: pa.DataType, target: pa.DataType) -> Promotion | None:
         )
         return promotion(source.value_type, target.value_type) if wider else None
     if types.is_null(source):
-        return Promotion()
+        return None if types.is_nested(target) else Promotion()
     if types.is_dictionary(source):
         return _of_dictionary(source, target)
     if types.is_list(source) and types.is_large_list(target):

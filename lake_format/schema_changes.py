@@ -141,7 +141,10 @@ class AlterColumn:
         """Look at the data again: rows came that were not checked."""
         _require(latest, self.field_id)
         if self.check is not None:
-            self.check(latest)
+            try:
+                self.check(latest)
+            except InvalidInputError as error:
+                raise ConflictError(f"others wrote meanwhile: {error.what}", fix=error.fix) from error
         return self
 
 
@@ -166,9 +169,7 @@ class ReorderColumns:
         return self
 
 
-def _edit(
-    draft: Draft, change: Callable[[pa.Schema], pa.Schema], next_field_id: int | None = None
-) -> None:
+def _edit(draft: Draft, change: Callable[[pa.Schema], pa.Schema], next_field_id: int | None = None) -> None:
     """Change the draft's schema; what was possible when planned and is not any more is a conflict."""
     try:
         schema = change(draft.version.schema)

@@ -25,7 +25,18 @@ from lake_format.schema import (
     without_field_ids,
 )
 
-__all__ = ["FieldPath", "Place", "add_field", "edit_field", "ids_within", "numbered", "reorder", "resolve", "split"]
+__all__ = [
+    "FieldPath",
+    "Place",
+    "add_field",
+    "edit_field",
+    "ids_within",
+    "numbered",
+    "reorder",
+    "resolve",
+    "split",
+]
+__all__ += ["with_metadata"]
 
 FieldPath = str | Sequence[str]
 """A column's name; for nested fields names joined by dots, or a sequence of names where a name has a dot."""
@@ -98,7 +109,9 @@ def _unknown(path: FieldPath, fields: list[pa.Field]) -> InvalidInputError:
     shown = path if isinstance(path, str) else ".".join(path)
     names = [field.name for field in fields]
     near = difflib.get_close_matches(shown.rpartition(".")[2], names, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(names) or 'none'}"
+    hint = (
+        f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(names) or 'none'}"
+    )
     return InvalidInputError(f"no column {shown!r}", fix=hint)
 
 
@@ -127,7 +140,9 @@ def edit_field(schema: pa.Schema, wanted: int, change: Callable[[pa.Field], pa.F
             return
         children = child_fields(field.type)
         edited = [new for child in children for new in visit(child)]
-        if all(new is child for new, child in zip(edited, children, strict=False)) and len(edited) == len(children):
+        if all(new is child for new, child in zip(edited, children, strict=False)) and len(edited) == len(
+            children
+        ):
             yield field
             return
         if not edited or (len(edited) < len(children) and not pa.types.is_struct(field.type)):
@@ -157,7 +172,9 @@ def reorder(schema: pa.Schema, first: Sequence[int], parent: int | None = None) 
     """The schema with these fields in front, in this order; the others follow as they were."""
     if parent is not None:
         return edit_field(
-            schema, parent, lambda struct: struct.with_type(pa.struct(_ordered(child_fields(struct.type), first)))
+            schema,
+            parent,
+            lambda struct: struct.with_type(pa.struct(_ordered(child_fields(struct.type), first))),
         )
     return pa.schema(_ordered(list(schema), first), schema.metadata)
 

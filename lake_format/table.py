@@ -25,14 +25,15 @@ from lake_format.operation_record import OperationRecord
 from lake_format.queries import check_k, check_queries, check_recall, check_row_ids, vector_column
 from lake_format.result import SearchResult
 from lake_format.schema import DISTANCE, ROW_ID, select_columns
-from lake_format.table_core import TableCore, checked_idempotency
+from lake_format.table_core import checked_idempotency
+from lake_format.table_schema import TableSchema
 
 __all__ = ["METRICS", "Table"]
 
 METRICS = ("l2", "cosine", "ip")
 
 
-class Table(TableCore):
+class Table(TableSchema):
     """One table at one version; :meth:`refresh` and every write of its own move it to the newest.
 
     Made by :func:`lake_format.create` and :func:`lake_format.open`. Safe to use from several threads.

@@ -161,7 +161,7 @@ def commit(
         if log.claim(candidate):
             log.publish_hint(candidate)
             return candidate
-        newest = log.latest_from(log.read(parent.version + 1))
+        newest = log.latest_from(parent)
         changes = _rebased(log, manifests, parent, newest, changes)
         parent = newest
         around.sleep(around.chance() * min(0.001 * 2**attempt, 0.25))
@@ -199,6 +199,12 @@ def _rebased(
     log: VersionLog, manifests: ManifestSet, parent: Version, newest: Version, changes: Sequence[Change]
 ) -> Sequence[Change]:
     """The changes made fit to follow every commit between ``parent`` and ``newest``."""
+    if parent.version < newest.horizon and parent.table_id == newest.table_id:
+        raise ConflictError(
+            f"this was prepared on version {parent.version}, and the versions before {newest.horizon} have "
+            "expired meanwhile: what was committed since cannot be told",
+            fix="refresh() the table and do it again",
+        )
     theirs: list[OperationRecord] = []
     for number in range(parent.version + 1, newest.version + 1):
         version = newest if number == newest.version else log.read(number)

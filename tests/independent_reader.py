@@ -23,6 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 FEATURES = {"vector-pages", "vortex-files", "row-id-sequences", "deletion-bitmaps", "vector-index"}
+FEATURES |= {"superseded-columns"}
+SUPERSEDED = 1 << 31  # added to the id of a column whose values are in another group (MAN-3)
 PATH = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*(/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*")
 ID = b"PARQUET:field_id"
 
@@ -98,7 +100,7 @@ def object_path(root: Path, path: str) -> Path:
 
 
 def fragments(root: Path, description: dict[str, Any], tail: bytes) -> list[dict[str, Any]]:
-    """Live fragments in scan order (MAN-4 to MAN-6)."""
+    """Live fragments in scan order (MAN-4, MAN-5, MAN-6)."""
     live, used = [], 0
     for entry in description["manifests"]:
         if entry["path"] is None:
@@ -111,7 +113,7 @@ def fragments(root: Path, description: dict[str, Any], tail: bytes) -> list[dict
         require(len(rows) == entry["fragment_count"], "manifest has another number of fragments")
         live += [row for row in rows if row["fragment_id"] not in entry["removed"]]
     require(used == len(tail), "bytes after the inline manifests")
-    return live
+    return sorted(live, key=lambda fragment: fragment["fragment_id"])
 
 
 def row_id_sequence(data: bytes, count: int) -> np.ndarray:
@@ -174,7 +176,7 @@ def read_group(root: Path, group: dict[str, Any], schema: pa.Schema, rows: int) 
     path = object_path(root, group["path"])
     require(path.stat().st_size == group["size"], f"{path.name} has another size")
     by_id = {int(field.metadata[ID]): field for field in schema}
-    written = pa.schema([by_id[wanted] for wanted in group["field_ids"]])
+    written = pa.schema([by_id[wanted % SUPERSEDED] for wanted in group["field_ids"]])
     if group["layout"][:4] == b"LKVC":
         columns = [vector_file(path.read_bytes(), group["layout"], written.field(0))]
     elif group["format"] == "parquet":

@@ -132,6 +132,7 @@ def version(number: int = 3, **changes: Any) -> Version:
         "manifests": (inline_manifest([fragment(0)]), inline_manifest([fragment(1)])),
         "indexes": (index_entry(),),
         "properties": {"user.owner": "me"},
+        "sequences": {"job": 7},
         "required_features": frozenset({"vector-pages", "vortex-files"}),
     }
     return Version(**(given | changes))

@@ -65,6 +65,8 @@ def test_round_trip_keeps_everything() -> None:
                 crc=4_000_000_000,
                 fragment_count=3,
                 row_count=7,
+                first_fragment_id=1,
+                last_fragment_id=9,
                 removed=(1, 9),
             ),
             inline_manifest([fragment(0)]),
@@ -80,7 +82,7 @@ def test_description_is_what_the_specification_says() -> None:
     fields = {
         "format_version", "required_features", "table_id", "version", "parent", "commit_id", "committed_at",
         "writer_id", "operations", "summary", "schema_id", "schemas", "next_field_id", "next_row_id",
-        "next_fragment_id", "row_count", "properties", "manifests", "indexes",
+        "next_fragment_id", "row_count", "properties", "manifests", "indexes", "sequences",
     }  # fmt: skip
     assert set(description) == fields
     assert [entry["path"] for entry in description["manifests"]] == [None, None]

@@ -95,7 +95,8 @@ def test_predicates_travel_and_rows_are_not_read_in_vain(items: Lake) -> None:
         ("SELECT count(*) FROM knn('items', $q, 7) WHERE id % 2 = 0", 7),
         ("SELECT count(*) FROM knn('items', $q, k := 4, exact := true)", 4),
         (
-            "SELECT count(*) FROM (FROM knn('items', $q, 3) UNION ALL FROM knn('items', $q, 5)) WHERE title LIKE '%x%'",
+            "SELECT count(*) FROM (FROM knn('items', $q, 3) UNION ALL FROM knn('items', $q, 5))"
+            " WHERE title LIKE '%x%'",
             8,
         ),
         ("SELECT count(*) FROM (FROM knn('items', $q, 4) UNION ALL FROM knn('items', $q, 4))", 8),

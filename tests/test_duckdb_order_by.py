@@ -63,7 +63,8 @@ LEFT_ALONE = [
     f"WITH items AS (SELECT * FROM copied WHERE id < 50) SELECT id FROM items {BY} LIMIT 5",
     f"SELECT id FROM items ORDER BY array_distance(vec::INTEGER[6]::FLOAT[6], {Q}), id LIMIT 5",
     "SELECT id FROM items ORDER BY array_distance(vec, (SELECT vec FROM copied WHERE id = 3)), id LIMIT 5",
-    "SELECT a.id, (SELECT b.id FROM items b ORDER BY array_distance(b.vec, a.vec), b.id LIMIT 1) FROM copied a WHERE a.id IN (3, 4)",
+    "SELECT a.id, (SELECT b.id FROM items b ORDER BY array_distance(b.vec, a.vec), b.id LIMIT 1) "
+    "FROM copied a WHERE a.id IN (3, 4)",
 ]
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import duckdb
 import numpy as np
@@ -18,6 +19,10 @@ from hypothesis import strategies as st
 import lake_format as lake
 from lake_connectors.duckdb import attach, connect, detach
 from lake_connectors.duckdb.attaching import WAY_VARIABLE
+from lake_format.draft import Draft
+from lake_format.operation_record import OperationRecord
+from lake_format.schema import assign_field_ids
+from lake_format.snapshot import Snapshot
 
 CONDITIONS = [
     "id < 17",
@@ -368,3 +373,57 @@ def test_a_failing_read_leaves_the_connection_usable(interface: str) -> None:
 
 def test_everything_counted_is_what_was_written(items: Lake) -> None:
     assert items.con.execute("SELECT count(*) FROM items").fetchone() == (ROWS,)
+
+
+@dataclass(frozen=True)
+class NewSchema:
+    """A commit of another schema, as schema changes make it."""
+
+    schema: pa.Schema
+    next_field_id: int
+    record: OperationRecord = field(default_factory=lambda: OperationRecord(kind="schema"))
+    summary: dict[str, object] = field(default_factory=dict)
+
+    def apply(self, draft: Draft) -> OperationRecord:
+        draft.set_schema(self.schema, self.next_field_id)
+        return self.record
+
+    def replan(self, latest: Snapshot) -> NewSchema:
+        raise AssertionError(latest)
+
+
+def change_columns(table: lake.Table, *, drop: str | None = None, add: str | None = None) -> None:
+    version = table.snapshot.version
+    fields = [column for column in version.schema if column.name != drop]
+    following = version.next_field_id
+    if add is not None:
+        (column,), following = assign_field_ids(pa.schema([(add, pa.float32())]), following)
+        fields.append(column)
+    table._commit(NewSchema(pa.schema(fields), following))
+
+
+def test_new_columns_are_seen_by_the_next_statement(interface: str) -> None:
+    """On a plain connection where DuckDB's scan sources are used, on ours always."""
+    table = new_table()
+    table.append(rows(0, 6))
+    con = connect(interface=interface).attach(table, "items")
+    connections = [con, con.duckdb] if interface == "sources" else [con]
+    nearest = "SELECT id, score FROM knn('items', ?, 2)"
+    for plain in connections:
+        with pytest.raises(duckdb.BinderException, match="score"):
+            plain.execute("SELECT score FROM items")
+    change_columns(table, add="score")
+    for plain in connections:
+        assert plain.execute("SELECT count(*), count(score) FROM items").fetchall() == [(6, 0)]
+        assert [row[1] for row in plain.execute(nearest, [[0.5] * 6]).fetchall()] == [None, None]
+        assert [column[0] for column in plain.execute("FROM items").description] == [*SCHEMA.names, "score"]
+    table.append(rows(6, 2).append_column("score", pa.array([1.5, 2.5], pa.float32())))
+    ordered = "SELECT score FROM items WHERE score > 2 ORDER BY array_distance(vec, ?::FLOAT[6]) LIMIT 4"
+    assert con.execute(ordered, [[0.5] * 6]).fetchall() == [(2.5,)]
+    con.execute("PREPARE titles AS SELECT id, title FROM items")
+    change_columns(table, drop="title")
+    with pytest.raises(duckdb.Error, match="title"):
+        con.execute("SELECT title FROM items").fetchall()
+    with pytest.raises(duckdb.Error, match="title"):
+        con.execute("EXECUTE titles").fetchall()
+    assert con.execute("SELECT sum(id), max(score) FROM items").fetchall() == [(28, 2.5)]

@@ -13,7 +13,9 @@ from lake_engines.scan import count_rows, scan_rows
 from lake_engines.take import take_rows
 from lake_engines.write import discard, write_fragments
 from lake_format.engine import IndexRequest, ScanRequest, SearchAnswer, SearchRequest, WriteRequest, Written
+from lake_format.filling import FillRequest
 from lake_format.model import IndexEntry
+from lake_format.row_edits import RowEdits
 from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import Store
@@ -66,6 +68,24 @@ class DefaultEngine:
         from lake_engines.knn.build import build_vector_index  # noqa: PLC0415 - loads faiss
 
         return build_vector_index(snapshot, request, self._files)
+
+    def fill_column(self, snapshot: Snapshot, request: FillRequest) -> RowEdits:
+        """Write a column's values as a new group of each fragment concerned."""
+        from lake_engines.evolution.filling import fill_column  # noqa: PLC0415
+
+        return fill_column(snapshot, request, self._files)
+
+    def fill_inputs(self, snapshot: Snapshot, request: FillRequest) -> frozenset[str]:
+        """The columns that decide which values a fill writes."""
+        from lake_engines.evolution.filling import fill_inputs  # noqa: PLC0415
+
+        return fill_inputs(snapshot, request)
+
+    def infer_type(self, snapshot: Snapshot, name: str, values: object, on: str | None) -> pa.DataType:
+        """The type of a new column given by its values alone."""
+        from lake_engines.evolution.sources import infer_type  # noqa: PLC0415
+
+        return infer_type(snapshot.schema, name, values, on)
 
     def warm(self, snapshot: Snapshot) -> None:
         """Fetch manifests and index heads ahead of the first search."""

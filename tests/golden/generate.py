@@ -22,6 +22,8 @@ import pyarrow as pa
 from pyroaring import BitMap64
 
 import lake_format as lake
+from lake_engines import DefaultEngine
+from lake_format.engine import WriteRequest
 from lake_format.log import VersionLog
 from lake_format.manifest import inline_manifest
 from lake_format.model import Fragment, ManifestReference, Version
@@ -167,18 +169,15 @@ def null_vectors(golden: Golden) -> None:
 
 
 def stored_manifest(golden: Golden) -> None:
-    """A manifest in an object of its own with a removed fragment, and an inline one after it."""
+    """A manifest in an object of its own with a removed fragment, after an inline one of a later fragment."""
     parts = [simple_rows(3, 3 * number) for number in range(4)]
     table = golden.create(parts[0].schema)
     for part in parts:
         table.append(part)
     made = table.snapshot.fragments.fragments()
     stored = _stored(table, made[:3], golden.surroundings)
-    golden.land(
-        table,
-        manifests=(replace(stored, removed=(made[1].fragment_id,)), inline_manifest(made[3:])),
-        row_count=9,
-    )
+    less = replace(stored, removed=(made[1].fragment_id,), row_count=stored.row_count - 3)
+    golden.land(table, manifests=(inline_manifest(made[3:]), less), row_count=9)
     kept = [parts[0], parts[2], parts[3]]
     golden.expect(simple_rows_of(kept), [0, 1, 2, 6, 7, 8, 9, 10, 11], fragments=3)
 
@@ -240,12 +239,18 @@ def moved_rows(golden: Golden) -> None:
     shuffled = [5, 0, 3, 1, 4, 2]
     shifted = [*range(26, 46), *range(6, 26)]
     made = [
-        replace(first, first_row_id=None, row_id_sequence=encode_row_ids(np.array(shuffled, np.uint64))),
-        replace(second, first_row_id=None, row_id_sequence=encode_row_ids(np.array(shifted, np.uint64))),
+        replace(
+            fragment,
+            fragment_id=number,
+            first_row_id=None,
+            row_id_sequence=encode_row_ids(np.array(ids, "u8")),
+        )
+        for number, fragment, ids in ((2, first, shuffled), (3, second, shifted))
     ]
     golden.land(
         table,
         manifests=(inline_manifest(made),),
+        next_fragment_id=4,
         required_features=table.snapshot.version.required_features | {"row-id-sequences"},
     )
     golden.expect(simple_rows_of(parts), shuffled + shifted, fragments=2)
@@ -274,6 +279,31 @@ def schema_changes(golden: Golden) -> None:
 def flat_index(golden: Golden) -> None:
     """An index over so few rows that it holds no lists, NULL vectors among them."""
     _indexed(golden, built=60, later=5, metrics=("l2",))
+
+
+def superseded_columns(golden: Golden) -> None:
+    """A column whose values were rewritten into a group of its own: the old file still has it."""
+    rows = simple_rows(6)
+    table = golden.create(rows.schema)
+    table.append(rows)
+    version = table.snapshot.version
+    name = version.schema.field("name")
+    request = WriteRequest(
+        data={"name": pa.array(["new", None, "newer", "", "x", None])},
+        schema=pa.schema([name]),
+        schema_id=0,
+        properties={},
+        new_id=golden.surroundings.new_id,
+    )
+    (new,) = DefaultEngine().write(table.snapshot.store, request).fragments
+    (fragment,) = table.snapshot.fragments.fragments()
+    old = [replace(g, superseded=frozenset({2} & set(g.field_ids))) for g in fragment.groups]
+    golden.land(
+        table,
+        manifests=(inline_manifest([replace(fragment, groups=(*old, *new.groups))]),),
+        required_features=version.required_features | {"superseded-columns"},
+    )
+    golden.expect(rows.set_column(1, name.remove_metadata(), request.data["name"]), range(6), fragments=1)
 
 
 def vector_index(golden: Golden) -> None:
@@ -327,6 +357,7 @@ TABLES: dict[str, Callable[[Golden], None]] = {
     "deletions": deletions,
     "moved-rows": moved_rows,
     "schema-changes": schema_changes,
+    "superseded-columns": superseded_columns,
     "flat-index": flat_index,
     "vector-index": vector_index,
 }

@@ -54,6 +54,11 @@ class Passage:
         _open[self._number] = self
 
     @property
+    def passed(self) -> int:
+        """How many rows are known to have passed."""
+        return self._count
+
+    @property
     def enough(self) -> bool:
         """Whether k rows are known to have passed."""
         return self.k is not None and self._count >= self.k

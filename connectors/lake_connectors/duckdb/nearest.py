@@ -6,7 +6,7 @@ the same stream. It must not decide what a predicate means.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ __all__ = ["CHUNK_ROWS", "Conditions", "NearestQuery", "nearest_rows"]
 
 CHUNK_ROWS = 2048
 _GROWTH = 4
+_MOST_GROWTH = 32
+_MARGIN = 1.5
 _LEAST_WIDENED = 64
 _FLAT_SHARE = 8
 """From one row in eight on, comparing with every row costs less than the index would."""
@@ -72,12 +74,23 @@ class NearestQuery:
 
 
 def nearest_rows(
-    engine: Engine, snapshot: Snapshot, query: NearestQuery, columns: tuple[str, ...], conditions: Conditions
+    engine: Engine,
+    snapshot: Snapshot,
+    query: NearestQuery,
+    columns: tuple[str, ...],
+    conditions: Conditions,
+    useful: Callable[[], int],
 ) -> Iterator[pa.Table]:
     """Matching rows, nearest first, in batches that grow while more are pulled.
 
-    The first batch is one search; each further one searches four times as far and leaves out what was handed out
-    before, so that all batches together cost about a third more than the last alone.
+    The first batch is one search; each further one searches farther and leaves out what was handed out before.
+    How much farther follows from the share of rows that were of use so far; at least four times as far, so that
+    all searches together cost about a third more than the last alone.
+
+    Parameters
+    ----------
+    useful
+        Tells how many of the rows handed out so far were of use.
 
     Yields
     ------
@@ -90,13 +103,25 @@ def nearest_rows(
     yield found
     seen = found.column(ROW_ID).to_numpy()
     while found.num_rows == wanted and wanted < rows:
-        wanted = min(max(wanted * _GROWTH, _LEAST_WIDENED), rows)
-        found = _search(engine, snapshot, query, wanted, (ROW_ID, DISTANCE), where)
+        wanted = min(_farther(wanted, query.first, useful()), rows)
+        at_once = wanted <= CHUNK_ROWS
+        found = _search(
+            engine, snapshot, query, wanted, (*(columns if at_once else ()), ROW_ID, DISTANCE), where
+        )
         fresh = found.filter(pa.array(~np.isin(found.column(ROW_ID).to_numpy(), seen)))
         seen = np.concatenate([seen, fresh.column(ROW_ID).to_numpy()])
-        yield from _with_columns(engine, snapshot, fresh, columns)
+        if at_once:
+            yield fresh
+        else:
+            yield from _with_columns(engine, snapshot, fresh, columns)
     if query.without_vector:
         yield from _without_vector(engine, snapshot, query, columns, conditions)
+
+
+def _farther(reached: int, first: int, useful: int) -> int:
+    """How many rows to search for next, where ``useful`` of ``reached`` were and ``first`` are needed."""
+    likely = int(_MARGIN * reached * first / max(useful, 1))
+    return max(reached * _GROWTH, _LEAST_WIDENED, min(likely, reached * _MOST_GROWTH))
 
 
 def _search(

@@ -144,7 +144,7 @@ class Nearest:
 
 
 class Ranks:
-    """The numbers of those rows of the latest finished searches that are among the first k to pass DuckDB's filters."""
+    """The numbers of those rows of finished searches that are among the first k to pass DuckDB's filters."""
 
     def __init__(self, nearest: Nearest) -> None:
         self._nearest = nearest

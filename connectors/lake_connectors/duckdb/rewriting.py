@@ -181,7 +181,7 @@ class Rewriter:
             text = ordered_subquery(
                 found.table.name, found.alias, self._state.ranks_sql, request, "lake_condition"
             )
-            tree = self._parse(f"SELECT * FROM ({text}) AS placeholder")
+            tree = self._parse(f"FROM ({text}) AS placeholder")
             assert tree is not None
             source = tree["statements"][0]["node"]["from_table"]
             source["alias"] = found.alias

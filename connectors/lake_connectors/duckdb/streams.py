@@ -46,6 +46,7 @@ def request_text(predicate: Expression) -> str | None:
 
 
 def scan_stream(follower: Follower, snapshot: Snapshot, request: ReadRequest) -> pa.RecordBatchReader:
+    """The rows of a snapshot that pass the predicates, in the types DuckDB is shown."""
     schema = follower.shown.hidden
     conditions = Conditions(request.predicates, request.rules)
     columns = request.columns or (_narrowest(snapshot.schema),)
@@ -115,7 +116,7 @@ def neighbour_stream(
     conditions = Conditions(tuple(term for term in terms if not mentions(term, DISTANCE)), request.rules)
     needed = _needed(request, snapshot.schema)
     began = time.perf_counter()
-    tables = nearest_rows(follower.engine, snapshot, query, needed, conditions)
+    tables = nearest_rows(follower.engine, snapshot, query, needed, conditions, lambda: passage.passed)
     first = next(tables)
     cost = time.perf_counter() - began
     stream = _Stream(out, text, passage, on_distance, request.rest)

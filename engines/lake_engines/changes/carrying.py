@@ -6,7 +6,7 @@ No expression is evaluated again: the values come from the files that were writt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from uuid import UUID
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from lake_engines.changes.placing import Placement, place
 from lake_engines.changes.values import I64, Target
+from lake_engines.files.base import gather
 from lake_engines.fragment_reader import FragmentReader, ReaderPool
 from lake_format.errors import CorruptionError
 from lake_format.model import Fragment
@@ -40,8 +41,7 @@ def carry_rows(
         return RowEdits(field_ids=field_ids)
     into = Placement()
     request = RowRequest(kind="update", new_id=new_id)
-    for rows in carried:
-        place(snapshot, _targets(snapshot, rows), _Carried(snapshot, rows, columns, pool), pool, request, into)
+    place(snapshot, _targets(snapshot, carried), _Carried(snapshot, carried, columns, pool), pool, request, into)
     return RowEdits(
         field_ids=field_ids,
         rewrites=tuple(into.rewrites),
@@ -50,43 +50,64 @@ def carry_rows(
     )
 
 
-def _targets(snapshot: Snapshot, rows: CarriedRows) -> list[Target]:
-    owners, positions = snapshot.locations.locate(rows.row_ids)
+def _targets(snapshot: Snapshot, carried: Sequence[CarriedRows]) -> Iterator[Target]:
+    """Where the rows are, one target a fragment; their clause is the number of the files they come from."""
+    owners, positions = snapshot.locations.locate(np.concatenate([rows.row_ids for rows in carried]))
+    origin = np.concatenate([rows.positions for rows in carried])
+    clause = np.repeat(np.arange(len(carried)), [len(rows.positions) for rows in carried])
     if (owners < 0).any():
         raise CorruptionError("a row to be changed is not live")
-    targets = []
     for owner in np.unique(owners).tolist():
         at = np.flatnonzero(owners == owner)
         order = at[np.argsort(positions[at], kind="stable")]
-        targets.append(
-            Target(
-                fragment=snapshot.fragments.fragment(owner),
-                positions=positions[order],
-                origin=rows.positions[order],
-            )
+        yield Target(
+            fragment=snapshot.fragments.fragment(owner),
+            positions=positions[order],
+            origin=origin[order],
+            clause=clause[order],
         )
-    return targets
 
 
 class _Carried:
-    """Values that lie in files: the origin of a row is its position there."""
+    """Values that lie in files: a row's clause says in which, its origin at which position."""
 
     inputs: tuple[str, ...] = ()
 
     def __init__(
-        self, snapshot: Snapshot, rows: CarriedRows, columns: tuple[str, ...], pool: ReaderPool
+        self,
+        snapshot: Snapshot,
+        carried: Sequence[CarriedRows],
+        columns: tuple[str, ...],
+        pool: ReaderPool,
     ) -> None:
         self.columns = columns
-        files = Fragment(
-            fragment_id=0, row_count=rows.row_count, first_row_id=0, groups=rows.groups, statistics=()
-        )
-        self._reader = FragmentReader(snapshot, files, pool)
+        self._readers = [
+            FragmentReader(
+                snapshot,
+                Fragment(
+                    fragment_id=number,
+                    row_count=rows.row_count,
+                    first_row_id=0,
+                    groups=rows.groups,
+                    statistics=(),
+                ),
+                pool,
+            )
+            for number, rows in enumerate(carried)
+        ]
 
     def compute(self, rows: pa.RecordBatch, target: Target) -> Mapping[str, pa.Array]:
+        """The values, read from the files."""
         assert target.origin is not None
-        distinct, inverse = np.unique(target.origin, return_inverse=True)
-        found = self._reader.take(distinct.astype(np.uint64), list(self.columns))
-        order: I64 = inverse.astype(np.int64)
-        if (order[1:] > order[:-1]).all():
-            return dict(zip(self.columns, found.columns, strict=True))
-        return {name: column.take(pa.array(order)) for name, column in zip(self.columns, found.columns, strict=True)}
+        assert target.clause is not None
+        parts, order = [], []
+        for clause in np.unique(target.clause).tolist():
+            at = np.flatnonzero(target.clause == clause)
+            distinct, inverse = np.unique(target.origin[at], return_inverse=True)
+            found = self._readers[clause].take(distinct.astype(np.uint64), list(self.columns))
+            parts.append(gather(found, inverse.astype(np.int64)))
+            order.append(at)
+        merged = parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+        back: I64 = np.empty(len(target.positions), np.int64)
+        back[np.concatenate(order)] = np.arange(len(back))
+        return dict(zip(self.columns, gather(merged, back).columns, strict=True))

@@ -61,17 +61,28 @@ class VortexWriter:
         self._finished = False
         self._out = store.open_writer(path)
         self._hashed = HashingWriter(self._out)
-        self._folder = tempfile.mkdtemp(prefix="lake-vortex-")
-        self._pipe = os.path.join(self._folder, "pipe")
-        os.mkfifo(self._pipe, 0o600)
-        # Both ends are held open from here on, so that neither thread can block on opening its own.
-        self._read_end = os.open(self._pipe, os.O_RDONLY | os.O_NONBLOCK)
-        self._write_end = os.open(self._pipe, os.O_WRONLY)
-        os.set_blocking(self._read_end, True)
+        self._open_pipe()
         self._encoder = threading.Thread(target=self._encode, name="lake-vortex-encode", daemon=True)
         self._pump = threading.Thread(target=self._move, name="lake-vortex-pump", daemon=True)
         self._encoder.start()
         self._pump.start()
+
+    def _open_pipe(self) -> None:
+        """Make the pipe and hold both its ends open, so that neither thread can block on opening its own."""
+        try:
+            self._folder = tempfile.mkdtemp(prefix="lake-vortex-")
+            self._pipe = os.path.join(self._folder, "pipe")
+            os.mkfifo(self._pipe, 0o600)
+            self._read_end = os.open(self._pipe, os.O_RDONLY | os.O_NONBLOCK)
+            self._write_end = os.open(self._pipe, os.O_WRONLY)
+            os.set_blocking(self._read_end, True)
+        except OSError as error:
+            self._out.abort()
+            where = tempfile.gettempdir()
+            raise StorageError(
+                f"a named pipe for {self._path!r} cannot be made in {where!r}: {error.strerror}",
+                fix="set TMPDIR to a folder that can be written to",
+            ) from error
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append the rows of ``batch``; raises what went wrong in the background since the last call."""

@@ -23,6 +23,7 @@ TARGETS = (0.9, 0.95, 0.99, 0.999)
 _NEIGHBOURS = (1, 10, 100)
 _FAR = 1000  # neighbours whose lists are looked at by approximate scores: what selective filters need
 _LEAST_FACTOR = np.float32(1e-6)
+_FAR_QUERIES = 96
 _WIDTH = 2048  # candidates looked at
 _PROBE_STEPS = sorted({round(2 ** (step / 4)) for step in range(65)})
 _WIDTH_STEPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6.5, 8, 10, 13, 16, 20, 26, 32, 40, 50, 100)  # times k
@@ -64,6 +65,7 @@ class _Scan:
     ordinals: I64
     probes_needed: I64
     most_probes: int
+    far: I64  # probes needed for each of the ``_FAR`` nearest of some queries, ascending
 
 
 def calibrate(measurement: Measurement) -> tuple[CalibrationRow, ...]:
@@ -88,14 +90,13 @@ def calibrate(measurement: Measurement) -> tuple[CalibrationRow, ...]:
 
 
 def _far_rows(scan: _Scan, rows: list[CalibrationRow], count: int, lists: int) -> list[CalibrationRow]:
-    """Measure how many probes hold the ``_FAR`` nearest, in which a selective filter finds its few.
+    """Tell how many probes hold the ``_FAR`` nearest, among which a selective filter finds its few.
 
-    Which these are is told by approximate scores, which is good enough for the lists they are in; the numbers of
-    candidates are scaled up from the largest ``k`` that was measured exactly.
+    The numbers of candidates are scaled up from the largest ``k`` that was measured exactly.
     """
-    if count < 10 * _FAR or scan.probes_needed.shape[1] < _FAR or not len(scan.probes_needed):
+    needed = scan.far
+    if not len(needed):
         return []
-    needed = np.sort(scan.probes_needed[:, :_FAR].ravel())
     far = []
     for row in rows:
         if row.k != _NEIGHBOURS[-1]:
@@ -136,16 +137,36 @@ def _scan(measurement: Measurement) -> _Scan:
     holders = np.minimum(holders, model.list_count - 1)  # of vectors in no list: any rank will do
     needed = np.sort((np.take_along_axis(rank_of_list, holders, 1) + 1)[known >= 0])
     most = model.list_count if not len(needed) else int(needed[int((len(needed) - 1) * 0.9997)])
-    reach = min(model.list_count, max(2 * most, model.list_count // 8))  # beyond: for far neighbours
     width = min(_WIDTH, len(measurement.list_of))
     _, found = measurement.scanner.scan(
-        queries, np.ascontiguousarray(scores[:, :reach]), np.ascontiguousarray(lists[:, :reach]), width, None
+        queries, np.ascontiguousarray(scores[:, :most]), np.ascontiguousarray(lists[:, :most]), width, None
     )
     found = _without(found, measurement.held_out.sources)
     holders = np.minimum(measurement.list_of[np.maximum(found, 0)].astype(np.int64), model.list_count - 1)
     probes = np.take_along_axis(rank_of_list, holders, 1) + 1
     probes[found < 0] = model.list_count + 1
-    return _Scan(found, probes, most)
+    return _Scan(found, probes, most, _far_probes(measurement, queries, scores, lists, most))
+
+
+def _far_probes(measurement: Measurement, queries: F32, scores: F32, lists: I64, most: int) -> I64:
+    """Find how many probes it takes to meet each of the ``_FAR`` nearest of some queries, ascending.
+
+    Which vectors these are is told by approximate scores, which is good enough for the lists they are in. Many more
+    lists are scanned than the nearest hundred need.
+    """
+    count = len(measurement.list_of)
+    if 10 * _FAR > count or not len(queries):
+        return np.empty(0, np.int64)
+    reach = min(lists.shape[1], max(4 * most, lists.shape[1] // 2))
+    some = slice(0, None, max(1, len(queries) // _FAR_QUERIES))
+    chosen = np.ascontiguousarray(lists[some, :reach])
+    _, found = measurement.scanner.scan(
+        np.ascontiguousarray(queries[some]), np.ascontiguousarray(scores[some, :reach]), chosen, _FAR, None
+    )
+    ranks = np.argsort(lists[some], axis=1)
+    holders = np.minimum(measurement.list_of[np.maximum(found, 0)].astype(np.int64), lists.shape[1] - 1)
+    probes = np.take_along_axis(ranks, holders, 1) + 1
+    return np.sort(probes[found >= 0])
 
 
 def _without(found: I64, sources: I64) -> I64:

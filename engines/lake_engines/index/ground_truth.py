@@ -62,12 +62,13 @@ class GroundTruth:
     product. The result does not depend on the order of blocks.
     """
 
-    def __init__(self, held_out: HeldOut, prepared: PreparedQueries, model: Model) -> None:
-        self._sources = held_out.sources
-        self._with_norms = model.metric != "ip"
-        self._products = InnerProducts(np.ascontiguousarray(prepared.extended[:, : model.padded]))
+    def __init__(self, sources: I64, queries: F32, kept: int, *, with_norms: bool) -> None:
+        self._sources = sources
+        self._kept = kept
+        self._with_norms = with_norms
+        self._products = InnerProducts(np.ascontiguousarray(queries))
         self._lock = threading.Lock()
-        count = len(held_out.queries)
+        count = len(queries)
         self._worst = np.full(count, -np.inf, np.float32)
         self._best = (np.full((count, 0), 0, np.float32), np.zeros((count, 0), np.int64))
         self._pending: list[tuple[I64, F32, I64]] = []
@@ -87,17 +88,17 @@ class GroundTruth:
         own = np.flatnonzero(ordinals[np.minimum(places, len(ordinals) - 1)] == self._sources)
         scores[places[own], own] = -np.inf
         worst = self._worst
-        if len(block) > NEIGHBOURS_KEPT and not np.isfinite(worst).all():
+        if len(block) > self._kept and not np.isfinite(worst).all():
             worst = np.maximum(
                 worst,
-                np.partition(scores, len(block) - NEIGHBOURS_KEPT, axis=0)[len(block) - NEIGHBOURS_KEPT],
+                np.partition(scores, len(block) - self._kept, axis=0)[len(block) - self._kept],
             )
         rows, queries = np.nonzero(scores >= worst)
         found = (queries, scores[rows, queries], ordinals[rows])
         with self._lock:
             self._pending.append(found)
             self._pending_size += len(rows)
-            if self._pending_size > 2 * NEIGHBOURS_KEPT * len(self._worst) or len(self._pending) <= 1:
+            if self._pending_size > 2 * self._kept * len(self._worst) or len(self._pending) <= 1:
                 self._merge()
 
     def result(self) -> tuple[F32, I64]:
@@ -120,10 +121,10 @@ class GroundTruth:
         queries, scores, ordinals = queries[order], scores[order], ordinals[order]
         starts = np.searchsorted(queries, np.arange(count))
         ranks = np.arange(len(queries)) - starts[queries]
-        within = ranks < NEIGHBOURS_KEPT
+        within = ranks < self._kept
         best = (
-            np.full((count, NEIGHBOURS_KEPT), -np.inf, np.float32),
-            np.full((count, NEIGHBOURS_KEPT), -1, np.int64),
+            np.full((count, self._kept), -np.inf, np.float32),
+            np.full((count, self._kept), -1, np.int64),
         )
         best[0][queries[within], ranks[within]] = scores[within]
         best[1][queries[within], ranks[within]] = ordinals[within]

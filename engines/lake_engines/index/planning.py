@@ -11,7 +11,7 @@ from lake_format.errors import InvalidInputError
 
 __all__ = ["Plan", "plan_search"]
 
-_GROWTH = (0.2, 0.5)  # probes grow by a power of k beyond what was calibrated: at least and at most this one
+_GROWTH = (0.2, 1.0)  # probes grow by a power of k beyond what was calibrated: at least and at most this one
 _ROUND_UP_TO = (
     100  # k up to here takes the next row; between larger ones the gaps are wide, and the one below is scaled
 )

@@ -54,7 +54,7 @@ from lake_engines.predicate.values import Constant, FieldValue, Value, plain_typ
 from lake_format.errors import InvalidInputError, LakeError, UnsupportedError
 from lake_format.statistics import FIELD_ID_KEY, value_type
 
-__all__ = ["bind"]
+__all__ = ["bind", "value_of"]
 
 _NO_ROWS = pa.RecordBatch.from_pydict({})
 _SHOWN = 20  # names listed in an error
@@ -90,6 +90,20 @@ def bind(expression: Expression, schema: pa.Schema, rules: Rules = "sql") -> Bou
     parts = tuple(BoundPredicate(truth, term, rules) for truth, term in pairs)
     whole = _all(truth for truth, _ in pairs)
     return BoundPredicate(whole, expression, rules, parts if len(parts) > 1 else ())
+
+
+def value_of(expression: Expression, schema: pa.Schema, rules: Rules = "sql") -> Value:
+    """Check an expression that computes a value, such as ``price * 2``, against ``schema``.
+
+    Raises
+    ------
+    InvalidInputError, UnsupportedError
+        As :func:`bind`.
+    """
+    try:
+        return _Binder(schema, rules).value(expression)
+    except RecursionError as error:
+        raise InvalidInputError("the expression is nested too deeply", fix="flatten it") from error
 
 
 def _all(terms: Iterable[Truth]) -> Truth:

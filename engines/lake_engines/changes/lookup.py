@@ -1,0 +1,173 @@
+"""Finds the live rows of a table that have the keys of rows handed in: by statistics, then by hash, then by value.
+
+Only key columns (and columns a condition needs) are read, window by window.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lake_engines.changes.source import SourceKeys, comparable
+from lake_engines.changes.values import I64
+from lake_engines.fragment_reader import FragmentReader, ReaderPool
+from lake_format.keys import hash_keys
+from lake_format.model import Fragment
+from lake_format.row_ids import U64
+from lake_format.schema import field_id
+from lake_format.snapshot import Snapshot
+from lake_format.statistics import bound_kind, encode_bound
+
+__all__ = ["KeyLookup", "KeyWindow"]
+
+_WINDOW_ROWS = 131_072
+_FILTER_BITS = 16
+"""Bits of the hash filter per key: a row whose key is none of them passes it once in so many times."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyWindow:
+    """Consecutive rows of a fragment and which of them have a key that was looked for.
+
+    Attributes
+    ----------
+    start, batch
+        First position, and the columns read.
+    live
+        Which rows are not deleted.
+    rows, origin
+        Rows of the window that match, ascending, and the source row each matches; shape ``(n,)`` each.
+    """
+
+    start: int
+    batch: pa.RecordBatch
+    live: npt.NDArray[np.bool_]
+    rows: I64
+    origin: I64
+
+
+class KeyLookup:
+    """Looks for the keys of staged rows in a table."""
+
+    def __init__(self, keys: SourceKeys) -> None:
+        self.keys = keys
+        size = 1 << max(10, int(len(keys.hashes) * _FILTER_BITS - 1).bit_length())
+        self._mask = np.uint64(size - 1)
+        self._filter = np.zeros(size, bool)
+        self._filter[keys.hashes & self._mask] = True
+        self._collides = bool((keys.hashes[1:] == keys.hashes[:-1]).any())
+
+    def candidates(self, snapshot: Snapshot) -> list[Fragment]:
+        """The fragments whose statistics do not rule all keys out."""
+        table = snapshot.fragments
+        selected = np.full(len(table), len(self.keys.rows) > 0)
+        for index, name in enumerate(self.keys.columns):
+            if not selected.any():
+                break
+            field = snapshot.schema.field(name)
+            bounds = table.column(field_id(field))
+            if bounds is not None and bound_kind(field.type) is not None:
+                values = comparable(self.keys.part(index, self.keys.rows))
+                selected &= _may_hold(values, field.type, bounds[0], bounds[1], selected)
+        return table.fragments(selected)
+
+    def windows(
+        self, snapshot: Snapshot, fragment: Fragment, pool: ReaderPool, columns: Sequence[str] = ()
+    ) -> Iterator[KeyWindow]:
+        """All rows of a fragment, those with a key that is looked for marked."""
+        reader = FragmentReader(snapshot, fragment, pool)
+        read = list(dict.fromkeys([*self.keys.columns, *columns]))
+        deleted = reader.deleted()
+        for start, batch in reader.scan(read, 0, fragment.row_count, _WINDOW_ROWS):
+            live = np.ones(batch.num_rows, bool)
+            low, high = np.searchsorted(deleted, [start, start + batch.num_rows])
+            live[deleted[low:high].astype(np.int64) - start] = False
+            rows, origin = self._match(batch, live)
+            yield KeyWindow(start, batch, live, rows, origin)
+
+    def _match(self, batch: pa.RecordBatch, live: npt.NDArray[np.bool_]) -> tuple[I64, I64]:
+        parts = [batch.column(name) for name in self.keys.columns]
+        possible = live.copy()
+        for part in parts:
+            if part.null_count:
+                possible &= part.is_valid().to_numpy(zero_copy_only=False)
+        hashes = hash_keys(parts)
+        possible &= self._filter[hashes & self._mask]
+        rows = np.flatnonzero(possible)
+        rows, places = self._find(hashes[rows], rows)
+        origin = self.keys.rows[places]
+        equal = np.ones(len(rows), bool)
+        for index, part in enumerate(parts):
+            theirs = comparable(self.keys.part(index, origin))
+            same = pc.equal(comparable(part.take(pa.array(rows))), theirs)
+            equal &= same.to_numpy(zero_copy_only=False)
+        return rows[equal], origin[equal]
+
+    def _find(self, hashes: U64, rows: I64) -> tuple[I64, I64]:
+        """Pairs of rows and places in the sorted keys whose hashes are equal, ascending by row."""
+        order = np.argsort(hashes)  # searching in order is kind to caches
+        wanted = hashes[order]
+        low = np.searchsorted(self.keys.hashes, wanted)
+        if not self._collides:
+            hit = low < len(self.keys.hashes)
+            hit[hit] = self.keys.hashes[low[hit]] == wanted[hit]
+            found, places = rows[order[hit]], low[hit]
+        else:
+            counts = np.searchsorted(self.keys.hashes, wanted, side="right") - low
+            before = np.cumsum(counts) - counts
+            places = np.repeat(low - before, counts) + np.arange(int(counts.sum()))
+            found = np.repeat(rows[order], counts)
+        back = np.argsort(found, kind="stable")
+        return found[back], places[back]
+
+
+def _may_hold(
+    values: pa.Array,
+    data_type: pa.DataType,
+    lower: pa.BinaryArray,
+    upper: pa.BinaryArray,
+    selected: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.bool_]:
+    """For each fragment, whether one of the values may lie within its bounds; unknown bounds may hold anything."""
+    ends = pc.min_max(values)
+    least, most = encode_bound(ends["min"], data_type), encode_bound(ends["max"], data_type)
+    above = pc.fill_null(pc.greater_equal(upper, pa.scalar(least, upper.type)), True)
+    below = pc.fill_null(pc.less_equal(lower, pa.scalar(most, lower.type)), True)
+    may = np.array(pc.and_(above, below).to_numpy(zero_copy_only=False)) & selected
+    within = _some_between(values, data_type)
+    if within is None:
+        return may
+    for index in np.flatnonzero(may).tolist():
+        low, high = lower[index].as_py(), upper[index].as_py()
+        may[index] = low is None or high is None or within(low, high)
+    return may
+
+
+def _some_between(values: pa.Array, data_type: pa.DataType) -> Callable[[bytes, bytes], bool] | None:
+    """A test whether some value lies between two bounds, for types whose bounds are cheap to make; else None."""
+    kind = bound_kind(data_type)
+    if kind in ("signed", "unsigned"):
+        word = np.int64 if kind == "signed" else np.uint64
+        numbers = np.sort(values.to_numpy(zero_copy_only=False).astype(word))
+        shift = 1 << 63 if kind == "signed" else 0
+
+        def between(low: bytes, high: bytes) -> bool:
+            first = np.searchsorted(numbers, word(int.from_bytes(low, "big") - shift))
+            return bool(first < len(numbers) and int(numbers[first]) <= int.from_bytes(high, "big") - shift)
+
+        return between
+    if kind == "text" and len(values) <= 1 << 17:
+        texts = sorted(value.encode() for value in values.to_pylist())
+
+        def between_texts(low: bytes, high: bytes) -> bool:
+            first = bisect_left(texts, low)
+            return first < len(texts) and texts[first] <= high
+
+        return between_texts
+    return None

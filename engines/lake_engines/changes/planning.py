@@ -1,0 +1,336 @@
+"""Plans a change of rows against a snapshot: the rows concerned, the files with their new values, and the record.
+
+Dispatch and bookkeeping; how rows are found and written is the business of the modules below. If planning fails,
+files written so far are removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lake_engines.changes.assignments import Assignments, assign
+from lake_engines.changes.costs import compare
+from lake_engines.changes.joining import MergeOutcome, join, new_rows, refuse_taken_keys
+from lake_engines.changes.matching import fields_of, matching_rows
+from lake_engines.changes.merging import MergeValues, prepare
+from lake_engines.changes.placing import Placement, place, touched, write_rows
+from lake_engines.changes.source import SourceKeys, StagedRows
+from lake_engines.changes.values import Target
+from lake_engines.fragment_reader import ReaderPool
+from lake_format.engine import Written
+from lake_format.errors import InvalidInputError, LakeError, UnsupportedError
+from lake_format.keys import encode_key_hashes, key_columns
+from lake_format.model import ColumnGroup
+from lake_format.operation_record import OperationRecord
+from lake_format.paths import keys_path
+from lake_format.row_edits import RowEdits, RowPlan, RowRequest, TouchedRows, row_runs
+from lake_format.row_ids import U64
+from lake_format.schema import field_id, require_column
+from lake_format.snapshot import Snapshot
+
+__all__ = ["explain_rows", "plan_rows"]
+
+_INLINE_KEYS = 512
+"""A record holds so many key hashes itself; more lie in an object of their own."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """A plan in the making."""
+
+    deletes: list[TouchedRows] = field(default_factory=list)
+    placement: Placement = field(default_factory=Placement)
+    columns: tuple[str, ...] = ()
+    reads: set[int] = field(default_factory=set)
+    fresh: Written | None = None
+    keys: U64 | None = None
+    keys_known: bool = True
+    key_object: str = ""
+
+    def files(self) -> list[ColumnGroup]:
+        found = self.placement.files()
+        return found + [group for one in (self.fresh.fragments if self.fresh else ()) for group in one.groups]
+
+
+def plan_rows(snapshot: Snapshot, request: RowRequest, pool: ReaderPool) -> RowPlan:
+    """Find the rows, write the files, and say what was touched.
+
+    Raises
+    ------
+    InvalidInputError
+        A filter, column or value that does not fit; a NULL key; :class:`DuplicateKeyError`.
+    """
+    work = _Work()
+    planner = _PLANNERS[request.kind]
+    try:
+        planner(snapshot, request, pool, work)
+        return _finished(snapshot, request, work)
+    except BaseException:
+        for path in [group.path for group in work.files()] + [work.key_object] * bool(work.key_object):
+            with suppress(LakeError):  # what cannot be removed is garbage; the first error is the news
+                snapshot.store.delete(path)
+        raise
+
+
+def explain_rows(snapshot: Snapshot, request: RowRequest, pool: ReaderPool) -> dict[str, Any]:
+    """What an update would do and cost, without writing: rows, and fragments by strategy."""
+    assignments = _assignments(snapshot, request)
+    facts: dict[str, Any] = {
+        "rows": 0,
+        "columns": list(assignments.columns),
+        "fragments": len(snapshot.fragments),
+        "fragments rewritten": 0,
+        "fragments with moved rows": 0,
+        "rows moved": 0,
+        "bytes estimated": 0,
+    }
+    for target in matching_rows(snapshot, request.where, pool):
+        rows = len(target.positions)
+        cost = compare(target.fragment, snapshot.schema, assignments.columns, rows)
+        facts["rows"] += rows
+        facts["bytes estimated"] += min(cost.rewrite, cost.move)
+        if cost.strategy == "rewrite":
+            facts["fragments rewritten"] += 1
+        else:
+            facts["fragments with moved rows"] += 1
+            facts["rows moved"] += rows
+    facts["strategy"] = _strategy(facts["fragments rewritten"], facts["rows moved"])
+    return facts
+
+
+# --- one planner an operation ---------------------------------------------------------------------------------
+
+
+def _delete(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Work) -> None:
+    work.reads |= fields_of(snapshot, request.where)
+    work.deletes += [touched(target) for target in matching_rows(snapshot, request.where, pool)]
+
+
+def _update(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Work) -> None:
+    assignments = _assignments(snapshot, request)
+    work.columns = assignments.columns
+    work.reads |= fields_of(snapshot, request.where) | _ids(snapshot, assignments.inputs)
+    targets = _told(matching_rows(snapshot, request.where, pool), request)
+    place(snapshot, targets, assignments, pool, request, work.placement)
+
+
+def _assignments(snapshot: Snapshot, request: RowRequest) -> Assignments:
+    if not request.values:
+        raise InvalidInputError("an update must set at least one column", fix='update({"price": 1.5})')
+    _refuse_key_columns(snapshot, request.values)
+    return Assignments(assign(snapshot.schema, request.values, request.inputs))
+
+
+def _merge(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Work) -> None:
+    source: StagedRows = request.source
+    key = key_columns(snapshot.version)
+    if key and set(request.on) != set(key):
+        raise UnsupportedError(
+            f"a table with the key {', '.join(key)} is merged on its key, not on {', '.join(request.on)}"
+        )
+    on = key or request.on
+    work.keys_known = bool(key)
+    work.reads |= _ids(snapshot, on)
+    keys = _source_keys(snapshot, source, on, request)
+    if keys is None:
+        if not any(clause.when == "not matched by source" for clause in request.clauses):
+            return
+        keys = SourceKeys(StagedRows(_no_rows(snapshot, on), snapshot.schema), on)
+    if key:
+        work.keys = keys.distinct_hashes
+    clauses = prepare(request.clauses, snapshot.schema, source, on)
+    for _, clause in clauses:
+        _refuse_merged_key(snapshot, clause.action, clause.columns if clause.values is not None else ())
+        work.reads |= _ids(snapshot, clause.reads)
+    values = MergeValues(snapshot.schema, [clause for _, clause in clauses], source)
+    work.columns = values.columns
+    work.reads |= _ids(snapshot, values.inputs)
+    outcome = MergeOutcome(len(source))
+    join(snapshot, keys, clauses, source, pool, outcome)
+    work.deletes += [touched(target) for target in outcome.deletes]
+    place(snapshot, _told(outcome.updates, request), values, pool, request, work.placement)
+    inserts = new_rows(snapshot, keys, clauses, source, outcome, key)
+    _write_fresh(snapshot, request, work, inserts)
+
+
+def _overwrite(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Work) -> None:
+    work.reads |= fields_of(snapshot, request.where)
+    work.deletes += [touched(target) for target in matching_rows(snapshot, request.where, pool)]
+    _append(snapshot, request, pool, work)
+
+
+def _append(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Work) -> None:
+    source: StagedRows = request.source
+    key = key_columns(snapshot.version)
+    if key and len(source):
+        keys = _source_keys(snapshot, source, key, request)
+        assert keys is not None
+        work.keys = keys.distinct_hashes
+        refuse_taken_keys(snapshot, keys, work.deletes, pool)
+    _write_fresh(snapshot, request, work, source.batches())
+
+
+_PLANNERS: dict[str, Callable[[Snapshot, RowRequest, ReaderPool, _Work], None]] = {
+    "append": _append,
+    "delete": _delete,
+    "update": _update,
+    "upsert": _merge,
+    "merge": _merge,
+    "overwrite": _overwrite,
+}
+
+
+def _source_keys(
+    snapshot: Snapshot, source: StagedRows, on: Sequence[str], request: RowRequest
+) -> SourceKeys | None:
+    if len(source) == 0:
+        return None
+    for name in on:
+        require_column(snapshot.schema, name)
+        if name not in source.columns:
+            raise InvalidInputError(
+                f"the rows handed in have no column {name!r}, which identifies rows", fix="add it"
+            )
+    return SourceKeys(source, on, request.order_by)
+
+
+def _no_rows(snapshot: Snapshot, on: Sequence[str]) -> pa.Table:
+    return pa.table({name: pa.array([], snapshot.schema.field(name).type) for name in on})
+
+
+def _write_fresh(
+    snapshot: Snapshot, request: RowRequest, work: _Work, batches: Iterator[pa.RecordBatch]
+) -> None:
+    written = write_rows(snapshot.store, snapshot, _reported(batches, request), request.new_id)
+    if written.rows:
+        work.fresh = written
+
+
+def _reported(batches: Iterator[pa.RecordBatch], request: RowRequest) -> Iterator[pa.RecordBatch]:
+    done = 0
+    for batch in batches:
+        yield batch
+        done += batch.num_rows
+        if request.progress is not None:
+            request.progress(f"{request.kind}: new rows", done, 0)
+
+
+def _told(targets: Iterable[Target], request: RowRequest) -> Iterator[Target]:
+    done = 0
+    for target in targets:
+        yield target
+        done += len(target.positions)
+        if request.progress is not None:
+            request.progress(f"{request.kind}: changed rows", done, 0)
+
+
+def _refuse_key_columns(snapshot: Snapshot, columns: Iterable[str]) -> None:
+    for name in sorted(set(columns) & set(key_columns(snapshot.version))):
+        raise UnsupportedError(
+            f"column {name!r} is part of the table's key, which an update does not change",
+            fix="delete the row and add it under its new key",
+        )
+
+
+def _refuse_merged_key(snapshot: Snapshot, action: str, columns: Sequence[str]) -> None:
+    if action == "update":
+        _refuse_key_columns(snapshot, columns)
+    for name in sorted(set(columns) & set(key_columns(snapshot.version))):
+        raise UnsupportedError(
+            f"column {name!r} is part of the table's key: an insert takes it from the rows handed in",
+            fix="leave it out of the values",
+        )
+
+
+# --- the plan -------------------------------------------------------------------------------------------------
+
+
+def _finished(snapshot: Snapshot, request: RowRequest, work: _Work) -> RowPlan:
+    placement, fresh = work.placement, work.fresh
+    edits = RowEdits(
+        field_ids=_ids(snapshot, work.columns),
+        deletes=tuple(work.deletes),
+        rewrites=tuple(placement.rewrites),
+        moves=tuple(placement.moves),
+        fresh=fresh.fragments if fresh else (),
+        features=frozenset(placement.features | (fresh.features if fresh else frozenset())),
+    )
+    return RowPlan(
+        base=snapshot,
+        edits=edits,
+        record=_record(snapshot, request, work, edits),
+        summary=_summary(edits, fresh.rows if fresh else 0, placement.bytes + (fresh.bytes if fresh else 0)),
+    )
+
+
+def _record(snapshot: Snapshot, request: RowRequest, work: _Work, edits: RowEdits) -> OperationRecord:
+    ids = _RowIds(snapshot)
+    hashes: Sequence[int] | None = () if work.keys_known else None
+    if work.keys is not None and len(work.keys) > _INLINE_KEYS:
+        work.key_object = keys_path(request.new_id())
+        snapshot.store.create(work.key_object, encode_key_hashes(work.keys))
+        hashes = None
+    elif work.keys is not None:
+        hashes = tuple(work.keys.tolist())
+    moved_from = {rows.fragment_id for move in edits.moves for rows in move.rows}
+    return OperationRecord(
+        kind=request.kind,
+        fields_read=frozenset(work.reads),
+        fields_written=edits.field_ids,
+        rows_added=work.fresh.rows if work.fresh else 0,
+        rows_deleted=row_runs([ids.of(rows) for rows in edits.deletes]),
+        rows_updated=row_runs([ids.of(rows) for rows in edits.updated()]),
+        fragments_masked=frozenset({rows.fragment_id for rows in edits.deletes} | moved_from),
+        fragments_rewritten=frozenset(rewrite.rows.fragment_id for rewrite in edits.rewrites),
+        key_hashes=hashes,
+        key_hashes_at=work.key_object,
+    )
+
+
+class _RowIds:
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._fragments = snapshot.fragments
+        self._ids = snapshot.fragments.integers("fragment_id")
+
+    def of(self, rows: TouchedRows) -> U64:
+        at = int(np.searchsorted(self._ids, np.uint64(rows.fragment_id)))
+        fragment = self._fragments.fragment(at)
+        positions = np.fromiter(rows.positions, np.int64, len(rows.positions))
+        if fragment.first_row_id is not None:
+            return positions.astype(np.uint64) + np.uint64(fragment.first_row_id)
+        return fragment.row_ids()[positions]
+
+
+def _summary(edits: RowEdits, inserted: int, size: int) -> dict[str, Any]:
+    moved = sum(len(rows) for move in edits.moves for rows in move.rows)
+    updated = moved + sum(len(rewrite.rows) for rewrite in edits.rewrites)
+    facts: dict[str, Any] = {
+        "rows_deleted": sum(len(rows) for rows in edits.deletes),
+        "rows_updated": updated,
+        "rows_inserted": inserted,
+        "bytes": size,
+    }
+    if updated:
+        facts |= {
+            "strategy": _strategy(len(edits.rewrites), moved),
+            "fragments_rewritten": len(edits.rewrites),
+            "rows_moved": moved,
+        }
+    return facts
+
+
+def _strategy(rewritten: int, moved: int) -> str:
+    """What was done to rows with new values, in a word or two."""
+    parts = ["rewrite"] * bool(rewritten) + ["move"] * bool(moved)
+    return " and ".join(parts) or "nothing"
+
+
+def _ids(snapshot: Snapshot, columns: Iterable[str]) -> frozenset[int]:
+    schema = snapshot.schema
+    return frozenset(field_id(schema.field(name)) for name in columns if name in schema.names)

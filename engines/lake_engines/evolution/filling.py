@@ -1,0 +1,212 @@
+"""Writes one column of a fragment as a new column group: values where rows get one, what was there elsewhere.
+
+Only the columns that the values are made of are read, and only the new column is written: vectors and all other
+groups stay untouched (spec/evolution.md, EVO-6). Memory is bounded by a window of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lake_engines.arrays import keep, unsliced
+from lake_engines.changes.matching import live_positions, matching_rows
+from lake_engines.changes.placing import touched
+from lake_engines.changes.values import Target, merged_columns
+from lake_engines.evolution.sources import Source, open_source
+from lake_engines.files import open_writer
+from lake_engines.files.base import rows_only
+from lake_engines.filters import compile_filter
+from lake_engines.fragment_reader import FragmentReader, ReaderPool
+from lake_engines.write import plan_groups
+from lake_format.errors import InvalidInputError, LakeError
+from lake_format.filling import FillRequest
+from lake_format.model import ColumnGroup
+from lake_format.paths import data_path
+from lake_format.properties import text_property
+from lake_format.row_edits import FragmentRewrite, RowEdits
+from lake_format.schema import field_id
+from lake_format.snapshot import Snapshot
+from lake_format.statistics import StatisticsBuilder
+
+__all__ = ["fill_column", "fill_inputs"]
+
+_WINDOW_ROWS = 65_536
+
+
+def fill_inputs(snapshot: Snapshot, request: FillRequest) -> frozenset[str]:
+    """The columns that decide which values are written: what they are made of, and what the filter reads."""
+    source = open_source(snapshot, request.field, request.values, request.inputs, request.on)
+    predicate = compile_filter(snapshot, request.where)
+    return source.inputs | (predicate.columns if predicate is not None else frozenset())
+
+
+def fill_column(snapshot: Snapshot, request: FillRequest, pool: ReaderPool) -> RowEdits:
+    """Write the column's new groups, fragment by fragment; nothing becomes visible.
+
+    Raises
+    ------
+    InvalidInputError
+        A value that does not fit the column; files written before it are removed.
+    """
+    source = open_source(snapshot, request.field, request.values, request.inputs, request.on)
+    rewrites: list[FragmentRewrite] = []
+    features: set[str] = set()
+    targets = list(_targets(snapshot, request, pool))
+    total = sum(len(target.positions) for target in targets)
+    done = 0
+    try:
+        for target in targets:
+            rewrite, needed = _fill_fragment(snapshot, target, source, request, pool)
+            done += len(target.positions)
+            if rewrite is not None:
+                rewrites.append(rewrite)
+                features |= needed
+            if request.progress is not None:
+                request.progress("fill", done, total)
+    except BaseException:
+        for rewrite in rewrites:
+            for group in rewrite.groups:
+                with suppress(LakeError):
+                    snapshot.store.delete(group.path)
+        raise
+    return RowEdits(
+        field_ids=frozenset({request.field_id}), rewrites=tuple(rewrites), features=frozenset(features)
+    )
+
+
+def _targets(snapshot: Snapshot, request: FillRequest, pool: ReaderPool) -> Iterator[Target]:
+    wanted = None if request.fragment_ids is None else set(request.fragment_ids)
+    if request.where is None:
+        for index, fragment_id in enumerate(snapshot.fragments.integers("fragment_id").tolist()):
+            if wanted is None or fragment_id in wanted:
+                fragment = snapshot.fragments.fragment(index)
+                if len(positions := live_positions(fragment)):
+                    yield Target(fragment=fragment, positions=positions)
+        return
+    for target in matching_rows(snapshot, request.where, pool):
+        if wanted is None or target.fragment.fragment_id in wanted:
+            yield target
+
+
+def _fill_fragment(
+    snapshot: Snapshot, target: Target, source: Source, request: FillRequest, pool: ReaderPool
+) -> tuple[FragmentRewrite | None, set[str]]:
+    """One fragment's new file; None where no row of it gets a value."""
+    schema = pa.schema([request.field])
+    (plan,) = plan_groups(schema, text_property(snapshot.version.properties, "write.scalar-format"))
+    path = data_path(request.new_id(), plan.format)
+    statistics = StatisticsBuilder(schema)
+    gained: list[npt.NDArray[np.int64]] = []
+    writer = open_writer(snapshot.store, path, schema, format=plan.format)
+    try:
+        for column, got in _windows(snapshot, target, source, request, pool):
+            batch = pa.RecordBatch.from_arrays([unsliced(column)], schema=schema)
+            statistics.update(batch)
+            writer.write(batch)
+            gained.append(got)
+        positions = np.concatenate(gained)
+        if len(positions) == 0:
+            writer.abort()
+            return None, set()
+        file = writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+    group = ColumnGroup(
+        field_ids=(field_id(request.field),),
+        schema_id=snapshot.version.schema_id,
+        path=file.path,
+        format=plan.format,
+        size=file.size,
+        layout=file.layout,
+    )
+    rewrite = FragmentRewrite(
+        rows=touched(Target(fragment=target.fragment, positions=positions)),
+        groups=(group,),
+        statistics=tuple(statistics.finish()),
+    )
+    features = {"vortex-files"} if plan.format == "vortex" else set()
+    return rewrite, features | ({"vector-pages"} if plan.is_vector else set())
+
+
+def _windows(
+    snapshot: Snapshot, target: Target, source: Source, request: FillRequest, pool: ReaderPool
+) -> Iterator[tuple[pa.Array, npt.NDArray[np.int64]]]:
+    """The new column window by window: its values at every position, and the positions that got a new one."""
+    reader = FragmentReader(snapshot, target.fragment, pool)
+    total = target.fragment.row_count
+    every = len(target.positions) == total and not source.partial
+    own = [] if request.is_new or every else [request.field.name]
+    names = list(dict.fromkeys([*own, *sorted(source.inputs)]))
+    filler = _Filler(request.field)
+    for start, batch in reader.scan(names, 0, total, _WINDOW_ROWS):
+        low, high = np.searchsorted(target.positions, [start, start + batch.num_rows])
+        at = target.positions[low:high] - start
+        old = batch.column(request.field.name) if own else pa.nulls(batch.num_rows, request.field.type)
+        column, got = _merged(batch, old, at, source)
+        if request.is_new and not request.field.nullable and len(got) < len(at):
+            raise InvalidInputError(
+                f"column {request.field.name!r} must not be NULL, but {len(at) - len(got)} rows have no value",
+                fix="give every row a value, or make the column nullable",
+            )
+        yield from filler.take(column, got + start)
+    yield from filler.rest()
+
+
+def _merged(
+    batch: pa.RecordBatch, old: pa.Array, at: npt.NDArray[np.int64], source: Source
+) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+    if len(at) == 0:
+        return old, at
+    inputs = batch.select(sorted(source.inputs)) if source.inputs else rows_only(batch.num_rows)
+    if len(at) < batch.num_rows:
+        mask = np.zeros(batch.num_rows, bool)
+        mask[at] = True
+        inputs = keep(inputs, mask) if source.inputs else rows_only(len(at))
+    values, found = source.run(inputs)
+    if found is not None and not found.all():
+        at = at[found]
+        values = keep(pa.RecordBatch.from_arrays([values], ["value"]), found).column(0)
+    return merged_columns(old, values, at), at
+
+
+class _Filler:
+    """Gives positions that stay without a value one where the column forbids NULL: only deleted rows may.
+
+    They repeat a value of the fragment; windows before the first one wait for it.
+    """
+
+    def __init__(self, field: pa.Field) -> None:
+        self._needed = not field.nullable
+        self._value: pa.Array | None = None
+        self._waiting: list[tuple[pa.Array, npt.NDArray[np.int64]]] = []
+
+    def take(
+        self, column: pa.Array, got: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[pa.Array, npt.NDArray[np.int64]]]:
+        """What can be written by now."""
+        if self._needed and self._value is None:
+            places = np.flatnonzero(np.asarray(column.is_valid().to_numpy(zero_copy_only=False)))
+            if len(places) == 0:
+                self._waiting.append((column, got))
+                return
+            self._value = column.slice(int(places[0]), 1)
+        yield from self.rest()
+        yield self._filled(column) if self._needed and column.null_count else column, got
+
+    def rest(self) -> Iterator[tuple[pa.Array, npt.NDArray[np.int64]]]:
+        """Windows that were waiting for a value."""
+        for column, got in self._waiting:
+            yield (column if self._value is None else self._filled(column)), got
+        self._waiting = []
+
+    def _filled(self, column: pa.Array) -> pa.Array:
+        assert self._value is not None
+        index = np.arange(len(column))
+        index[np.asarray(column.is_null().to_numpy(zero_copy_only=False))] = len(column)
+        return pa.concat_arrays([column, self._value]).take(pa.array(index))

@@ -1,0 +1,174 @@
+"""What filling a column is asked for as, and the change that commits it: one new column group per fragment.
+
+Plain values between the table and the engine, and the commit of what the engine wrote. Files exist already when a
+change is made here; where their fragments were replaced meanwhile, rows are found again by row id as for any change
+of rows (:mod:`lake_format.row_changes`). No data file is read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+from uuid import UUID, uuid4
+
+import numpy as np
+import pyarrow as pa
+
+from lake_format.draft import Draft
+from lake_format.engine import Engine
+from lake_format.errors import ConflictError, InvalidInputError
+from lake_format.operation_record import OperationRecord
+from lake_format.row_changes import ChangeRows
+from lake_format.row_edits import FragmentRewrite, RowEdits, RowPlan, RowRequest, row_runs
+from lake_format.schema import field_by_id, field_id
+from lake_format.schema_changes import claim, put_column
+from lake_format.schema_edit import numbered
+from lake_format.snapshot import Snapshot
+
+__all__ = ["AddFilledColumn", "Backfill", "FillRequest", "fill_plan"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FillRequest:
+    """Values for one column, to be written as a new column group of each fragment concerned.
+
+    Attributes
+    ----------
+    field
+        The column, numbered; where ``is_new`` the snapshot's schema does not have it yet.
+    values
+        A constant, an SQL or pyarrow expression, a Python function over batches, or Arrow data to join.
+    where
+        Rows that get a value; None is all. The others keep what they have.
+    inputs
+        Columns that a Python function is given; None is all.
+    on
+        The column by which Arrow data is joined, ``_row_id`` or a column of the table.
+    fragment_ids
+        Only these fragments; None is all.
+    """
+
+    field: pa.Field
+    values: object
+    is_new: bool = False
+    where: object | None = None
+    inputs: tuple[str, ...] | None = None
+    on: str | None = None
+    fragment_ids: tuple[int, ...] | None = None
+    progress: Callable[[str, int, int], None] | None = None
+    new_id: Callable[[], UUID] = uuid4
+
+    @property
+    def field_id(self) -> int:
+        """The id of the column."""
+        return field_id(self.field)
+
+
+def fill_plan(
+    engine: Engine, base: Snapshot, request: FillRequest, edits: RowEdits, summary: Mapping[str, Any]
+) -> RowPlan:
+    """What was written, as a plan to commit: its record tells the rows and what was read for them."""
+    identity = request.field_id
+    read = frozenset(
+        field_id(base.schema.field(name))
+        for name in engine.fill_inputs(base, request)
+        if base.schema.get_field_index(name) >= 0
+    )
+    rule = {identity} if request.is_new and not request.field.nullable else set()
+    ids = base.fragments.integers("fragment_id")
+    updated = []
+    for rewrite in edits.rewrites:
+        fragment = base.fragments.fragment(int(np.searchsorted(ids, np.uint64(rewrite.rows.fragment_id))))
+        updated.append(fragment.row_ids()[np.fromiter(rewrite.rows.positions, np.int64, len(rewrite.rows))])
+    record = OperationRecord(
+        kind="add_column" if request.is_new else "backfill",
+        fields_read=read,
+        fields_written=frozenset({identity}),
+        fields_required=frozenset(rule),
+        rows_updated=row_runs(updated),
+        fragments_rewritten=frozenset(rewrite.rows.fragment_id for rewrite in edits.rewrites),
+        claims=frozenset({claim(request.field.name)} if request.is_new else ()),
+    )
+    figures = {
+        **summary,
+        "column": request.field.name,
+        "rows": sum(len(rewrite.rows) for rewrite in edits.rewrites),
+        "fragments": len(edits.rewrites),
+        "bytes": sum(group.size for group in edits.files()),
+    }
+    return RowPlan(base=base, edits=edits, record=record, summary=figures)
+
+
+class Backfill(ChangeRows):
+    """Values of an existing column on their way into a version."""
+
+    def __init__(self, engine: Engine, fill: FillRequest, plan: RowPlan) -> None:
+        super().__init__(engine, RowRequest(kind="update", new_id=fill.new_id), plan)
+        self.fill = fill
+
+    def replan(self, latest: Snapshot) -> Self:
+        """Compute the values again on the version at hand: what they were made of has changed."""
+        self.discard()
+        self.fill = self._renewed(latest)
+        edits = self._engine.fill_column(latest, self.fill)
+        self.plan = fill_plan(self._engine, latest, self.fill, edits, self.plan.summary)
+        return self
+
+    def _renewed(self, latest: Snapshot) -> FillRequest:
+        field = field_by_id(latest.schema, self.fill.field_id)
+        if field is None:
+            raise ConflictError("the column was removed meanwhile", fix="refresh() the table and look")
+        if self.fill.values is None and self.fill.fragment_ids is None:
+            return replace(self.fill, field=field)
+        # Fragments that a job named may be gone; whatever they held is somewhere among the others.
+        return replace(self.fill, field=field, fragment_ids=None)
+
+
+class AddFilledColumn(Backfill):
+    """A new column and its values on their way into a version, in one commit."""
+
+    def apply(self, draft: Draft) -> OperationRecord:
+        """Number the column anew where others took its ids, and put its groups in place."""
+        added = put_column(draft, self.fill.field, None)
+        shift = field_id(added) - self.fill.field_id
+        planned = self.plan
+        edits = replace(
+            planned.edits,
+            field_ids=frozenset({field_id(added)}),
+            rewrites=tuple(
+                _renumbered(rewrite, shift, draft.version.schema_id) for rewrite in planned.edits.rewrites
+            ),
+        )
+        rule = frozenset({field_id(added)} if planned.record.fields_required else ())
+        record = replace(planned.record, fields_written=edits.field_ids, fields_required=rule)
+        self.plan = replace(planned, edits=edits, record=record)
+        try:
+            return super().apply(draft)
+        finally:
+            self.plan = planned
+
+    def _renewed(self, latest: Snapshot) -> FillRequest:
+        field, _ = numbered(self.fill.field, latest.version.next_field_id)
+        return replace(self.fill, field=field)
+
+
+def _renumbered(rewrite: FragmentRewrite, shift: int, schema_id: int) -> FragmentRewrite:
+    """The files under the ids their column got in the end. The ids inside the files are those planned (EVO-7)."""
+    return replace(
+        rewrite,
+        groups=tuple(
+            replace(group, schema_id=schema_id, field_ids=tuple(one + shift for one in group.field_ids))
+            for group in rewrite.groups
+        ),
+        statistics=tuple(replace(one, field_id=one.field_id + shift) for one in rewrite.statistics),
+    )
+
+
+def require_top_level(name: object) -> str:
+    """The name of a column that values are for; InvalidInputError for anything else."""
+    if not isinstance(name, str) or not name:
+        raise InvalidInputError(
+            f"{name!r} is no name of a column", fix="values can be given to whole columns only"
+        )
+    return name
