@@ -25,7 +25,9 @@ if TYPE_CHECKING:
         StorageError,
         UnsupportedError,
     )
+    from lake_format.expressions import sql
     from lake_format.result import SearchResult
+    from lake_format.row_edits import DuplicateKeyError
     from lake_format.table import Table
 
 __version__ = "0.1.0"
@@ -35,12 +37,15 @@ _HOME = {
     "open": "lake_format.api",
     "Table": "lake_format.table",
     "SearchResult": "lake_format.result",
+    "DuplicateKeyError": "lake_format.row_edits",
+    "sql": "lake_format.expressions",
 }
 
 __all__ = [
     "AlreadyExistsError",
     "ConflictError",
     "CorruptionError",
+    "DuplicateKeyError",
     "InvalidInputError",
     "LakeError",
     "NotFoundError",
@@ -51,6 +56,7 @@ __all__ = [
     "UnsupportedError",
     "create",
     "open",
+    "sql",
 ]
 
 

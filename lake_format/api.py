@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 
 import pyarrow as pa
 
 from lake_format.engine import Engine
 from lake_format.errors import AlreadyExistsError, InvalidInputError
+from lake_format.history import check_tag, moment_of, tagged, version_at
+from lake_format.keys import KEY_FEATURE, KEY_PROPERTY, check_key_columns, with_key
 from lake_format.log import VersionLog
+from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
 from lake_format.properties import check_properties
 from lake_format.schema import assign_field_ids, check_user_schema
@@ -24,6 +29,7 @@ def create(
     uri: str,
     schema: pa.Schema,
     *,
+    key: str | Sequence[str] | None = None,
     properties: Mapping[str, object] | None = None,
     storage_options: Mapping[str, str] | None = None,
     store: Store | None = None,
@@ -38,6 +44,8 @@ def create(
         Where: a local path, ``file://``, ``memory://name``, ``s3://bucket/prefix``, ``gs://``, ``az://``.
     schema
         Columns and types. Vectors are ``pa.list_(pa.float32(), dimension)`` (or float16).
+    key
+        Columns that identify a row. No two rows ever have the same key, whoever writes; none of it is NULL.
     properties
         Table properties, see :data:`lake_format.properties.PROPERTIES`.
     storage_options
@@ -55,9 +63,12 @@ def create(
     around = surroundings or Surroundings()
     root = store or open_store(_checked_uri(uri), storage_options)
     numbered, next_field_id = assign_field_ids(check_user_schema(_as_schema(schema)), 1)
-    version = first_version(
-        numbered, next_field_id, check_properties(properties), OperationRecord(kind="create"), around
-    )
+    checked = check_properties(properties)
+    if key is not None:
+        numbered, checked[KEY_PROPERTY] = with_key(numbered, check_key_columns(numbered, key))
+    version = first_version(numbered, next_field_id, checked, OperationRecord(kind="create"), around)
+    if key is not None:
+        version = replace(version, required_features=version.required_features | {KEY_FEATURE})
     log = VersionLog(root, around.sleep)
     if not log.claim(version):
         raise AlreadyExistsError(f"there is a table at {root.uri} already", fix="open it with lake.open()")
@@ -69,6 +80,8 @@ def open(  # noqa: A001 - the name every table library uses
     uri: str,
     version: int | None = None,
     *,
+    as_of: datetime | str | None = None,
+    tag: str | None = None,
     storage_options: Mapping[str, str] | None = None,
     store: Store | None = None,
     engine: Engine | None = None,
@@ -80,11 +93,16 @@ def open(  # noqa: A001 - the name every table library uses
     ----------
     version
         A number from ``table.versions()``; such a table can be read but not written.
+    as_of
+        Instead: the version that was current at this moment, a ``datetime`` with a time zone or ISO 8601 text
+        with one, such as ``2026-03-01T12:00:00Z``.
+    tag
+        Instead: the version with this tag.
 
     Raises
     ------
     NotFoundError
-        There is no table at the URI, or no such version.
+        There is no table at the URI, no such version or tag, or the version has expired.
     UnsupportedError
         The table was written by a newer release and needs a feature this one lacks.
     CorruptionError
@@ -93,11 +111,25 @@ def open(  # noqa: A001 - the name every table library uses
     around = surroundings or Surroundings()
     root = store or open_store(_checked_uri(uri), storage_options)
     log = VersionLog(root, around.sleep)
-    if version is None:
+    if version is None and as_of is None and tag is None:
         return Table.opened(root, log, engine=engine, surroundings=around)
+    older = _older_version(log, version, as_of, tag)
+    return Table(root, older, engine=engine, surroundings=around, pinned=True)
+
+
+def _older_version(
+    log: VersionLog, version: int | None, as_of: datetime | str | None, tag: str | None
+) -> Version:
+    if sum(given is not None for given in (version, as_of, tag)) > 1:
+        raise InvalidInputError("give one of version, as_of and tag, not several")
+    if as_of is not None:
+        moment = moment_of(as_of)
+        return version_at(log, log.latest(), moment)
+    if tag is not None:
+        return log.read(tagged(log.latest(), check_tag(tag)))
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise InvalidInputError(f"version must be a positive whole number, not {version!r}")
-    return Table(root, log.read(version), engine=engine, surroundings=around, pinned=True)
+    return log.read(version)
 
 
 def _checked_uri(uri: object) -> str:

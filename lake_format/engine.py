@@ -7,7 +7,7 @@ imported by name when first needed, so that describing or listing a table loads 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,7 +25,8 @@ from lake_format.store.base import Store
 
 if TYPE_CHECKING:
     from lake_format.filling import FillRequest
-    from lake_format.row_edits import RowEdits
+    from lake_format.model import ColumnGroup
+    from lake_format.row_edits import CarriedRows, RowEdits, RowPlan, RowRequest
 
 __all__ = [
     "Engine",
@@ -158,6 +159,35 @@ class Engine(Protocol):
 
     def build_index(self, snapshot: Snapshot, request: IndexRequest) -> IndexEntry:
         """Build and store an index; it is not part of the table until committed."""
+        ...
+
+    def stage(self, data: object, schema: pa.Schema, extra: str | None = None) -> Any:
+        """Keep rows handed in so that they can be read more than once; has ``close()``. For ``RowRequest.source``.
+
+        ``extra`` is a column that the schema need not have.
+        """
+        ...
+
+    def plan_rows(self, snapshot: Snapshot, request: RowRequest) -> RowPlan:
+        """Find the rows a change concerns and write its files; nothing becomes visible."""
+        ...
+
+    def explain_rows(self, snapshot: Snapshot, request: RowRequest) -> dict[str, Any]:
+        """What an update would do and cost; nothing is written."""
+        ...
+
+    def carry_rows(
+        self,
+        snapshot: Snapshot,
+        carried: Sequence[CarriedRows],
+        field_ids: frozenset[int],
+        new_id: Callable[[], UUID],
+    ) -> RowEdits:
+        """Write new values again for where their rows are in ``snapshot``; no expression is evaluated."""
+        ...
+
+    def discard_files(self, store: Store, files: Sequence[ColumnGroup], others: Sequence[str] = ()) -> None:
+        """Remove files, and other objects by path, that will not be committed."""
         ...
 
     def fill_column(self, snapshot: Snapshot, request: FillRequest) -> RowEdits:

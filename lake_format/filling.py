@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from lake_format.draft import Draft
 from lake_format.engine import Engine
-from lake_format.errors import ConflictError, InvalidInputError
+from lake_format.errors import ConflictError
 from lake_format.operation_record import OperationRecord
 from lake_format.row_changes import ChangeRows
 from lake_format.row_edits import FragmentRewrite, RowEdits, RowPlan, RowRequest, row_runs
@@ -26,7 +26,10 @@ from lake_format.schema_changes import claim, put_column
 from lake_format.schema_edit import numbered
 from lake_format.snapshot import Snapshot
 
-__all__ = ["AddFilledColumn", "Backfill", "FillRequest", "fill_plan"]
+__all__ = ["UNKNOWN", "AddFilledColumn", "Backfill", "FillRequest", "fields_read", "fill_plan"]
+
+UNKNOWN = object()
+"""Values that were computed elsewhere, by who knows what."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +68,23 @@ class FillRequest:
         return field_id(self.field)
 
 
+def fields_read(engine: Engine, base: Snapshot, request: FillRequest) -> frozenset[int]:
+    """Ids of the columns that decide which values a fill writes."""
+    names = engine.fill_inputs(base, request)
+    return frozenset(
+        field_id(base.schema.field(name)) for name in names if base.schema.get_field_index(name) >= 0
+    )
+
+
 def fill_plan(
-    engine: Engine, base: Snapshot, request: FillRequest, edits: RowEdits, summary: Mapping[str, Any]
+    base: Snapshot,
+    request: FillRequest,
+    edits: RowEdits,
+    read: frozenset[int],
+    summary: Mapping[str, Any] | None = None,
 ) -> RowPlan:
     """What was written, as a plan to commit: its record tells the rows and what was read for them."""
     identity = request.field_id
-    read = frozenset(
-        field_id(base.schema.field(name))
-        for name in engine.fill_inputs(base, request)
-        if base.schema.get_field_index(name) >= 0
-    )
     rule = {identity} if request.is_new and not request.field.nullable else set()
     ids = base.fragments.integers("fragment_id")
     updated = []
@@ -91,7 +101,7 @@ def fill_plan(
         claims=frozenset({claim(request.field.name)} if request.is_new else ()),
     )
     figures = {
-        **summary,
+        **(summary or {}),
         "column": request.field.name,
         "rows": sum(len(rewrite.rows) for rewrite in edits.rewrites),
         "fragments": len(edits.rewrites),
@@ -112,15 +122,19 @@ class Backfill(ChangeRows):
         self.discard()
         self.fill = self._renewed(latest)
         edits = self._engine.fill_column(latest, self.fill)
-        self.plan = fill_plan(self._engine, latest, self.fill, edits, self.plan.summary)
+        read = fields_read(self._engine, latest, self.fill)
+        self.plan = fill_plan(latest, self.fill, edits, read, self.plan.summary)
         return self
 
     def _renewed(self, latest: Snapshot) -> FillRequest:
         field = field_by_id(latest.schema, self.fill.field_id)
         if field is None:
             raise ConflictError("the column was removed meanwhile", fix="refresh() the table and look")
-        if self.fill.values is None and self.fill.fragment_ids is None:
-            return replace(self.fill, field=field)
+        if self.fill.values is UNKNOWN:
+            raise ConflictError(
+                "what the values were computed from has changed meanwhile, and how to compute them is not known here",
+                fix="commit the job with values=, or run it again",
+            )
         # Fragments that a job named may be gone; whatever they held is somewhere among the others.
         return replace(self.fill, field=field, fragment_ids=None)
 
@@ -163,12 +177,3 @@ def _renumbered(rewrite: FragmentRewrite, shift: int, schema_id: int) -> Fragmen
         ),
         statistics=tuple(replace(one, field_id=one.field_id + shift) for one in rewrite.statistics),
     )
-
-
-def require_top_level(name: object) -> str:
-    """The name of a column that values are for; InvalidInputError for anything else."""
-    if not isinstance(name, str) or not name:
-        raise InvalidInputError(
-            f"{name!r} is no name of a column", fix="values can be given to whole columns only"
-        )
-    return name

@@ -39,6 +39,7 @@ KNOWN_FEATURES = frozenset(
         "vector-index",
         "evolved-types",
         "superseded-columns",
+        "keys",
         "expired-versions",
     }
 )

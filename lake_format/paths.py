@@ -8,13 +8,16 @@ from __future__ import annotations
 import re
 from uuid import UUID
 
-__all__ = ["DATA", "INDEXES", "LATEST", "MANIFESTS", "METADATA", "VERSIONS"]
-__all__ += ["data_path", "index_path", "manifest_path", "version_number", "version_path"]
+__all__ = ["DATA", "INDEXES", "KEYS", "LATEST", "MANIFESTS", "METADATA", "VERSIONS"]
+__all__ += ["data_path", "index_path", "keys_path", "manifest_path", "version_number", "version_path"]
+__all__ += ["JOBS", "job_plan_path", "job_record_path"]
 
 METADATA = "_lake/"
 VERSIONS = "_lake/versions/"
 MANIFESTS = "_lake/manifests/"
 INDEXES = "_lake/indexes/"
+KEYS = "_lake/keys/"
+JOBS = "_lake/jobs/"
 DATA = "data/"
 LATEST = "_lake/latest"
 
@@ -40,6 +43,21 @@ def manifest_path(unique: UUID) -> str:
 def index_path(unique: UUID) -> str:
     """A new index shard's path."""
     return f"{INDEXES}{unique}.puffin"
+
+
+def keys_path(unique: UUID) -> str:
+    """A new key-hash object's path: the hashes of a commit that brought too many for its record."""
+    return f"{KEYS}{unique}.keys"
+
+
+def job_plan_path(job: str) -> str:
+    """What a job is to do, written once by whoever starts it."""
+    return f"{JOBS}{job}/plan"
+
+
+def job_record_path(job: str, fragment_id: int) -> str:
+    """What a job's worker wrote for one fragment; its creation makes that fragment done."""
+    return f"{JOBS}{job}/{fragment_id:020d}"
 
 
 def data_path(unique: UUID, suffix: str) -> str:

@@ -88,7 +88,9 @@ class ChangeRows:
 
     def discard(self) -> None:
         """Remove the files of a plan that will not be committed."""
-        self._engine.discard_files(self.plan.base.store, tuple(self.plan.edits.files()))
+        place = self.plan.record.key_hashes_at
+        others = (place,) if place else ()
+        self._engine.discard_files(self.plan.base.store, tuple(self.plan.edits.files()), others)
 
 
 @dataclass(slots=True)

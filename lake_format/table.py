@@ -25,15 +25,17 @@ from lake_format.operation_record import OperationRecord
 from lake_format.queries import check_k, check_queries, check_recall, check_row_ids, vector_column
 from lake_format.result import SearchResult
 from lake_format.schema import DISTANCE, ROW_ID, select_columns
+from lake_format.table_backfill import TableBackfill
 from lake_format.table_core import checked_idempotency
-from lake_format.table_schema import TableSchema
+from lake_format.table_rows import TableRows
+from lake_format.table_versions import TableVersions
 
 __all__ = ["METRICS", "Table"]
 
 METRICS = ("l2", "cosine", "ip")
 
 
-class Table(TableSchema):
+class Table(TableRows, TableBackfill, TableVersions):
     """One table at one version; :meth:`refresh` and every write of its own move it to the newest.
 
     Made by :func:`lake_format.create` and :func:`lake_format.open`. Safe to use from several threads.
@@ -194,6 +196,8 @@ class Table(TableSchema):
             forbids it. Nothing was written.
         """
         self._require_writable()
+        if self.key:
+            return self._append_keyed(data, idempotency, progress)
         mark = checked_idempotency(idempotency)
         if mark and self.refresh().snapshot.version.sequences.get(mark.writer, -1) >= mark.sequence:
             return self
@@ -218,7 +222,7 @@ class Table(TableSchema):
             features=written.features,
         )
         try:
-            self._commit(change, idempotency=mark)
+            self._commit(change, base=version, idempotency=mark)
         except ConflictError:
             self._engine.discard(self._store, written)
             raise

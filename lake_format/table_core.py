@@ -46,6 +46,7 @@ class TableCore(TableDataset):
         self._snapshot = Snapshot(store, version, self._manifests)
         self._given_engine = engine
         self._pinned = pinned
+        self._moving = threading.Lock()
 
     @classmethod
     def opened(
@@ -125,15 +126,25 @@ class TableCore(TableDataset):
 
     # --- inside -------------------------------------------------------------------------------------------
 
-    def _commit(self, *changes: Change, idempotency: Idempotency | None = None) -> None:
-        landed = commit(
-            self._log, self._manifests, self._snapshot.version, changes, self._around, idempotency
-        )
+    def _commit(
+        self, *changes: Change, base: Version | None = None, idempotency: Idempotency | None = None
+    ) -> Version:
+        """Land changes that were prepared against ``base`` (None: the version read now), and move on to them.
+
+        A table used by several threads may have moved on since a change was prepared: then base must be given.
+        """
+        prepared_on = base or self._snapshot.version
+        landed = commit(self._log, self._manifests, prepared_on, changes, self._around, idempotency)
         self._move_to(landed)
+        return landed
 
     def _move_to(self, version: Version) -> None:
-        if version.commit_id != self._snapshot.version.commit_id:
-            self._snapshot = Snapshot(self._store, version, self._manifests)
+        """Read another version from now on; never an older one of the same table, as threads may cross."""
+        with self._moving:
+            now = self._snapshot.version
+            older = version.table_id == now.table_id and version.version < now.version
+            if version.commit_id != now.commit_id and not older:
+                self._snapshot = Snapshot(self._store, version, self._manifests)
 
     def _warm(self) -> None:
         with suppress(LakeError):  # whoever needs what is damaged or unreachable will be told then

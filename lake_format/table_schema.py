@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from lake_format.engine import Progress
 from lake_format.errors import ConflictError, InvalidInputError, UnsupportedError
-from lake_format.filling import AddFilledColumn, Backfill, FillRequest, fill_plan
+from lake_format.filling import AddFilledColumn, Backfill, FillRequest, fields_read, fill_plan
 from lake_format.operation_record import OperationRecord
 from lake_format.promotion import promotion, value_range
 from lake_format.schema import check_column_type, check_names, child_fields, field_id, with_child_fields
@@ -333,7 +333,8 @@ class TableSchema(TableCore):
             new_id=self._around.new_id,
         )
         edits = self._engine.fill_column(self._snapshot, request)
-        plan = fill_plan(self._engine, self._snapshot, request, edits, {})
+        read = fields_read(self._engine, self._snapshot, request)
+        plan = fill_plan(self._snapshot, request, edits, read)
         self._commit_filled(AddFilledColumn(self._engine, request, plan))
         return self
 

@@ -19,11 +19,14 @@ import pyarrow as pa
 from lake_format.conflicts import Action, Decision, decide_all
 from lake_format.draft import Draft
 from lake_format.errors import ConflictError
+from lake_format.keys import decode_key_hashes
 from lake_format.log import VersionLog
 from lake_format.manifest_set import ManifestSet
 from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
 from lake_format.snapshot import Snapshot
+from lake_format.store.base import Store
+from lake_format.store.paths import check_path
 
 __all__ = ["Change", "Idempotency", "Overtaken", "Surroundings", "YieldedError", "commit", "first_version"]
 
@@ -211,6 +214,8 @@ def _rebased(
         if version.table_id != parent.table_id:
             raise ConflictError("the table was dropped and made anew meanwhile", fix="open it again")
         theirs += [OperationRecord.from_json(raw) for raw in version.operations]
+    if any(change.record.key_hashes for change in changes):
+        theirs = [_with_key_hashes(manifests.store, record) for record in theirs]
     decision = decide_all(
         [change.record for change in changes],
         theirs,
@@ -223,6 +228,15 @@ def _rebased(
     if decision.action is Action.REPLAN and len(changes) == 1:
         return [changes[0].replan(Snapshot(manifests.store, newest, manifests))]
     raise _refusal(decision)
+
+
+def _with_key_hashes(store: Store, record: OperationRecord) -> OperationRecord:
+    """The record with the key hashes that it keeps in an object of their own."""
+    if not record.key_hashes_at:
+        return record
+    path = check_path(record.key_hashes_at)
+    hashes = decode_key_hashes(store.get(path), path)
+    return replace(record, key_hashes=hashes)
 
 
 def _refusal(decision: Decision) -> ConflictError:

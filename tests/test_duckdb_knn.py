@@ -51,7 +51,7 @@ def test_the_k_nearest_among_the_matching_rows(items: Lake, condition: str) -> N
     assert found(items, condition, 10, vector) == items.nearest(condition, 10, vector)
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(
     conditions=st.lists(st.sampled_from(CONDITIONS), min_size=1, max_size=3),
     joint=st.sampled_from([" AND ", " OR "]),

@@ -105,7 +105,7 @@ def test_left_alone_and_the_same(items: Lake, sql: str) -> None:
     assert not was_searched(items)
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(
     conditions=st.lists(st.sampled_from(CONDITIONS), min_size=1, max_size=3),
     k=st.integers(1, 80),

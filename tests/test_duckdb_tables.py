@@ -96,7 +96,7 @@ def test_each_filter_selects_what_duckdb_selects(items: Lake, condition: str) ->
     items.same(f"SELECT id, title FROM items WHERE NOT ({condition})")
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(
     tree=st.recursive(
         st.sampled_from(CONDITIONS),

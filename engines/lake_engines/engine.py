@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pyarrow as pa
 
 from lake_engines.fragment_reader import ReaderPool
 from lake_engines.scan import count_rows, scan_rows
 from lake_engines.take import take_rows
-from lake_engines.write import discard, write_fragments
+from lake_engines.write import discard, discard_objects, write_fragments
 from lake_format.engine import IndexRequest, ScanRequest, SearchAnswer, SearchRequest, WriteRequest, Written
 from lake_format.filling import FillRequest
-from lake_format.model import IndexEntry
-from lake_format.row_edits import RowEdits
+from lake_format.model import ColumnGroup, IndexEntry
+from lake_format.row_edits import CarriedRows, RowEdits, RowPlan, RowRequest
 from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import Store
@@ -68,6 +70,40 @@ class DefaultEngine:
         from lake_engines.knn.build import build_vector_index  # noqa: PLC0415 - loads faiss
 
         return build_vector_index(snapshot, request, self._files)
+
+    def stage(self, data: object, schema: pa.Schema, extra: str | None = None) -> Any:
+        """Rows handed in, kept in memory if they are there, else in a temporary file."""
+        from lake_engines.changes import StagedRows  # noqa: PLC0415
+
+        return StagedRows(data, schema, extra)
+
+    def plan_rows(self, snapshot: Snapshot, request: RowRequest) -> RowPlan:
+        """Find the rows a change concerns and write its files."""
+        from lake_engines.changes import plan_rows  # noqa: PLC0415
+
+        return plan_rows(snapshot, request, self._files)
+
+    def explain_rows(self, snapshot: Snapshot, request: RowRequest) -> dict[str, Any]:
+        """What an update would do and cost."""
+        from lake_engines.changes import explain_rows  # noqa: PLC0415
+
+        return explain_rows(snapshot, request, self._files)
+
+    def carry_rows(
+        self,
+        snapshot: Snapshot,
+        carried: Sequence[CarriedRows],
+        field_ids: frozenset[int],
+        new_id: Callable[[], UUID],
+    ) -> RowEdits:
+        """Write new values again for where their rows are now."""
+        from lake_engines.changes import carry_rows  # noqa: PLC0415
+
+        return carry_rows(snapshot, carried, field_ids, new_id, self._files)
+
+    def discard_files(self, store: Store, files: Sequence[ColumnGroup], others: Sequence[str] = ()) -> None:
+        """Remove files and other objects that will not be committed."""
+        discard_objects(store, [*(group.path for group in files), *others])
 
     def fill_column(self, snapshot: Snapshot, request: FillRequest) -> RowEdits:
         """Write a column's values as a new group of each fragment concerned."""

@@ -6,7 +6,7 @@ length of the stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ from lake_format.schema import field_id, is_vector
 from lake_format.statistics import StatisticsBuilder
 from lake_format.store.base import Store
 
-__all__ = ["GroupPlan", "discard", "plan_groups", "write_fragments"]
+__all__ = ["GroupPlan", "discard", "discard_objects", "plan_groups", "write_fragments"]
 
 _SLICE_ROWS = 65_536
 
@@ -177,7 +177,11 @@ def discard(store: Store, written: Written) -> None:
 
 
 def _remove(store: Store, groups: list[ColumnGroup]) -> None:
-    """Delete files that no commit names; one that cannot be deleted is garbage, not an error of the write."""
-    for group in groups:
+    discard_objects(store, [group.path for group in groups])
+
+
+def discard_objects(store: Store, paths: Iterable[str]) -> None:
+    """Delete objects that no commit names; one that cannot be deleted is garbage, not an error of the write."""
+    for path in paths:
         with suppress(LakeError):
-            store.delete(group.path)
+            store.delete(path)

@@ -222,4 +222,3 @@ def fitted(array: pa.Array, field: pa.Field, *, rounding: bool = False) -> pa.Ar
 def _is_number(data_type: pa.DataType) -> bool:
     types = pa.types
     return bool(types.is_integer(data_type) or types.is_floating(data_type) or types.is_decimal(data_type))
-

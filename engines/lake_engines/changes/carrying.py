@@ -41,7 +41,9 @@ def carry_rows(
         return RowEdits(field_ids=field_ids)
     into = Placement()
     request = RowRequest(kind="update", new_id=new_id)
-    place(snapshot, _targets(snapshot, carried), _Carried(snapshot, carried, columns, pool), pool, request, into)
+    place(
+        snapshot, _targets(snapshot, carried), _Carried(snapshot, carried, columns, pool), pool, request, into
+    )
     return RowEdits(
         field_ids=field_ids,
         rewrites=tuple(into.rewrites),

@@ -170,7 +170,9 @@ def refuse_taken_keys(
         if len(gone) == fragment.row_count - fragment.deleted_count:
             continue
         for window in lookup.windows(snapshot, fragment, pool):
-            for row, origin in zip((window.start + window.rows).tolist(), window.origin.tolist(), strict=True):
+            for row, origin in zip(
+                (window.start + window.rows).tolist(), window.origin.tolist(), strict=True
+            ):
                 if row not in gone:
                     raise DuplicateKeyError(
                         f"the key {key_text(keys.columns, keys.parts, origin)} is in the table already",

@@ -64,7 +64,7 @@ def prepare(
     """
     ours = pa.schema(list(schema))
     theirs = pa.field(SOURCE, pa.struct(list(source.table.schema)))
-    found = []
+    found: list[tuple[str, Clause]] = []
     for clause in clauses:
         over = {
             "matched": ours.append(theirs),
@@ -87,21 +87,21 @@ def _checked(
     condition = None
     if clause.condition is not None:
         rules: Rules = "sql" if isinstance(clause.condition, str) else "arrow"
-        condition = bind(parse_filter(clause.condition), over, rules)  # type: ignore[arg-type]
+        condition = bind(parse_filter(clause.condition), over, rules)
     if clause.action == "delete":
         return Clause("delete", condition, None, ())
     if clause.values is None:
         if clause.when == "not matched by source":
             raise InvalidInputError("an update of rows without source row needs values")
         columns = tuple(
-            name for name in source.columns if name in schema.names and not (clause.action == "update" and name in on)
+            name
+            for name in source.columns
+            if name in schema.names and not (clause.action == "update" and name in on)
         )
         return Clause(clause.action, condition, None, columns)
     for name in clause.values:
         require_column(schema, name)
-    return Clause(
-        clause.action, condition, assign(schema, clause.values, over=over), tuple(clause.values)
-    )
+    return Clause(clause.action, condition, assign(schema, clause.values, over=over), tuple(clause.values))
 
 
 def joined(
@@ -118,7 +118,7 @@ def joined(
 
 
 class MergeValues:
-    """New values of the rows that a merge updates; a row's clause says which of the clauses, its origin from where."""
+    """New values of the rows that a merge updates: of a row's clause, computed from the source row of its origin."""
 
     def __init__(self, schema: pa.Schema, clauses: Sequence[Clause], source: StagedRows) -> None:
         self._schema = schema

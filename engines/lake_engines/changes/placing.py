@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -190,9 +189,7 @@ def _move(
     request: RowRequest,
     into: Placement,
 ) -> None:
-    batches = (
-        batch for target in targets for batch in _moved_rows(snapshot, target, values, pool)
-    )
+    batches = (batch for target in targets for batch in _moved_rows(snapshot, target, values, pool))
     written = write_rows(snapshot.store, snapshot, batches, request.new_id)
     into.take_in(written)
     left = iter(targets)
@@ -221,9 +218,7 @@ def _moved_rows(
     reader = FragmentReader(snapshot, target.fragment, pool)
     for start in range(0, len(target.positions), step):
         part = target.part(start, start + step)
-        rows = (
-            reader.take(part.positions.astype(np.uint64), read) if read else rows_only(len(part.positions))
-        )
+        rows = reader.take(part.positions.astype(np.uint64), read) if read else rows_only(len(part.positions))
         inputs = rows.select(list(values.inputs)) if values.inputs else rows_only(len(part.positions))
         columns: Mapping[str, pa.Array] = {
             **{name: rows.column(name) for name in kept},

@@ -207,8 +207,7 @@ class _Build:
         """Encode, pack, calibrate and write."""
         container = PuffinWriter(self.output, properties=_CREATED_BY)
         held_out = held_out_queries(self.source, model, seed)
-        prepared = model.prepare_queries(held_out.queries)
-        truth = GroundTruth(held_out, prepared, model)
+        truth = GroundTruth(held_out, model)
         encoded = self._encode(model, truth, container, refine=refine)
         table, region = _pack(encoded, model, container.position)
         list_of = encoded.lists
@@ -219,7 +218,15 @@ class _Build:
         self.report("calibrate", 0, 1)
         rows = calibrate(
             Measurement(
-                model, held_out, prepared, truth.result(), list_of, coarse, scanner, self.source, refine
+                model,
+                held_out,
+                model.prepare_queries(held_out.queries),
+                truth.result(),
+                list_of,
+                coarse,
+                scanner,
+                self.source,
+                refine,
             )
         )
         self.report("calibrate", 1, 1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lake_engines.index.ground_truth import NEIGHBOURS_KEPT, HeldOut
+from lake_engines.index.ground_truth import FAR, NEIGHBOURS_KEPT, HeldOut, Neighbours
 from lake_engines.index.interface import F32, F64, I64, CalibrationRow, VectorSource
 from lake_engines.index.kernel import Coarse, ListScanner
 from lake_engines.index.model import Model, PreparedQueries, row_norms
@@ -21,9 +21,7 @@ __all__ = ["TARGETS", "Measurement", "calibrate", "with_expected_score"]
 
 TARGETS = (0.9, 0.95, 0.99, 0.999)
 _NEIGHBOURS = (1, 10, 100)
-_FAR = 1000  # neighbours whose lists are looked at by approximate scores: what selective filters need
 _LEAST_FACTOR = np.float32(1e-6)
-_FAR_QUERIES = 96
 _WIDTH = 2048  # candidates looked at
 _PROBE_STEPS = sorted({round(2 ** (step / 4)) for step in range(65)})
 _WIDTH_STEPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6.5, 8, 10, 13, 16, 20, 26, 32, 40, 50, 100)  # times k
@@ -39,14 +37,13 @@ _NANOSECONDS_PER_COMPONENT = 0.5  # of a candidate compared exactly
 class Measurement:
     """Everything a calibration looks at.
 
-    ``truth`` holds scores and ordinals of exact neighbours, ``list_of`` the list of each ordinal;
-    ``scanner`` must have all lists in place.
+    ``list_of`` tells the list of each ordinal; ``scanner`` must have all lists in place.
     """
 
     model: Model
     held_out: HeldOut
     prepared: PreparedQueries
-    truth: tuple[F32, I64]
+    truth: Neighbours
     list_of: npt.NDArray[np.uint16]
     coarse: Coarse
     scanner: ListScanner
@@ -65,7 +62,7 @@ class _Scan:
     ordinals: I64
     probes_needed: I64
     most_probes: int
-    far: I64  # probes needed for each of the ``_FAR`` nearest of some queries, ascending
+    rank_of_list: I64
 
 
 def calibrate(measurement: Measurement) -> tuple[CalibrationRow, ...]:
@@ -86,15 +83,21 @@ def calibrate(measurement: Measurement) -> tuple[CalibrationRow, ...]:
         for target in TARGETS:
             keep = _refine_to(refined, k, target)
             rows.append(_choose(measurement.model, count, k, target, positions, plain, keep))
-    return tuple(rows + _far_rows(scan, rows, count, measurement.model.list_count))
+    return tuple(rows + _far_rows(measurement, scan, rows))
 
 
-def _far_rows(scan: _Scan, rows: list[CalibrationRow], count: int, lists: int) -> list[CalibrationRow]:
-    """Tell how many probes hold the ``_FAR`` nearest, among which a selective filter finds its few.
+def _far_rows(measurement: Measurement, scan: _Scan, rows: list[CalibrationRow]) -> list[CalibrationRow]:
+    """Tell how many probes hold the ``FAR`` nearest, among which a selective filter finds its few.
 
     The numbers of candidates are scaled up from the largest ``k`` that was measured exactly.
     """
-    needed = scan.far
+    count, lists = len(measurement.list_of), measurement.model.list_count
+    if count < 10 * FAR:
+        return []
+    known = measurement.truth.far
+    holders = np.minimum(measurement.list_of[np.maximum(known, 0)].astype(np.int64), lists - 1)
+    ranks = np.take_along_axis(scan.rank_of_list[measurement.truth.far_queries], holders, 1)
+    needed = np.sort(ranks[known >= 0] + 1)
     if not len(needed):
         return []
     far = []
@@ -102,10 +105,10 @@ def _far_rows(scan: _Scan, rows: list[CalibrationRow], count: int, lists: int) -
         if row.k != _NEIGHBOURS[-1]:
             continue
         probes = int(needed[min(len(needed) - 1, int(len(needed) * row.target))])
-        scale = _FAR // row.k
+        scale = FAR // row.k
         far.append(
             CalibrationRow(
-                k=_FAR,
+                k=FAR,
                 target=row.target,
                 probes=min(lists, max(probes, row.probes)),
                 candidates=min(count, scale * row.candidates),
@@ -132,7 +135,7 @@ def _scan(measurement: Measurement) -> _Scan:
     scores, lists = measurement.coarse.nearest(queries, model.list_count)
     with_expected_score(model, queries, scores)
     rank_of_list = np.argsort(lists, axis=1)
-    known = measurement.truth[1][:, :100]
+    known = measurement.truth.ordinals[:, :100]
     holders = measurement.list_of[np.maximum(known, 0)].astype(np.int64)
     holders = np.minimum(holders, model.list_count - 1)  # of vectors in no list: any rank will do
     needed = np.sort((np.take_along_axis(rank_of_list, holders, 1) + 1)[known >= 0])
@@ -145,28 +148,7 @@ def _scan(measurement: Measurement) -> _Scan:
     holders = np.minimum(measurement.list_of[np.maximum(found, 0)].astype(np.int64), model.list_count - 1)
     probes = np.take_along_axis(rank_of_list, holders, 1) + 1
     probes[found < 0] = model.list_count + 1
-    return _Scan(found, probes, most, _far_probes(measurement, queries, scores, lists, most))
-
-
-def _far_probes(measurement: Measurement, queries: F32, scores: F32, lists: I64, most: int) -> I64:
-    """Find how many probes it takes to meet each of the ``_FAR`` nearest of some queries, ascending.
-
-    Which vectors these are is told by approximate scores, which is good enough for the lists they are in. Many more
-    lists are scanned than the nearest hundred need.
-    """
-    count = len(measurement.list_of)
-    if 10 * _FAR > count or not len(queries):
-        return np.empty(0, np.int64)
-    reach = min(lists.shape[1], max(4 * most, lists.shape[1] // 2))
-    some = slice(0, None, max(1, len(queries) // _FAR_QUERIES))
-    chosen = np.ascontiguousarray(lists[some, :reach])
-    _, found = measurement.scanner.scan(
-        np.ascontiguousarray(queries[some]), np.ascontiguousarray(scores[some, :reach]), chosen, _FAR, None
-    )
-    ranks = np.argsort(lists[some], axis=1)
-    holders = np.minimum(measurement.list_of[np.maximum(found, 0)].astype(np.int64), lists.shape[1] - 1)
-    probes = np.take_along_axis(ranks, holders, 1) + 1
-    return np.sort(probes[found >= 0])
+    return _Scan(found, probes, most, rank_of_list)
 
 
 def _without(found: I64, sources: I64) -> I64:
@@ -175,13 +157,13 @@ def _without(found: I64, sources: I64) -> I64:
     return np.take_along_axis(found, np.argsort(found < 0, axis=1, kind="stable"), 1)
 
 
-def _right_answers(truth: tuple[F32, I64], found: I64, k: int) -> tuple[I64, npt.NDArray[np.bool_]]:
+def _right_answers(truth: Neighbours, found: I64, k: int) -> tuple[I64, npt.NDArray[np.bool_]]:
     """Tell which candidates are among the ``k`` nearest, ties included.
 
     Returns the queries that can be judged (enough neighbours, and no ties beyond those kept), and for
     each of them a mask over its candidates.
     """
-    scores, ordinals = truth
+    scores, ordinals = truth.scores, truth.ordinals
     queries, masks = [], []
     for query in range(len(scores)):
         if scores.shape[1] < k or scores[query, k - 1] == -np.inf:

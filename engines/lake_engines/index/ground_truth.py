@@ -13,12 +13,14 @@ import numpy as np
 
 from lake_engines.index.interface import F32, I64, VectorSource
 from lake_engines.index.kernel import Codec, InnerProducts
-from lake_engines.index.model import Model, PreparedQueries, row_norms
+from lake_engines.index.model import Model, row_norms
 
-__all__ = ["NEIGHBOURS_KEPT", "GroundTruth", "HeldOut", "held_out_queries"]
+__all__ = ["FAR", "NEIGHBOURS_KEPT", "GroundTruth", "HeldOut", "Neighbours", "held_out_queries"]
 
 NEIGHBOURS_KEPT = 112  # per query: more than the largest k calibrated, so that ties at its end are seen
+FAR = 1000  # neighbours kept of a few queries: selective filters find theirs among so many
 _QUERIES = 384
+_FAR_QUERIES = 64
 _ROWS_AT_ONCE = 4096
 _SHIFT = 0.5  # of a residual
 
@@ -54,12 +56,60 @@ def held_out_queries(source: VectorSource, model: Model, seed: int) -> HeldOut:
     return HeldOut(np.concatenate([raw[:half], shifted]).astype(np.float32), ordinals[: 2 * half], half)
 
 
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Exact neighbours of held-out queries, best first.
+
+    ``scores`` and ``ordinals`` have shape ``(queries, NEIGHBOURS_KEPT)``; ``far`` the ordinals of the ``FAR``
+    nearest of the queries ``far_queries``. Missing ones have score -inf and ordinal -1.
+    """
+
+    scores: F32
+    ordinals: I64
+    far: I64
+    far_queries: slice
+
+
 class GroundTruth:
+    """Collects the neighbours of all queries. Thread-safe."""
+
+    def __init__(self, held_out: HeldOut, model: Model) -> None:
+        queries = model.prepare_queries(held_out.queries).extended[:, : model.padded]
+        norms = model.metric != "ip"
+        self._far_queries = slice(0, None, max(1, len(queries) // _FAR_QUERIES))
+        self._near = _Collector(held_out.sources, queries, NEIGHBOURS_KEPT, with_norms=norms)
+        self._far = _Collector(
+            held_out.sources[self._far_queries], queries[self._far_queries], FAR, with_norms=norms
+        )
+
+    def add(self, block: F32, ordinals: I64) -> None:
+        """Look at prepared vectors with the given ascending ordinals."""
+        self._near.add(block, ordinals)
+        self._far.add(block, ordinals)
+
+    def result(self) -> Neighbours:
+        """Return what was found in all vectors added."""
+        scores, ordinals = self._near.result()
+        return Neighbours(scores, ordinals, self._far.result()[1], self._far_queries)
+
+
+class _Collector:
     """Collects the exact nearest neighbours of the queries as blocks of the data pass by. Thread-safe.
 
     Scores are ``q·x - |x|²/2`` (l2, cosine) or ``q·x`` (ip). Only scores above what a query's worst kept
     neighbour has are looked at, so that all but the first blocks cost little more than one matrix
     product. The result does not depend on the order of blocks.
+
+    Parameters
+    ----------
+    sources
+        The ordinal that each query was made from, which is no answer to it; shape ``(queries,)``.
+    queries
+        Prepared queries, shape ``(queries, padded)``.
+    kept
+        Neighbours to keep of each.
+    with_norms
+        Whether the metric is l2 or cosine.
     """
 
     def __init__(self, sources: I64, queries: F32, kept: int, *, with_norms: bool) -> None:

@@ -16,7 +16,7 @@ _ROUND_UP_TO = (
     100  # k up to here takes the next row; between larger ones the gaps are wide, and the one below is scaled
 )
 _REFINE_FROM = 1.3  # candidates to refine for each one wanted, where the caller says how many
-_FILTER_MARGIN = 1.5  # with a selection, look as if for so many times the neighbours that should be enough
+_FILTER_MARGIN = 1.25  # with a selection, look as if for so many times the neighbours that should be enough
 _REFINE_ABOVE = (
     256  # candidates; comparing fewer raw vectors at once costs no more than reading records first
 )

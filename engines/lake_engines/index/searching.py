@@ -22,7 +22,7 @@ __all__ = ["Search", "Shard"]
 
 _QUERIES_AT_ONCE = 256
 _SAMPLE_STRIDE = 8  # of a list's ordinals at most, to estimate how many of them are selected
-_SAMPLED_MATCHES = 8  # to expect in a sample; selections so small that it takes more are counted in full
+_SAMPLED_MATCHES = 2  # to expect in a sample; selections so small that it takes more are counted in full
 _ENOUGH = 0.5  # of the lists probed should hold what they would of a selection made by chance
 
 

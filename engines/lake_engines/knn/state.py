@@ -24,15 +24,16 @@ from lake_format.snapshot import Snapshot
 __all__ = ["IndexPool", "SearchState"]
 
 _FILTER_BYTES = 32 << 20
+_OPEN_INDEXES = 64
 _Value = TypeVar("_Value")
 
 
 class IndexPool:
-    """Open index readers by path; index files never change."""
+    """Open index readers by path, the last used ones; index files never change."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._readers: dict[str, IndexReader] = {}
+        self._readers: OrderedDict[str, IndexReader] = OrderedDict()
 
     def get(self, snapshot: Snapshot, shard: IndexShard) -> IndexReader:
         """The reader of a shard."""
@@ -46,6 +47,9 @@ class IndexPool:
                     head_length=shard.head_length,
                     head_crc=shard.head_crc,
                 )
+            self._readers.move_to_end(shard.path)
+            while len(self._readers) > _OPEN_INDEXES:
+                self._readers.popitem(last=False)
             return reader
 
 

@@ -1,0 +1,189 @@
+"""Which version is meant by a time, a number or a tag; and the commits that move tags or restore a version.
+
+Reads version objects only, never manifests or data files (spec/versions.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from lake_format.draft import Draft
+from lake_format.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+from lake_format.keys import key_field_ids
+from lake_format.log import ExpiredError, VersionLog
+from lake_format.model import Version
+from lake_format.operation_record import OperationRecord
+from lake_format.snapshot import Snapshot
+
+__all__ = ["MoveTag", "RestoreVersion", "check_tag", "is_kept", "moment_of", "tagged", "version_at"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/]{0,127}")
+
+
+def moment_of(when: object) -> int:
+    """A moment in microseconds since the epoch.
+
+    Parameters
+    ----------
+    when
+        A ``datetime`` with a time zone, or ISO 8601 text with one, such as ``2026-03-01T12:00:00Z``. A moment
+        without a zone is refused: it would be another one on another machine.
+    """
+    given = when
+    if isinstance(given, str):
+        try:
+            given = datetime.fromisoformat(given)
+        except ValueError as error:
+            raise InvalidInputError(
+                f"{when!r} is no moment in time", fix="write it as 2026-03-01T12:00:00Z"
+            ) from error
+    if not isinstance(given, datetime):
+        raise InvalidInputError(f"{when!r} is no moment in time", fix="give a datetime, or ISO 8601 text")
+    if given.utcoffset() is None:
+        raise InvalidInputError(
+            f"{when!r} has no time zone, so it does not say which moment it is",
+            fix="add one: 2026-03-01T12:00:00Z, or datetime(..., tzinfo=datetime.UTC)",
+        )
+    return (given - _EPOCH) // timedelta(microseconds=1)
+
+
+def version_at(log: VersionLog, newest: Version, moment: int) -> Version:
+    """The version that was current at a moment: the newest that was committed by then.
+
+    Bisects over version numbers, as times order like numbers do (COM-8).
+
+    Parameters
+    ----------
+    newest
+        The newest version.
+    moment
+        Microseconds since the epoch.
+
+    Raises
+    ------
+    NotFoundError
+        The table did not exist yet; :class:`ExpiredError` where what it was then has expired.
+    """
+    if newest.committed_at <= moment:
+        return newest
+    first = max(newest.horizon, 1)
+    low, high = first - 1, newest.version  # low was committed by then (or stands for "none"), high was not
+    found = None
+    while high - low > 1:
+        middle = log.read((low + high) // 2)
+        if middle.committed_at <= moment:
+            low, found = middle.version, middle
+        else:
+            high = middle.version
+    if found is not None:
+        return found
+    shown = (_EPOCH + timedelta(microseconds=moment)).isoformat()
+    if first > 1:
+        raise ExpiredError(
+            f"what the table was at {shown} has expired", fix=f"the oldest version kept is {first}"
+        )
+    raise NotFoundError(f"there was no table at {shown} yet", fix="versions() tells when it was made")
+
+
+def is_kept(version: Version, number: int) -> bool:
+    """Whether a version of this number can still be read, as far as ``version`` tells."""
+    return version.horizon <= number <= version.version or number in version.refs.values()
+
+
+def check_tag(name: object) -> str:
+    """A tag's name; InvalidInputError for what cannot be one."""
+    if not isinstance(name, str) or not _TAG.fullmatch(name):
+        raise InvalidInputError(
+            f"{name!r} cannot be the name of a tag",
+            fix="use 1 to 128 letters, digits and _ . - /, starting with a letter, a digit or _",
+        )
+    return name
+
+
+def tagged(newest: Version, name: object) -> int:
+    """The number a tag names; NotFoundError where there is no such tag."""
+    number = newest.refs.get(check_tag(name))
+    if number is None:
+        known = ", ".join(sorted(newest.refs)) or "there are none"
+        raise NotFoundError(f"there is no tag {name!r}", fix=f"tags are: {known}")
+    return number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveTag:
+    """Make, move or remove a tag.
+
+    Attributes
+    ----------
+    number
+        The version to name; None removes the tag.
+    move
+        Whether a tag of that name may name another version by now.
+    """
+
+    name: str
+    number: int | None
+    move: bool = False
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def record(self) -> OperationRecord:
+        """The name it claims."""
+        return OperationRecord(kind="set_ref", claims=frozenset({f"ref:{self.name}"}))
+
+    def apply(self, draft: Draft) -> OperationRecord:
+        """Set the tag, if it may be set on the version at hand."""
+        refs = draft.version.refs
+        if self.number is None:
+            tagged(draft.version, self.name)
+        else:
+            if not self.move and refs.get(self.name, self.number) != self.number:
+                raise AlreadyExistsError(
+                    f"the tag {self.name!r} names version {refs[self.name]}", fix="move it with move=True"
+                )
+            _require_kept(draft.version, self.number)
+        draft.set_reference(self.name, self.number)
+        return self.record
+
+    def replan(self, latest: Snapshot) -> Self:
+        """Nothing is computed from the base; whether the version is still there is asked when applied."""
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreVersion:
+    """Make the schema, rows and indexes of an older version current again."""
+
+    old: Version
+    summary: Mapping[str, Any]
+    record: OperationRecord = OperationRecord(kind="restore")
+
+    def apply(self, draft: Draft) -> OperationRecord:
+        """Take over what the older version lists."""
+        _require_kept(draft.version, self.old.version)
+        wanted, had = key_field_ids(draft.version.properties), key_field_ids(self.old.properties)
+        if wanted and wanted != had:
+            raise InvalidInputError(
+                f"version {self.old.version} was not held to the key the table has now",
+                fix="read it with checkout() and write its rows anew",
+            )
+        draft.restore(self.old)
+        return self.record
+
+    def replan(self, latest: Snapshot) -> Self:
+        """The older version is what it is."""
+        return self
+
+
+def _require_kept(version: Version, number: int) -> None:
+    if number > version.version:
+        raise NotFoundError(f"there is no version {number} yet", fix=f"the newest is {version.version}")
+    if not is_kept(version, number):
+        raise ExpiredError(
+            f"version {number} has expired", fix=f"the oldest version kept is {version.horizon}"
+        )
