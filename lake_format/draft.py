@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyroaring import BitMap64
 
 from lake_format.manifest_set import ManifestSet
 from lake_format.model import Fragment, IndexEntry, NewFragment, Version
-from lake_format.row_ids import U64
+from lake_format.row_ids import U64, encode_row_ids
 from lake_format.snapshot import Snapshot
 
 __all__ = ["Draft", "staler"]
@@ -59,6 +61,24 @@ class Draft:
             for offset, (new, sequence) in enumerate(fragments)
         ]
         self._put(added, {*features, "row-id-sequences"} if added else features)
+
+    def add_compacted(
+        self, new: NewFragment, row_ids: U64, dead: npt.NDArray[np.int64], features: Iterable[str] = ()
+    ) -> None:
+        """Add a fragment of rows that keep their ids, some positions of it deleted (fewer than all)."""
+        at = self.version.next_fragment_id
+        first, needed = int(row_ids[0]), set(features)
+        if (row_ids == np.arange(first, first + len(row_ids), dtype=np.uint64)).all():
+            placed = new.placed(at, first_row_id=first)
+        else:
+            placed = new.placed(at, row_id_sequence=encode_row_ids(row_ids))
+            needed.add("row-id-sequences")
+        if len(dead):
+            bitmap = BitMap64(dead.tolist())
+            bitmap.run_optimize()
+            placed = replace(placed, deleted_count=len(dead), deletions=bitmap.serialize())
+            needed.add("deletion-bitmaps")
+        self._put([placed], needed)
 
     def replace_fragments(self, entries: Mapping[int, Fragment | None]) -> None:
         """Put new entries in place of fragments, by fragment id; None removes the fragment."""
@@ -149,7 +169,7 @@ class Draft:
             manifests=self._manifests.add(base.manifests, added),
             next_row_id=base.next_row_id if next_row_id is None else next_row_id,
             next_fragment_id=base.next_fragment_id + len(added),
-            row_count=base.row_count + sum(fragment.row_count for fragment in added),
+            row_count=base.row_count + sum(fragment.row_count - fragment.deleted_count for fragment in added),
             required_features=base.required_features | frozenset(features),
         )
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lake_format.compaction import RewriteRequest, Rewritten
 from lake_format.errors import InvalidInputError
 from lake_format.model import IndexEntry, NewFragment
 from lake_format.row_ids import U64
@@ -198,8 +199,16 @@ class Engine(Protocol):
         """The columns that decide which values a fill writes."""
         ...
 
+    def gather_values(self, values: object) -> object:
+        """Values for a fill as they can be read more than once: streams of Arrow data as a table in memory."""
+        ...
+
     def infer_type(self, snapshot: Snapshot, name: str, values: object, on: str | None) -> pa.DataType:
         """The type of a new column given by its values alone; InvalidInputError where they do not tell."""
+        ...
+
+    def rewrite(self, snapshot: Snapshot, request: RewriteRequest) -> Rewritten | None:
+        """Write the live rows of fragments as one new fragment, in bounded memory; None where there are none."""
         ...
 
     def warm(self, snapshot: Snapshot) -> None:

@@ -169,6 +169,12 @@ class FragmentTable:
             known = self._cache[index] = _fragment_from_row(self.table.slice(index, 1).to_pylist()[0])
         return known
 
+    def by_id(self, fragment_id: int) -> Fragment | None:
+        """The fragment of this id; None where it is not in the version."""
+        ids = self.integers("fragment_id")
+        at = int(np.searchsorted(ids, np.uint64(fragment_id)))
+        return self.fragment(at) if at < len(ids) and ids[at] == fragment_id else None
+
     def fragments(self, selected: npt.NDArray[np.bool_] | None = None) -> list[Fragment]:
         """The fragments where ``selected`` is true (all without it), in order."""
         indexes = range(len(self)) if selected is None else np.flatnonzero(selected).tolist()

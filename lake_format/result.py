@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from lake_format.engine import SearchAnswer
+from lake_format.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +36,13 @@ class SearchResult:
         return self._table
 
     def to_pandas(self) -> pd.DataFrame:
-        """The neighbours as a pandas frame; needs the extra ``pandas``."""
-        return self._table.to_pandas()
+        """The neighbours as a pandas frame; UnsupportedError where pandas is not installed."""
+        try:
+            return self._table.to_pandas()
+        except ModuleNotFoundError as error:
+            raise UnsupportedError(
+                "pandas is not installed", fix="install lake-format[pandas], or use to_arrow()"
+            ) from error
 
     def to_pylist(self) -> list[dict[str, Any]]:
         """The neighbours as Python dictionaries, one a row."""

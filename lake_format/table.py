@@ -28,6 +28,7 @@ from lake_format.schema import DISTANCE, ROW_ID, select_columns
 from lake_format.table_backfill import TableBackfill
 from lake_format.table_core import checked_idempotency
 from lake_format.table_rows import TableRows
+from lake_format.table_upkeep import TableUpkeep
 from lake_format.table_versions import TableVersions
 
 __all__ = ["METRICS", "Table"]
@@ -35,7 +36,7 @@ __all__ = ["METRICS", "Table"]
 METRICS = ("l2", "cosine", "ip")
 
 
-class Table(TableRows, TableBackfill, TableVersions):
+class Table(TableRows, TableBackfill, TableVersions, TableUpkeep):
     """One table at one version; :meth:`refresh` and every write of its own move it to the newest.
 
     Made by :func:`lake_format.create` and :func:`lake_format.open`. Safe to use from several threads.
@@ -259,7 +260,8 @@ class Table(TableRows, TableBackfill, TableVersions):
             value (the row id is named).
         """
         self._require_writable()
-        field = vector_column(self._snapshot.schema, column, ())
+        snapshot = self._snapshot
+        field = vector_column(snapshot.schema, column, ())
         request = IndexRequest(
             column=field.name,
             metric=_checked_metric(metric),
@@ -268,15 +270,18 @@ class Table(TableRows, TableBackfill, TableVersions):
             progress=progress,
             new_id=self._around.new_id,
         )
-        entry = self._engine.build_index(self._snapshot, request)
+        entry = self._engine.build_index(snapshot, request)
         record = OperationRecord(
             kind="create_index",
             fields_read=frozenset({entry.field_id}),
             claims=frozenset({f"index:{entry.name}"}),
         )
-        self._commit(
-            AddIndex(record=record, summary={"index": entry.name, "metric": entry.metric}, entry=entry)
-        )
+        change = AddIndex(record=record, summary={"index": entry.name, "metric": entry.metric}, entry=entry)
+        try:
+            self._commit(change, base=snapshot.version)
+        except ConflictError:
+            self._engine.discard_files(self._store, (), [shard.path for shard in entry.shards])
+            raise
         return self
 
     # --- inside -------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ class TableBackfill(TableSchema):
             Somebody removed the column, or changed what the values were computed from in a way that computing
             them anew does not settle.
         """
+        values = self._engine.gather_values(values)
         if job is not None:
             plan = self.plan_backfill(column, values, where, inputs=inputs, on=on, job=job)
             for part in plan.parts:
@@ -171,6 +172,7 @@ class TableBackfill(TableSchema):
         """
         plan, records = self._job(part.job)
         base = self._at(plan.version)
+        values = self._engine.gather_values(values)
         rows = size = 0
         for fragment_id in part.fragments:
             done = records.done(fragment_id)
@@ -255,6 +257,7 @@ class TableBackfill(TableSchema):
         progress: Progress | None,
     ) -> FillRequest:
         place = self._place(column)
+        values = self._engine.gather_values(values)
         if place.parents:
             raise UnsupportedError(
                 f"{str(place)!r} is a member of a struct; only whole columns are filled",

@@ -100,6 +100,7 @@ class TableSchema(TableCore):
             Somebody took the name or removed a column that is read, at the same time.
         """
         self._require_writable()
+        values = self._engine.gather_values(values)
         names, parent = self._new_place(path)
         field = self._new_field(names[-1], type, values, nullable, on)
         field = with_metadata(field, _metadata(comment, properties))
@@ -177,6 +178,7 @@ class TableSchema(TableCore):
         within
             A struct whose members are meant, instead of the table's columns.
         """
+        self._require_writable()
         schema = self._snapshot.schema
         outer = None if within is None else self._place(within)
         if outer is not None and not pa.types.is_struct(outer.field.type):

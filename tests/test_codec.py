@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from repository import SPEC
 from samples import SCHEMA, fragment, index_entry, version
 
 from lake_format.codec import MAGIC, decode_version, encode_version
@@ -127,8 +128,7 @@ def test_unknown_required_feature_is_refused_by_name() -> None:
 
 def test_every_feature_this_release_knows_is_in_the_specification() -> None:
     """spec: TAB-6"""
-    with open("spec/tables.md", encoding="utf-8") as chapter:
-        text = chapter.read()
+    text = (SPEC / "tables.md").read_text("utf-8")
     assert [name for name in sorted(KNOWN_FEATURES) if f"| `{name}` |" not in text] == []
 
 

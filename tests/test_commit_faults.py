@@ -324,6 +324,18 @@ def test_an_index_is_built_while_rows_come_in(before: dict[str, bytes]) -> None:
         assert (nearest["id"], nearest["_distance"]) == (row["id"], 0.0)
 
 
+def test_an_index_of_a_name_that_was_taken_is_a_conflict_and_leaves_nothing(before: dict[str, bytes]) -> None:
+    """spec: COM-3"""
+    store = fresh(before)
+    late = lake.open(**at(store))
+    lake.open(**at(store)).create_index("v", name="by_v")
+    objects = set(objects_of(store))
+    with pytest.raises(lake.ConflictError, match="same name"):
+        late.create_index("v", "ip", name="by_v")
+    assert set(objects_of(store)) == objects
+    assert late.refresh().create_index("v", "ip", name="by_v").inspect.indexes().num_rows == 1
+
+
 def test_creating_at_the_same_time_makes_one_table(table_uri: Location) -> None:
     """spec: COM-1"""
     made: list[str] = []

@@ -1,6 +1,7 @@
 """Searching an index: wanted recall is reached, selections hold, everything is findable, threads do not matter."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from index_samples import clustered, distances, open_index, recall, store_index
+from stores.range_server import RangeServer
 
 from lake_engines.index import BuiltIndex, IndexReader, Metric, Selection
 from lake_format.errors import InvalidInputError
@@ -98,7 +100,7 @@ def test_selections_away_from_the_query(l2: Sample) -> None:
     """Filters that have to do with the vectors: nothing near the query matches."""
     owners = np.argmin(np.linalg.norm(l2.vectors[:, None, :8] - l2.vectors[None, :40, :8], axis=2), axis=1)
     plain = l2.reader.search(l2.queries, 10)
-    recalls = []
+    recalls, widened = [], []
     for number, query in enumerate(l2.queries[:40]):
         nearest = owners[np.argsort(l2.exact[number])[:3000]]
         away = np.setdiff1d(np.arange(40), nearest)[:4]
@@ -108,9 +110,12 @@ def test_selections_away_from_the_query(l2: Sample) -> None:
         found = l2.reader.search(query, 10, selection=mask)
         assert mask[found.ordinals[found.ordinals >= 0]].all()
         assert found.stats.probes > plain.stats.probes
+        widened.append(found.stats.widened)
         recalls.append(recall(l2.exact[number : number + 1], found, 10, mask))
     assert len(recalls) > 5
     assert np.mean(recalls) >= 0.85
+    assert plain.stats.widened == 1
+    assert np.median(widened) >= 2
 
 
 @given(
@@ -229,6 +234,25 @@ def test_range_reads_find_the_same(sample: Sample) -> None:
     assert np.mean(same) > 0.999
     again = reader.search(sample.queries, 10)
     assert (again.stats.rounds, again.stats.bytes_read) == (0, 0)
+
+
+# spec: IDX-1 IDX-12
+def test_rounds_over_a_network(l2: Sample, range_server: Callable[..., RangeServer]) -> None:
+    """One request opens an index, one round brings the lists of a search, near lists share a request."""
+    server = range_server(backing=l2.store, latency=0.02)
+    store = open_store(server.uri(), server.storage_options)
+    server.reset()
+    reader = open_index(store, "a.puffin", l2.built)
+    assert (server.count(), server.rounds()) == (1, 1)
+    assert server.bytes_sent() == l2.built.head_length
+    server.reset()
+    found = reader.search(l2.queries[0], 10)
+    assert server.rounds() == found.stats.rounds == 1
+    assert server.count() == found.stats.requests <= found.stats.probes
+    assert server.bytes_sent() == found.stats.bytes_read < l2.built.size / 4
+    server.reset()
+    reader.search(l2.queries[0], 10)
+    assert server.count() == 0
 
 
 def test_range_reads_in_little_memory_and_by_many_threads(l2: Sample) -> None:

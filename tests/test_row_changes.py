@@ -163,15 +163,16 @@ def test_a_narrow_update_writes_its_column_only(tmp_path: Path) -> None:
     )
     before = table.scan(["text", "vec", "_row_id"]).read_all()
     groups = table.snapshot.fragments.fragment(0).groups
-    with store.measured() as cost:
-        done = table.update({"n": lake.sql("n * 7 + id")})
+    start = store.usage()
+    done = table.update({"n": lambda batch: pc.add(batch["n"], 7)}, inputs=["n"])
+    cost = store.usage().since(start)
     assert done.strategy == "rewrite"
     assert done.bytes < 40_000 < groups[1].size
     assert cost.bytes_written < 60_000, "the column, a manifest entry and the version"
     now = table.snapshot.fragments.fragment(0)
     assert [group.path for group in now.groups[:2]] == [group.path for group in groups]
     assert table.scan(["text", "vec", "_row_id"]).read_all().equals(before)
-    assert table.scan(["n"]).read_all()["n"].to_pylist() == [i * 8 for i in range(count)]
+    assert table.scan(["n"]).read_all()["n"].to_pylist() == [i + 7 for i in range(count)]
     assert "superseded-columns" in table.snapshot.version.required_features
 
 
@@ -182,7 +183,7 @@ def test_bounds_hold_after_a_rewrite(tmp_path: Path) -> None:
     assert table.count("price >= 1000") == 10
     assert table.count("price < 1000") == 0
     table.update({"price": 5.0}, "id = 3")
-    assert content(table, "id").keys() == set(range(10))
+    assert ids(table) == [*range(10)]
     assert table.count("price < 1000") == 1
     assert table.count("price = 5") == 1
 
@@ -347,9 +348,7 @@ SCHEMA_ROWS = pa.Table.from_pylist(rows(1))
 )
 def test_keys_of_every_type(tmp_path: Path, kind: pa.DataType, values: list[Any]) -> None:
     """spec: IDN-13, IDN-14"""
-    keys = pa.array(values).cast(kind) if not pa.types.is_temporal(kind) else pa.array(values, pa.int64()).cast(
-        pa.int32() if kind == pa.date32() else pa.int64()
-    ).cast(kind)  # fmt: skip
+    keys = pa.array(values, kind)
     table = lake.create(str(tmp_path / "t"), pa.schema([("k", kind), ("n", pa.int64())]), key="k")
     table.append(pa.table({"k": keys[:-1], "n": range(len(keys) - 1)}))
     with pytest.raises(lake.DuplicateKeyError):

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 )
 
 import lake_format as lake
-from lake_format.errors import InvalidInputError, NotFoundError, UnsupportedError
+from lake_format.errors import ConflictError, InvalidInputError, NotFoundError, UnsupportedError
 from lake_format.store import forget_memory
 
 SCHEMA = pa.schema(
@@ -129,6 +129,7 @@ class TableMachine(RuleBasedStateMachine):
         self.rows: dict[int, Row] = {}
         self.live: dict[int, tuple[int, ...]] = {1: ()}
         self.newest = 1
+        self.built: dict[int, tuple[str, str] | None] = {1: None}
         self.indexed: dict[int, frozenset[tuple[str, str]]] = {1: frozenset()}
 
     def new_location(self) -> Location:
@@ -145,6 +146,7 @@ class TableMachine(RuleBasedStateMachine):
         self.newest += 1
         assert handle.version == self.newest
         self.live[self.newest] = live
+        self.built[self.newest] = None
         self.indexed[self.newest] = indexed
 
     # --- writes -----------------------------------------------------------------------------------------------
@@ -179,9 +181,16 @@ class TableMachine(RuleBasedStateMachine):
             with pytest.raises(InvalidInputError, match="no vectors to index"):
                 handle.create_index(column, metric)
             return
+        if any(
+            self.built[number] == (column, metric) for number in range(handle.version + 1, self.newest + 1)
+        ):
+            with pytest.raises(ConflictError, match="same name"):  # CON: both claim the index's name
+                handle.create_index(column, metric)
+            return
         handle.create_index(column, metric)
         indexed = self.indexed[self.newest] | {(column, metric)}
         self.landed(handle, self.live[self.newest], indexed)
+        self.built[self.newest] = (column, metric)
 
     @rule(which=st.integers(0, 1))
     def refresh(self, which: int) -> None:
@@ -316,7 +325,7 @@ class TableMachine(RuleBasedStateMachine):
 
 
 SHORT = settings(
-    max_examples=12,
+    max_examples=25,
     stateful_step_count=20,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

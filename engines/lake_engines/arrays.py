@@ -38,7 +38,10 @@ def keep(batch: pa.RecordBatch, mask: npt.NDArray[np.bool_]) -> pa.RecordBatch:
 
 
 def unsliced(array: pa.Array) -> pa.Array:
-    """The array without an offset where structs lie in structs: Vortex 0.93 cannot write such a slice."""
+    """The array without an offset where structs lie in structs or fixed-size lists.
+
+    Vortex 0.93 cannot write such a slice.
+    """
     if array.offset == 0 or not _has_inner_struct(array.type, within=False):
         return array
     return array.take(pa.array(np.arange(len(array))))
@@ -50,4 +53,5 @@ def _has_inner_struct(data_type: pa.DataType, *, within: bool) -> bool:
     if within and pa.types.is_struct(data_type):
         return True
     children = [data_type.field(index).type for index in range(data_type.num_fields)]
-    return any(_has_inner_struct(child, within=within or pa.types.is_struct(data_type)) for child in children)
+    within = within or pa.types.is_struct(data_type) or pa.types.is_fixed_size_list(data_type)
+    return any(_has_inner_struct(child, within=within) for child in children)

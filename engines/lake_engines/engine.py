@@ -10,10 +10,13 @@ from uuid import UUID
 
 import pyarrow as pa
 
+from lake_engines.evolution.filling import fill_column, fill_inputs
+from lake_engines.evolution.sources import gathered, infer_type
 from lake_engines.fragment_reader import ReaderPool
 from lake_engines.scan import count_rows, scan_rows
 from lake_engines.take import take_rows
 from lake_engines.write import discard, discard_objects, write_fragments
+from lake_format.compaction import RewriteRequest, Rewritten
 from lake_format.engine import IndexRequest, ScanRequest, SearchAnswer, SearchRequest, WriteRequest, Written
 from lake_format.filling import FillRequest
 from lake_format.model import ColumnGroup, IndexEntry
@@ -107,21 +110,25 @@ class DefaultEngine:
 
     def fill_column(self, snapshot: Snapshot, request: FillRequest) -> RowEdits:
         """Write a column's values as a new group of each fragment concerned."""
-        from lake_engines.evolution.filling import fill_column  # noqa: PLC0415
-
         return fill_column(snapshot, request, self._files)
 
     def fill_inputs(self, snapshot: Snapshot, request: FillRequest) -> frozenset[str]:
         """The columns that decide which values a fill writes."""
-        from lake_engines.evolution.filling import fill_inputs  # noqa: PLC0415
-
         return fill_inputs(snapshot, request)
+
+    def gather_values(self, values: object) -> object:
+        """Values for a fill as they can be read more than once."""
+        return gathered(values)
 
     def infer_type(self, snapshot: Snapshot, name: str, values: object, on: str | None) -> pa.DataType:
         """The type of a new column given by its values alone."""
-        from lake_engines.evolution.sources import infer_type  # noqa: PLC0415
-
         return infer_type(snapshot.schema, name, values, on)
+
+    def rewrite(self, snapshot: Snapshot, request: RewriteRequest) -> Rewritten | None:
+        """Write the live rows of fragments as one new fragment."""
+        from lake_engines.upkeep.rewriting import rewrite_fragments  # noqa: PLC0415
+
+        return rewrite_fragments(snapshot, request, self._files)
 
     def warm(self, snapshot: Snapshot) -> None:
         """Fetch manifests and index heads ahead of the first search."""

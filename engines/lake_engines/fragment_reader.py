@@ -24,7 +24,7 @@ from lake_engines.parallel import run_all
 from lake_format.errors import CorruptionError
 from lake_format.model import ColumnGroup, Fragment
 from lake_format.row_ids import U64
-from lake_format.schema import ROW_ID, ROW_ID_FIELD, field_by_id, field_id
+from lake_format.schema import ROW_ID, ROW_ID_FIELD, field_id
 from lake_format.snapshot import Snapshot, deleted_positions
 from lake_format.store.base import Store
 
@@ -74,6 +74,7 @@ class FragmentReader:
         self._pool = pool
         self._owner = {field: group for group in fragment.groups for field in group.live_field_ids}
         self._projections: dict[int, Projection] = {}
+        self._readers: dict[str, FileReader] = {}
         self._row_ids: U64 | None = None
 
     @cached_property
@@ -129,18 +130,24 @@ class FragmentReader:
         return self._assemble(names, plan, parts, len(positions), positions.astype(np.int64))
 
     def _reader(self, group: ColumnGroup) -> FileReader:
+        if group.path not in self._readers:
+            self._readers[group.path] = self._opened(group)
+        return self._readers[group.path]
+
+    def _opened(self, group: ColumnGroup) -> FileReader:
         schema = self._snapshot.version.schemas.get(group.schema_id)
         if schema is None:
             raise CorruptionError(
                 f"file {group.path!r} was written with the unknown schema {group.schema_id}"
             )
-        fields = [field_by_id(schema, identity) for identity in group.field_ids]
-        missing = [identity for identity, field in zip(group.field_ids, fields, strict=True) if field is None]
+        by_id = {field_id(field): field for field in schema}
+        missing = [identity for identity in group.field_ids if identity not in by_id]
         if missing:
             raise CorruptionError(
                 f"file {group.path!r} holds field {missing[0]}, which its schema does not have"
             )
-        return self._pool.get(self._snapshot.store, group, self.fragment.row_count, pa.schema(fields))
+        fields = pa.schema([by_id[identity] for identity in group.field_ids])
+        return self._pool.get(self._snapshot.store, group, self.fragment.row_count, fields)
 
     def _plan(self, names: Sequence[str]) -> list[tuple[ColumnGroup, list[str]]]:
         """The groups to read and, in each, the columns by their name at the time of writing."""

@@ -87,7 +87,7 @@ def _take_others(reader: FragmentReader, names: list[str], positions: _Indexes) 
     distinct, inverse = np.unique(positions.astype(np.uint64), return_inverse=True)
     batch = reader.take(distinct, names)
     if len(distinct) != len(positions) or (inverse[1:] < inverse[:-1]).any():
-        batch = batch.take(pa.array(inverse.astype(np.int64)))
+        batch = gather(batch, inverse.astype(np.int64))
     return dict(zip(names, batch.columns, strict=True))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import lake_format as lake
 from cli.helpers import Run
-from lake_connectors.cli.outcome import EXIT_CODES, EXIT_MEANINGS
+from lake_connectors.cli.outcome import EXIT_CODES, EXIT_MEANINGS, exit_code
 from lake_format import errors
 
 # --- mistakes -----------------------------------------------------------------------------------------------
@@ -105,6 +105,14 @@ def test_every_error_class_has_its_own_exit_code_and_a_meaning() -> None:
     assert set(EXIT_CODES) == codes
     assert len(set(EXIT_CODES.values())) == len(codes)
     assert set(EXIT_CODES.values()) <= set(EXIT_MEANINGS)
+
+
+def test_a_special_kind_of_error_exits_like_its_class() -> None:
+    class OddValueError(errors.InvalidInputError):
+        code = "odd_value"
+
+    assert exit_code(OddValueError("odd")) == EXIT_CODES["invalid_input"]
+    assert exit_code(errors.LakeError("anything")) == 1
 
 
 def test_a_fault_of_ours_is_reported_as_one(

@@ -134,6 +134,15 @@ def test_a_closed_pipe_ends_quietly(items: lake.Table) -> None:
     assert scan.wait(30) == 141
 
 
+def test_ctrl_c_stops_a_long_query(items: lake.Table) -> None:
+    endless = "SELECT count(*) FROM range(1000000000) a, range(1000000) b WHERE a.range % 7 = b.range % 5"
+    job = subprocess.Popen([LAKE, "sql", endless, "items"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    time.sleep(4)
+    job.send_signal(signal.SIGINT)
+    out, err = job.communicate(timeout=30)
+    assert (job.returncode, err.strip(), out) == (130, b"interrupted", b"")
+
+
 def test_ctrl_c_ends_with_one_word_and_commits_nothing(items: lake.Table) -> None:
     command = [LAKE, "append", "items", "-", "--input-format", "json"]
     job = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -69,7 +69,9 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         return PIPE_CLOSED
     if isinstance(error, LakeError):
-        return EXIT_CODES.get(error.code, 1)
+        # A special kind of an error has a code of its own; its exit code is that of the class it belongs to.
+        codes = (vars(kind).get("code") for kind in type(error).__mro__)
+        return next((EXIT_CODES[code] for code in codes if code in EXIT_CODES), 1)
     if isinstance(error, click.ClickException):
         return error.exit_code
     return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import click
@@ -103,16 +104,30 @@ def _plain(value: Any) -> Any:
 
 def _duckdb() -> tuple[Any, Any]:
     """DuckDB and our connector to it."""
-    connector = importlib.import_module(
-        "lake_connectors.duckdb"
-    )  # says what to install where DuckDB is missing
+    # Our connector first: it says what to install where DuckDB is missing.
+    connector = importlib.import_module("lake_connectors.duckdb")
     return importlib.import_module("duckdb"), connector
 
 
 def _run(connection: Any, query: str, values: list[Any], output_format: str) -> None:
-    answer = connection.sql(query, params=values) if values else connection.sql(query)
-    if answer is not None:
-        write_rows(answer.to_arrow_reader(), output_format)
+    """Run the query and write its rows.
+
+    In a thread of its own: while DuckDB computes for an Arrow reader it looks at no signal, so the main thread has
+    to stay free to notice Ctrl-C and stop it.
+    """
+
+    def run() -> None:
+        answer = connection.sql(query, params=values) if values else connection.sql(query)
+        if answer is not None:
+            write_rows(answer.to_arrow_reader(), output_format)
+
+    with ThreadPoolExecutor(1, "sql") as worker:
+        done = worker.submit(run)
+        try:
+            done.result()
+        except KeyboardInterrupt:
+            connection.interrupt()
+            raise
 
 
 def _translated(error: Exception, tables: list[str]) -> LakeError:

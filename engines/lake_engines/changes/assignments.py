@@ -59,7 +59,7 @@ class _Expression:
         found = self.evaluate(rows)
         if isinstance(found, pa.Scalar):
             found = pa.array([found.as_py()], found.type).take(pa.array(np.zeros(rows.num_rows, np.int64)))
-        return fitted(found, self.field, rounding=True)
+        return fitted(found, self.field, computed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class _Function:
             raise InvalidInputError(
                 f"the function for column {self.field.name!r} gave {len(found)} values for {rows.num_rows} rows"
             )
-        return fitted(found, self.field, rounding=True)
+        return fitted(found, self.field, computed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,29 +190,32 @@ def _plain(value: object) -> object:
 
 
 def _as_array(values: object, field: pa.Field) -> pa.Array:
-    """Python values as the column's type where Arrow takes them as such, else as what they look like."""
-    if not is_vector(field.type):
+    """Python values as an array: of the column's type, or of what they look like where Arrow would cut them to fit."""
+    wanted = [field.type, None]
+    if _is_number(field.type) or is_vector(field.type):
+        wanted.reverse()
+    errors: list[Exception] = []
+    for data_type in wanted:
         try:
-            return pa.array(values, field.type)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            pass  # conversion below says what is wrong, or finds a way
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise InvalidInputError(f"the values for column {field.name!r} are no column: {error}") from error
+            return pa.array(values, data_type)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            errors.append(error)
+    raise InvalidInputError(
+        f"the values for column {field.name!r} are no column: {errors[0]}"
+    ) from errors[0]
 
 
-def fitted(array: pa.Array, field: pa.Field, *, rounding: bool = False) -> pa.Array:
+def fitted(array: pa.Array, field: pa.Field, *, computed: bool = False) -> pa.Array:
     """The values in the type of a column, or InvalidInputError naming it.
 
     Parameters
     ----------
-    rounding
-        Numbers may be rounded to the column's float type.
+    computed
+        The result of an expression: any number that the column can hold will do, and is rounded to its float type.
     """
-    if rounding and pa.types.is_floating(field.type) and _is_number(array.type):
+    if computed and _is_number(field.type) and _is_number(array.type):
         try:
-            array = array.cast(field.type, safe=False)
+            array = array.cast(field.type, safe=not pa.types.is_floating(field.type))
         except (pa.ArrowException, LakeError) as error:
             raise InvalidInputError(f"column {field.name!r} cannot take {array.type}: {error}") from error
     schema = pa.schema([field])

@@ -196,7 +196,7 @@ class SourceKeys:
         if order_by is None:
             return order
         column = _single(rows.table.column(order_by))
-        sorting = pc.sort_indices(column, null_placement="at_start").to_numpy()
+        sorting = pc.array_sort_indices(column, null_placement="at_start").to_numpy()
         rank = np.empty(len(column), np.int64)
         rank[sorting] = np.arange(len(column))
         within = np.lexsort((rank[order], group))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lake_engines.arrays import keep, unsliced
-from lake_engines.changes.matching import live_positions, matching_rows
+from lake_engines.changes.matching import live_positions
 from lake_engines.changes.placing import touched
 from lake_engines.changes.values import Target, merged_columns
 from lake_engines.evolution.sources import Source, open_source
@@ -22,6 +22,7 @@ from lake_engines.files import open_writer
 from lake_engines.files.base import rows_only
 from lake_engines.filters import compile_filter
 from lake_engines.fragment_reader import FragmentReader, ReaderPool
+from lake_engines.scan import matching_positions
 from lake_engines.write import plan_groups
 from lake_format.errors import InvalidInputError, LakeError
 from lake_format.filling import FillRequest
@@ -80,17 +81,25 @@ def fill_column(snapshot: Snapshot, request: FillRequest, pool: ReaderPool) -> R
 
 
 def _targets(snapshot: Snapshot, request: FillRequest, pool: ReaderPool) -> Iterator[Target]:
-    wanted = None if request.fragment_ids is None else set(request.fragment_ids)
-    if request.where is None:
-        for index, fragment_id in enumerate(snapshot.fragments.integers("fragment_id").tolist()):
-            if wanted is None or fragment_id in wanted:
-                fragment = snapshot.fragments.fragment(index)
-                if len(positions := live_positions(fragment)):
-                    yield Target(fragment=fragment, positions=positions)
-        return
-    for target in matching_rows(snapshot, request.where, pool):
-        if wanted is None or target.fragment.fragment_id in wanted:
-            yield target
+    """The rows that get values, fragment by fragment; only fragments that may hold any are read."""
+    table = snapshot.fragments
+    wanted = np.ones(len(table), bool)
+    if request.fragment_ids is not None:
+        wanted = np.isin(table.integers("fragment_id"), np.array(request.fragment_ids, np.uint64))
+    predicate = compile_filter(snapshot, request.where)
+    covered = np.ones(len(table), bool)
+    if predicate is not None:
+        covered = predicate.covers(table)
+        wanted &= predicate.prune(table) | covered
+    for index in np.flatnonzero(wanted).tolist():
+        fragment = table.fragment(index)
+        if predicate is None or covered[index]:
+            positions = live_positions(fragment)
+        else:
+            windows = list(matching_positions(FragmentReader(snapshot, fragment, pool), predicate))
+            positions = np.concatenate(windows) if windows else np.empty(0, np.int64)
+        if len(positions):
+            yield Target(fragment=fragment, positions=positions)
 
 
 def _fill_fragment(

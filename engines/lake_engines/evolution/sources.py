@@ -25,7 +25,7 @@ from lake_format.expressions import SqlExpression
 from lake_format.schema import ROW_ID, ROW_ID_FIELD, require_column
 from lake_format.snapshot import Snapshot
 
-__all__ = ["Source", "infer_type", "is_joined", "open_source"]
+__all__ = ["Source", "gathered", "infer_type", "is_joined", "open_source"]
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -54,6 +54,13 @@ def is_joined(values: object) -> bool:
         not isinstance(values, pa.Array | pa.ChunkedArray | pa.Scalar)
         and (hasattr(values, "__arrow_c_stream__") or hasattr(values, "scanner"))
     )
+
+
+def gathered(values: object) -> object:
+    """Data to join in memory, as it is read more than once; other values as they are."""
+    if not is_joined(values) or isinstance(values, pa.Table):
+        return values
+    return pa.Table.from_batches(list(as_batches(values)))
 
 
 def open_source(

@@ -143,12 +143,13 @@ class _Collector:
                 worst,
                 np.partition(scores, len(block) - self._kept, axis=0)[len(block) - self._kept],
             )
-        rows, queries = np.nonzero(scores >= worst)
-        found = (queries, scores[rows, queries], ordinals[rows])
+        places = np.flatnonzero(scores >= worst)  # several times faster than over two axes
+        rows, queries = np.divmod(places, scores.shape[1])
+        found = (queries, scores.ravel()[places], ordinals[rows])
         with self._lock:
             self._pending.append(found)
             self._pending_size += len(rows)
-            if self._pending_size > 2 * self._kept * len(self._worst) or len(self._pending) <= 1:
+            if self._pending_size > self._kept * len(self._worst) or self._worst[0] == -np.inf:
                 self._merge()
 
     def result(self) -> tuple[F32, I64]:

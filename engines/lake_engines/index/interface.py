@@ -133,6 +133,10 @@ class SearchStats:
         Range requests and bytes fetched from the store.
     refined
         Candidates per query that went through the int8 refinement, 0 if it was skipped.
+    widened
+        How many times more lists than planned were scanned, for the query with the most. From 8 on, a selection
+        holds hardly anything near a query; its neighbours are then far and alike, and exact comparison with all
+        that is selected is both surer and, up to some 100,000 vectors, faster.
     complete
         True where all lists were scanned for some query (few rows match, or ``k`` is large).
     """
@@ -143,6 +147,7 @@ class SearchStats:
     requests: int = 0
     bytes_read: int = 0
     refined: int = 0
+    widened: int = 1
     complete: bool = False
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lake_engines.index.interface import CalibrationRow
 from lake_format.errors import InvalidInputError
 
-__all__ = ["Plan", "plan_search"]
+__all__ = ["REFINE_ABOVE", "Plan", "plan_search"]
 
 _GROWTH = (0.2, 1.0)  # probes grow by a power of k beyond what was calibrated: at least and at most this one
 _ROUND_UP_TO = (
@@ -17,23 +17,23 @@ _ROUND_UP_TO = (
 )
 _REFINE_FROM = 1.3  # candidates to refine for each one wanted, where the caller says how many
 _FILTER_MARGIN = 1.25  # with a selection, look as if for so many times the neighbours that should be enough
-_REFINE_ABOVE = (
-    256  # candidates; comparing fewer raw vectors at once costs no more than reading records first
-)
+REFINE_ABOVE = 256  # candidates; comparing fewer raw vectors at once costs no more than reading records first
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What one search does.
 
-    ``width`` candidates come from the scan of ``probes`` lists; ``refine_to`` of them are kept by the
-    refinement (0: it is skipped). ``adapt``: probe more lists where a selection avoids the query's neighbourhood.
+    ``width`` candidates come from the scan of ``probes`` lists; ``refine_to`` of them are kept by the refinement (0:
+    it is skipped). ``adapt``: where a selection avoids the query's neighbourhood, probe more lists and take more
+    candidates, since far vectors are nearly alike in distance; ``refine_wide`` of many are kept by the refinement.
     """
 
     probes: int
     width: int
     refine_to: int
     adapt: bool
+    refine_wide: int
 
 
 def plan_search(
@@ -71,7 +71,7 @@ def plan_search(
     if probes is None:  # the k nearest of some are among the k / share nearest of all
         probes = _probes(calibration, k if share == 1 else _FILTER_MARGIN * k / max(share, 1 / count), row)
     probes = min(lists, probes)
-    refining = can_refine and (row.refine_from > _REFINE_ABOVE if refine is None else refine)
+    refining = can_refine and (row.refine_from > REFINE_ABOVE if refine is None else refine)
     if candidates is not None:
         width, refine_to = candidates, 0
         if refining and refine:
@@ -82,7 +82,8 @@ def plan_search(
         width, refine_to = row.candidates, 0
     width = max(1, min(width, selected))
     refine_to = refine_to if refine_to < width else 0
-    return Plan(probes, width, refine_to, adapt)
+    may_refine = can_refine and refine is not False and candidates is None
+    return Plan(probes, width, refine_to, adapt, 2 * row.refine_to if may_refine else 0)
 
 
 def _probes(calibration: Sequence[CalibrationRow], k: float, row: CalibrationRow) -> int:

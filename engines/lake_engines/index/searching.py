@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +14,19 @@ from lake_engines.index.kernel import Coarse
 from lake_engines.index.layout import Head
 from lake_engines.index.list_store import ListStore, LoadedLists, Transfer
 from lake_engines.index.model import Model, PreparedQueries, all_true
-from lake_engines.index.planning import Plan
+from lake_engines.index.planning import REFINE_ABOVE, Plan
 from lake_engines.index.refinement import RefineRegion
 from lake_engines.index.selection import Selection
 
 __all__ = ["Search", "Shard"]
 
+Number = TypeVar("Number", np.float32, np.int64)
+
 _QUERIES_AT_ONCE = 256
+_WIDEST = 1024  # candidates of a search that widens by itself
 _SAMPLE_STRIDE = 8  # of a list's ordinals at most, to estimate how many of them are selected
 _SAMPLED_MATCHES = 2  # to expect in a sample; selections so small that it takes more are counted in full
+_NEARLY_ALL = 0.97  # of the selection seen: there is no use in looking further
 _ENOUGH = 0.5  # of the lists probed should hold what they would of a selection made by chance
 
 
@@ -71,16 +75,20 @@ class Search:
         prepared = model.prepare_queries(queries)
         width = max(plan.width, self._need)
         scores, ordinals, enough = self._attempt(prepared.extended, plan.probes, width)
-        probes = plan.probes
+        probes, refine_to = plan.probes, plan.refine_to
         while probes < model.list_count and not all_true(enough):
             probes = min(model.list_count, 2 * probes)
+            if plan.adapt:
+                width = max(width, min(2 * width, _WIDEST))
+                scores, ordinals = _widened(scores, width, np.nan), _widened(ordinals, width, -1)
+                refine_to = plan.refine_wide if width > REFINE_ABOVE else refine_to
             pending = np.flatnonzero(~enough)
             scores[pending], ordinals[pending], enough[pending] = self._attempt(
                 prepared.extended[pending], probes, width
             )
         self._probes = max(self._probes, probes)
-        if plan.refine_to:
-            scores, ordinals = self._refine(prepared, scores, ordinals)
+        if refine_to:
+            scores, ordinals = self._refine(prepared, scores, ordinals, max(refine_to, self._need))
         padded = not all_true(ordinals[:, -1] >= 0)  # -1 stands last
         if padded:
             scores[ordinals < 0] = 0
@@ -134,17 +142,21 @@ class Search:
         sizes = np.array([len(sample) for sample in samples])
         hits = np.concatenate([[0], np.cumsum(self._chosen.contains(np.concatenate(samples)))])
         ends = np.cumsum(sizes)
+        hits = hits[ends] - hits[ends - sizes]
         expected = share * sizes
-        filled = np.minimum(1.0, (hits[ends] - hits[ends - sizes]) / np.maximum(1.0, expected))
+        filled = np.minimum(1.0, hits / np.maximum(1.0, expected))
         filled /= np.maximum(1e-9, np.minimum(1.0, expected.mean()))
-        matches: F64 = filled[np.searchsorted(numbers, lists)].sum(axis=1)
+        columns = np.searchsorted(numbers, lists)
+        seen = hits[columns].sum(axis=1) * float(stride)
+        matches: F64 = filled[columns].sum(axis=1)
+        matches[seen >= _NEARLY_ALL * self._chosen.count] = np.inf
         return matches
 
-    def _refine(self, prepared: PreparedQueries, scores: F32, ordinals: I64) -> tuple[F32, I64]:
+    def _refine(self, prepared: PreparedQueries, scores: F32, ordinals: I64, keep: int) -> tuple[F32, I64]:
         """Narrow each query's candidates by the int8 records."""
-        shard, keep = self._shard, max(self._plan.refine_to, self._need)
+        shard = self._shard
         assert shard.refine is not None
-        self._refined = self._plan.width
+        self._refined = ordinals.shape[1]
         best = np.full((len(scores), keep), np.nan, np.float32)
         kept = np.full((len(scores), keep), -1, np.int64)
         for query in range(len(scores)):
@@ -184,15 +196,23 @@ class Search:
             requests=transfer.requests,
             bytes_read=transfer.bytes,
             refined=self._refined,
+            widened=max(1, self._probes // self._plan.probes),
             complete=self._probes >= self._shard.model.list_count,
         )
         if len(parts) == 1:
             return Candidates(ordinals=parts[0].ordinals, distances=parts[0].distances, stats=stats)
+        width = max(part.ordinals.shape[1] for part in parts)
         return Candidates(
-            ordinals=np.concatenate([part.ordinals for part in parts]),
-            distances=np.concatenate([part.distances for part in parts]),
+            ordinals=np.concatenate([_widened(part.ordinals, width, -1) for part in parts]),
+            distances=np.concatenate([_widened(part.distances, width, np.nan) for part in parts]),
             stats=stats,
         )
+
+
+def _widened(rows: npt.NDArray[Number], width: int, value: float) -> npt.NDArray[Number]:
+    """Pad rows at their end with ``value``."""
+    missing = width - rows.shape[1]
+    return rows if missing <= 0 else np.pad(rows, ((0, 0), (0, missing)), constant_values=value)
 
 
 def _merge(parts: list[tuple[F32, I64]], width: int) -> tuple[F32, I64]:

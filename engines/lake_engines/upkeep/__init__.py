@@ -1,0 +1,1 @@
+"""Upkeep that reads and writes rows: fragments written anew, stored bytes checked."""

@@ -1,0 +1,118 @@
+"""The upkeep side of a table: compact it, let versions expire, collect garbage, verify what is stored."""
+
+from __future__ import annotations
+
+from lake_format.compaction import (
+    CompactFragments,
+    CompactionReport,
+    CompactionTarget,
+    RewriteRequest,
+    Rewritten,
+    choose_fragments,
+)
+from lake_format.engine import Progress
+from lake_format.errors import ConflictError, InvalidInputError
+from lake_format.model import Fragment
+from lake_format.properties import integer_property
+from lake_format.snapshot import Snapshot
+from lake_format.table_core import TableCore
+from lake_format.transaction import YieldedError
+
+__all__ = ["TableUpkeep"]
+
+
+class TableUpkeep(TableCore):
+    """What keeps a table fast and small; users' work always goes first."""
+
+    def compact(
+        self,
+        target_rows: int | None = None,
+        *,
+        target_bytes: int | None = None,
+        deleted_share: float = 0.1,
+        progress: Progress | None = None,
+    ) -> CompactionReport:
+        """Put small fragments together, and write those anew in which many rows are deleted.
+
+        Row ids stay, so indexes need nothing and answer as before. Rows keep their order among each other; the
+        new fragments come after the others in a scan. Each group of fragments is a commit of its own: what is
+        done stays done if the rest is interrupted. Deletes and updates made meanwhile hold for the new fragments;
+        a group that somebody rewrote or replaced meanwhile is left alone and counted as ``yielded``.
+
+        Parameters
+        ----------
+        target_rows, target_bytes
+            The most a new fragment should have; by default the table's ``write.fragment-rows`` and
+            ``write.fragment-bytes``. Fragments below half of both are put together.
+        deleted_share
+            From this share of deleted rows on a fragment is written anew, above 0 and at most 1.
+        progress
+            Called with ``(stage, rows done, rows in all or 0)``.
+
+        Raises
+        ------
+        InvalidInputError
+            A target that is not positive, or a share out of range.
+        """
+        self._require_writable()
+        properties = self.refresh().snapshot.version.properties
+        target = CompactionTarget(
+            rows=_positive("target_rows", target_rows, integer_property(properties, "write.fragment-rows")),
+            bytes=_positive(
+                "target_bytes", target_bytes, integer_property(properties, "write.fragment-bytes")
+            ),
+            deleted_share=_share(deleted_share),
+        )
+        report = CompactionReport()
+        fragments = self._snapshot.fragments
+        for group in choose_fragments(fragments, target):
+            self._compact_group([fragments.fragment(index) for index in group], progress, report)
+        return report
+
+    def _compact_group(
+        self, wanted: list[Fragment], progress: Progress | None, report: CompactionReport
+    ) -> None:
+        snapshot = self.refresh().snapshot
+        sources = [snapshot.fragments.by_id(fragment.fragment_id) for fragment in wanted]
+        found = tuple(source for source in sources if source is not None)
+        if len(found) < len(wanted):
+            report.yielded += 1
+            return
+        request = RewriteRequest(fragments=found, progress=progress, new_id=self._around.new_id)
+        rewritten = self._engine.rewrite(snapshot, request)
+        if rewritten is None:  # a fragment without live rows is no part of a table
+            return
+        if self._replaced(snapshot, found, rewritten):
+            report.fragments_removed += len(found)
+            report.fragments_added += 1
+            report.rows += rewritten.fragment.row_count
+            report.bytes_written += sum(group.size for group in rewritten.fragment.groups)
+            report.commits += 1
+        else:
+            report.yielded += 1
+
+    def _replaced(self, snapshot: Snapshot, sources: tuple[Fragment, ...], rewritten: Rewritten) -> bool:
+        summary = {"fragments_removed": len(sources), "rows": rewritten.fragment.row_count}
+        change = CompactFragments(sources=sources, rewritten=rewritten, summary=summary)
+        try:
+            self._commit(change, base=snapshot.version)
+        except ConflictError as error:
+            self._engine.discard_files(self._store, rewritten.fragment.groups)
+            if isinstance(error, YieldedError):
+                return False
+            raise
+        return True
+
+
+def _positive(name: str, given: int | None, default: int) -> int:
+    if given is None:
+        return default
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise InvalidInputError(f"{name} must be a positive whole number, not {given!r}")
+    return given
+
+
+def _share(given: float) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= 1:
+        raise InvalidInputError(f"deleted_share must be above 0 and at most 1, not {given!r}")
+    return float(given)
