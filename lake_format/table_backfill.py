@@ -29,7 +29,6 @@ from lake_format.row_edits import RowEdits
 from lake_format.schema import field_by_id
 from lake_format.snapshot import Snapshot
 from lake_format.table_schema import TableSchema
-from lake_format.transaction import commit
 
 __all__ = ["TableBackfill"]
 
@@ -263,6 +262,7 @@ class TableBackfill(TableSchema):
                 f"{str(place)!r} is a member of a struct; only whole columns are filled",
                 fix="update() the struct column",
             )
+        self._refuse_key(place, "filled")
         return FillRequest(
             field=place.field,
             values=values,
@@ -318,8 +318,7 @@ class TableBackfill(TableSchema):
             return
         filled = fill_plan(base, request, edits, frozenset(plan.reads), {"job": plan.job})
         change = Backfill(self._engine, request, filled)
-        landed = commit(self._log, self._manifests, base.version, [change], self._around)
-        self._move_to(landed)
+        self._commit(change, base=base.version)
 
     def _job(self, name: str) -> tuple[BackfillPlan, JobRecords]:
         records = JobRecords(self._store, name)

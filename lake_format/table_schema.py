@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from lake_format.engine import Progress
 from lake_format.errors import ConflictError, InvalidInputError, UnsupportedError
 from lake_format.filling import AddFilledColumn, Backfill, FillRequest, fields_read, fill_plan
+from lake_format.keys import key_field_ids
 from lake_format.operation_record import OperationRecord
 from lake_format.promotion import promotion, value_range
 from lake_format.schema import check_column_type, check_names, child_fields, field_id, with_child_fields
@@ -130,6 +131,7 @@ class TableSchema(TableCore):
         """
         place = self._place(path)
         self._refuse_element(place, "dropped")
+        self._refuse_key(place, "dropped")
         self._planned(lambda schema: edit_field(schema, place.field_id, lambda _: None))
         record = OperationRecord(kind="drop_column", fields_written=ids_within(place.field))
         change = DropColumn(
@@ -233,6 +235,10 @@ class TableSchema(TableCore):
             Somebody changed the column at the same time, or wrote rows that do not fit.
         """
         place = self._place(path)
+        if nullable:
+            self._refuse_key(place, "made nullable")
+        if type is not None and not _keeps_key_hash(place.field.type, type):
+            self._refuse_key(place, f"made {type}, as its values would count as other keys")
         metadata = _metadata(comment, properties)
         checks = _type_checks(place, type) if type is not None else []
         if nullable is False and place.field.nullable:
@@ -358,6 +364,10 @@ class TableSchema(TableCore):
                 fix="name a column or a member of a struct",
             )
 
+    def _refuse_key(self, place: Place, what: str) -> None:
+        if place.field_id in key_field_ids(self._snapshot.version.properties):
+            raise InvalidInputError(f"column {str(place)!r} is part of the table's key and cannot be {what}")
+
     def _planned(self, change: Callable[[pa.Schema], pa.Schema]) -> pa.Schema:
         """The schema after a change: raises what is wrong with it before anything is committed."""
         return change(self._snapshot.schema)
@@ -404,6 +414,18 @@ def _type_checks(place: Place, target: object) -> list[_Check]:
             fix="take a coarser unit, or change these rows first",
         )
     ]
+
+
+def _keeps_key_hash(source: pa.DataType, target: object) -> bool:
+    """Whether a key's values hash alike in both types (spec/identity.md, IDN-14): whole numbers, text, bytes do."""
+    types = pa.types
+    if not isinstance(target, pa.DataType) or promotion(source, target) is None or source == target:
+        return True  # refused for another reason, or no change
+    return bool(
+        (types.is_integer(source) and types.is_integer(target))
+        or (types.is_string(source) and types.is_large_string(target))
+        or (types.is_binary(source) and types.is_large_binary(target))
+    )
 
 
 def _null_checks(place: Place) -> list[_Check]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from lake_format.compaction import (
     CompactFragments,
     CompactionReport,
@@ -11,12 +13,14 @@ from lake_format.compaction import (
     choose_fragments,
 )
 from lake_format.engine import Progress
-from lake_format.errors import ConflictError, InvalidInputError
-from lake_format.model import Fragment
+from lake_format.errors import ConflictError, InvalidInputError, NotFoundError
+from lake_format.history import moment_of, version_at
+from lake_format.model import Fragment, Version
 from lake_format.properties import integer_property
 from lake_format.snapshot import Snapshot
 from lake_format.table_core import TableCore
 from lake_format.transaction import YieldedError
+from lake_format.upkeep import ExpireVersions, ExpiryReport, GarbageReport, collect
 
 __all__ = ["TableUpkeep"]
 
@@ -68,6 +72,74 @@ class TableUpkeep(TableCore):
         for group in choose_fragments(fragments, target):
             self._compact_group([fragments.fragment(index) for index in group], progress, report)
         return report
+
+    def expire_versions(
+        self, older_than: timedelta | datetime | str | None = None, *, keep: int = 1
+    ) -> ExpiryReport:
+        """Let old versions go: they can no longer be opened, and :meth:`collect_garbage` may remove their files.
+
+        Tagged versions stay. Work that was prepared on an expired version is refused when it commits.
+
+        Parameters
+        ----------
+        older_than
+            Versions that ceased to be current before this moment expire: a ``datetime`` or ISO 8601 text with
+            a time zone, or a ``timedelta`` back from now. None looks at ``keep`` alone.
+        keep
+            At least so many of the newest versions stay, whatever their age.
+        """
+        self._require_writable()
+        newest = self.refresh().snapshot.version
+        before, oldest = max(newest.horizon, 1), newest.version - _positive("keep", keep, 1) + 1
+        if older_than is not None:
+            oldest = min(oldest, self._current_at(newest, older_than))
+        if oldest <= before:
+            return ExpiryReport(horizon=before, expired=0)
+        expired = sum(number not in newest.refs.values() for number in range(before, oldest))
+        change = ExpireVersions(horizon=oldest, summary={"horizon": oldest, "expired": expired})
+        try:
+            landed = self._commit(change, base=newest)
+        except YieldedError:  # somebody else lets versions expire at this moment
+            return ExpiryReport(horizon=max(self.refresh().snapshot.version.horizon, 1), expired=0)
+        return ExpiryReport(horizon=landed.horizon, expired=expired)
+
+    def _current_at(self, newest: Version, when: timedelta | datetime | str) -> int:
+        """The oldest version that was current at a moment or later."""
+        if isinstance(when, timedelta):
+            moment = self._around.microseconds() - when // timedelta(microseconds=1)
+        else:
+            moment = moment_of(when)
+        try:
+            return version_at(self._log, newest, moment).version
+        except NotFoundError:
+            return max(newest.horizon, 1)
+
+    def collect_garbage(
+        self, *, dry_run: bool = True, grace: timedelta = timedelta(minutes=10)
+    ) -> GarbageReport:
+        """Remove what no version needs any more: files of expired versions, and what failed writers left.
+
+        Files are removed only if they are older than the oldest kept version, by the store's own clock: whatever
+        somebody writes at this moment is younger. Nothing is removed before :meth:`expire_versions`.
+
+        Parameters
+        ----------
+        dry_run
+            Only tell what would be removed; this is the default.
+        grace
+            How much older than the oldest kept version files must be; unfinished files on local disk must be
+            unchanged for as long.
+
+        Raises
+        ------
+        InvalidInputError
+            A negative grace.
+        """
+        if not isinstance(grace, timedelta) or grace < timedelta(0):
+            raise InvalidInputError(f"grace must be a timedelta of 0 or more, not {grace!r}")
+        self._require_writable()
+        newest = self.refresh().snapshot.version
+        return collect(self._store, self._log, newest, grace.total_seconds(), dry_run=dry_run)
 
     def _compact_group(
         self, wanted: list[Fragment], progress: Progress | None, report: CompactionReport

@@ -1,0 +1,616 @@
+"""Columns with values and backfills: what is written, what readers see, and what others may do meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from conftest import Location
+
+import lake_format as lake
+from lake_format.errors import (
+    ConflictError,
+    CorruptionError,
+    InvalidInputError,
+    LakeError,
+    NotFoundError,
+    UnsupportedError,
+)
+from lake_format.expressions import sql
+from lake_format.store.metered import MeteredStore
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.int32(), False),
+        ("name", pa.string()),
+        ("price", pa.float64()),
+        ("v", pa.list_(pa.float32(), 4)),
+    ]
+)
+
+
+def batch(*ids: int) -> pa.Table:
+    return pa.table(
+        {
+            "id": pa.array(ids, pa.int32()),
+            "name": [None if one % 5 == 4 else f"name {one % 3}" for one in ids],
+            "price": [one / 4 for one in ids],
+            "v": pa.array([[one, 0, 0, 1] for one in ids], pa.list_(pa.float32(), 4)),
+        },
+        SCHEMA,
+    )
+
+
+def make(location: Location, rows: int = 20, fragment_rows: int = 6, **more: Any) -> lake.Table:
+    properties = {"write.fragment-rows": fragment_rows}
+    table = lake.create(
+        location.uri, SCHEMA, properties=properties, storage_options=location.storage_options, **more
+    )
+    return table.append(batch(*range(rows)))
+
+
+@pytest.fixture
+def table(memory_location: Location) -> lake.Table:
+    return make(memory_location)
+
+
+def column(table: lake.Table, name: str) -> dict[int, Any]:
+    """The column's values by id; fails where an id is there twice."""
+    found = table.scan(["id", name]).read_all().to_pydict()
+    assert len(set(found["id"])) == len(found["id"])
+    return dict(zip(found["id"], found[name], strict=True))
+
+
+# --- columns with values ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("type_", "values", "expected", "options"),
+    [
+        (None, 7, lambda i: 7, {}),
+        (None, "text", lambda i: "text", {}),
+        (pa.int8(), 7, lambda i: 7, {}),
+        (None, pa.scalar(1.5, pa.float32()), lambda i: 1.5, {}),
+        (pa.list_(pa.float32(), 2), [1, 2], lambda i: [1, 2], {}),
+        (pa.struct([("a", pa.int8())]), {"a": 1}, lambda i: {"a": 1}, {}),
+        (None, sql("id * 2 + 1"), lambda i: i * 2 + 1, {}),
+        (pa.int64(), sql("CAST(price AS DOUBLE) * 4"), lambda i: i, {}),
+        (pa.float32(), sql("id"), float, {}),
+        (None, sql("coalesce(upper(name), 'none')"), lambda i: "none" if i % 5 == 4 else f"NAME {i % 3}", {}),
+        (None, sql("id > 3 AND price < 2"), lambda i: 3 < i < 8, {}),
+        (None, sql("_row_id"), lambda i: i, {}),
+        (pa.int64(), pc.field("id") * 3, lambda i: i * 3, {}),
+        (pa.string(), pc.utf8_upper(pc.field("name")), lambda i: None if i % 5 == 4 else f"NAME {i % 3}", {}),
+        (pa.int64(), lambda rows: pc.add(rows["id"], 1), lambda i: i + 1, {}),
+        (pa.float64(), lambda rows: rows["price"].to_numpy() * 2, lambda i: i / 2, {"inputs": ["price"]}),
+        (pa.string(), lambda rows: [str(one) for one in rows["id"].to_pylist()], str, {"inputs": ["id"]}),
+        (
+            pa.list_(pa.float32(), 2),
+            lambda rows: np.stack([rows["id"].to_numpy()] * 2, axis=1),
+            lambda i: [i, i],
+            {"inputs": ["id"]},
+        ),
+        (None, pa.table({"_row_id": [3, 1], "new": ["x", "y"]}), {3: "x", 1: "y"}.get, {}),
+        (None, pa.table({"id": [19, 0, 77], "z": [5, 6, 7]}), {19: 5, 0: 6}.get, {"on": "id"}),
+        (
+            None,
+            pa.table({"name": ["name 1", "name 2"], "new": [1.5, None]}),
+            lambda i: 1.5 if i % 3 == 1 and i % 5 != 4 else None,
+            {"on": "name"},
+        ),
+        (
+            None,
+            lambda: pa.table({"id": [2], "new": [b"b"]}).to_reader(),
+            {2: b"b"}.get,
+            {"on": "id", "made": True},
+        ),
+    ],
+)  # fmt: skip
+def test_a_column_with_values(
+    table: lake.Table, type_: Any, values: Any, expected: Callable[[int], Any], options: dict[str, Any]
+) -> None:
+    """spec: EVO-6 — every way to say values, over several fragments."""
+    if options.pop("made", False):
+        values = values()
+    before = table.to_arrow()
+    table.add_column("new", type_, values, **options)
+    assert column(table, "new") == {i: expected(i) for i in range(20)}
+    assert table.to_arrow().drop(["new"]).equals(before)
+    assert table.versions()[-1]["operation"] == "add_column"
+    table.append(batch(100))
+    assert column(table, "new")[100] is None
+    picked = table.take([20, 3])["new"].to_pylist()
+    assert picked == [None, expected(3)]
+    assert table.count("new IS NOT NULL") == sum(expected(i) is not None for i in range(20))
+
+
+def test_only_the_new_column_is_written(memory_location: Location) -> None:
+    """spec: EVO-6 — bytes written are those of the new column, however wide the others are."""
+    store = MeteredStore(memory_location.store())
+    wide = pa.schema([("id", pa.int64()), ("text", pa.string()), ("v", pa.list_(pa.float32(), 512))])
+    table = lake.create(memory_location.uri, wide, store=store, properties={"write.fragment-rows": 1000})
+    ids = np.arange(4000)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(4000 * 512, np.float32)), 512)
+    table.append(pa.table({"id": ids, "text": [f"{one}" * 50 for one in ids], "v": vectors}))
+    files = {info.path: info.modified_at for info in store.list("data/")}
+
+    def spent(action: Callable[[], Any]) -> int:
+        before = store.usage()
+        action()
+        return store.usage().since(before).bytes_written
+
+    random = np.random.default_rng(0).integers(0, 1 << 40, 4000)
+    noise = pa.table({"_row_id": ids, "n": random})
+    assert spent(lambda: table.add_column("n", values=noise)) < 4000 * 8 + 4 * 4000 + 20_000
+    new = {info.path for info in store.list("data/")} - files.keys()
+    assert len(new) == 4
+    assert spent(lambda: table.backfill("n", sql("id"))) < 4000 * 8 + 4 * 4000 + 20_000
+    changed = spent(lambda: table.backfill("n", 5, "id < 10"))
+    assert changed < 1000 * 8 + 10_000  # one fragment's column
+    one_vector_column = spent(
+        lambda: table.add_column("w", pa.list_(pa.float32(), 2), lambda b: [[1, 2]] * len(b), inputs=["id"])
+    )
+    assert 4000 * 8 < one_vector_column < 4000 * 8 + 4 * 4000 + 20_000
+    after = {info.path: info.modified_at for info in store.list("data/")}
+    assert all(after[path] == at for path, at in files.items())
+    assert column(table, "n") == {int(i): 5 if i < 10 else int(i) for i in ids}
+
+
+def test_required_columns_need_values(table: lake.Table) -> None:
+    table.delete("id IN (0, 1, 2, 7)")
+    table.delete("id >= 12 AND id < 18")  # a fragment without a row left
+    table.add_column("must", pa.int64(), sql("id + 1"), nullable=False)
+    assert column(table, "must") == {i: i + 1 for i in range(20) if i not in {0, 1, 2, 7, *range(12, 18)}}
+    assert not table.schema.field("must").nullable
+    with pytest.raises(InvalidInputError, match="must not be NULL"):
+        table.append(batch(50))
+    with pytest.raises(InvalidInputError, match="must not be NULL"):
+        table.add_column("other", pa.string(), sql("name"), nullable=False)
+    with pytest.raises(InvalidInputError, match="have no value"):
+        table.add_column("other", values=pa.table({"_row_id": [3], "x": [1]}), nullable=False)
+    with pytest.raises(InvalidInputError, match="must not be NULL"):
+        table.backfill("must", None)
+    assert table.refresh().schema.names == [*SCHEMA.names, "must"]
+
+
+def test_required_with_deleted_rows_in_front(memory_location: Location) -> None:
+    """Deleted rows have no value; a column that forbids NULL repeats another one there, nobody sees it."""
+    table = make(memory_location, rows=0)
+    rows = 150_000
+    ids = pa.array(np.arange(rows), pa.int32())
+    table = lake.create(memory_location.uri + "2", pa.schema([("id", pa.int32())]))
+    table.append(pa.table({"id": ids}))
+    table.delete("id < 140000")
+    table.add_column("must", pa.string(), lambda b: [f"{one}" for one in b["id"].to_pylist()], nullable=False)
+    assert column(table, "must") == {i: f"{i}" for i in range(140_000, rows)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"type": pa.int8(), "values": sql("id * 1000")}, "does not fit"),
+        ({"type": pa.int8(), "values": "x"}, "column 'n'"),
+        ({"values": sql("nope + 1")}, "there is no column 'nope'"),
+        ({"type": pa.int8(), "values": sql("n + 1")}, "cannot be made of the column itself"),
+        ({"values": lambda rows: rows["id"]}, "type of column 'n' is missing"),
+        ({"type": pa.int8(), "values": lambda rows: [1]}, "gave 1 values for"),
+        ({"type": pa.int32(), "values": lambda rows: rows["id"], "inputs": ["nope"]}, "no column 'nope'"),
+        ({"values": pa.table({"key": [1], "n": [2]})}, "have no column '_row_id'"),
+        ({"values": pa.table({"_row_id": [1], "a": [2], "b": [3]})}, "is missing|no column 'n'"),
+        ({"values": pa.table({"_row_id": [1, 1], "n": [2, 3]})}, "key 1 occurs more than once"),
+        ({"values": pa.table({"id": [1, None], "n": [2, 3]}), "on": "id"}, "has NULLs"),
+        ({"values": 5, "on": "id"}, "is for Arrow data"),
+        ({"values": {"a": 1}, "type": pa.int8()}, "column 'n'"),
+    ],
+)
+def test_values_that_do_not_fit(table: lake.Table, arguments: dict[str, Any], message: str) -> None:
+    store = table.snapshot.store
+    before, version = [info.path for info in store.list("data/")], table.version
+    with pytest.raises(InvalidInputError, match=message):
+        table.add_column("n", **arguments)
+    assert [info.path for info in store.list("data/")] == before
+    assert table.refresh().version == version
+
+
+def test_row_ids_that_are_not_there(table: lake.Table) -> None:
+    table.delete("id = 3")
+    with pytest.raises(NotFoundError, match="2 of 3 row ids to join have no row in version 3: 3, 99"):
+        table.add_column("n", values=pa.table({"_row_id": [3, 4, 99], "n": [1, 2, 3]}))
+
+
+def test_members_of_structs_get_no_values(memory_location: Location) -> None:
+    table = lake.create(memory_location.uri, pa.schema([("s", pa.struct([("a", pa.int8())]))])).append(
+        [{"s": {"a": 1}}]
+    )
+    with pytest.raises(UnsupportedError, match="member of a struct"):
+        table.add_column("s.b", pa.int8(), 5)
+    with pytest.raises(UnsupportedError, match="member of a struct"):
+        table.backfill("s.a", 5)
+
+
+# --- backfills ----------------------------------------------------------------------------------------------------
+
+
+def test_a_backfill_of_all_and_of_some_rows(table: lake.Table) -> None:
+    """spec: EVO-6"""
+    table.add_column("n", pa.int64())
+    table.backfill("n", sql("id * 10"), "id % 2 = 0 AND id < 15")
+    expected = {i: i * 10 if i % 2 == 0 and i < 15 else None for i in range(20)}
+    assert column(table, "n") == expected
+    table.append(batch(20, 21))
+    table.backfill("n", -1, "n IS NULL")
+    expected |= {i: -1 for i, value in expected.items() if value is None} | {20: -1, 21: -1}
+    assert column(table, "n") == expected
+    table.backfill("n", pa.table({"id": [4, 21], "x": [400, None]}), on="id")
+    assert column(table, "n") == {**expected, 4: 400, 21: None}
+    table.backfill("n", sql("n + 1"), "n IS NOT NULL")
+    table.backfill("n", None, "id = 0")
+    after = {**expected, 4: 400, 21: None}
+    assert column(table, "n") == {i: None if v is None or i == 0 else v + 1 for i, v in after.items()}
+    assert table.count("n = 401") == 1
+    assert table.count("n IS NULL") == 2
+    before = table.version
+    table.backfill("n", 1, "id > 1000")
+    assert table.version == before
+
+
+def test_a_column_among_others_leaves_its_file(table: lake.Table) -> None:
+    """spec: EVO-6 — the old file keeps the column, which nobody reads there any more."""
+    table.backfill("price", sql("price + 1"), "id < 3")
+    files = table.inspect.files().to_pylist()
+    first = [one["columns"] for one in files if one["fragment_id"] == 0]
+    assert sorted(first) == [["id", "name"], ["price"], ["v"]]
+    assert ["id", "name", "price"] in [one["columns"] for one in files if one["fragment_id"] == 1]
+    assert "superseded-columns" in table.snapshot.version.required_features
+    assert column(table, "price") == {i: i / 4 + (i < 3) for i in range(20)}
+    table.backfill("price", 0).backfill("id", sql("id")).backfill(
+        "name", "x"
+    )  # nothing of the old file is left
+    again = lake.open(table.uri)
+    for fragment in again.snapshot.fragments.fragments():
+        held = [one for group in fragment.groups for one in group.live_field_ids]
+        assert len(held) == len(set(held)) == 4
+        assert all(group.live_field_ids for group in fragment.groups)
+    assert again.to_arrow().to_pylist()[5] == {"id": 5, "name": "x", "price": 0, "v": [5, 0, 0, 1]}
+
+
+def test_backfilled_vectors_are_found_at_their_new_place(table: lake.Table) -> None:
+    table.create_index("v").add_column("w", pa.list_(pa.float32(), 4), sql("v"))
+    table.create_index("w")
+    table.backfill(
+        "v", lambda rows: [[100 + one, 0, 0, 0] for one in rows["id"].to_pylist()], "id >= 10", inputs=["id"]
+    )
+    found = table.search(
+        [[3, 0, 0, 1], [115, 0, 0, 0], [15, 0, 0, 1]], 1, column="v", select=["id"]
+    ).to_arrow()
+    assert found["id"].to_pylist() == [3, 115 - 100, 9]
+    assert table.search([15, 0, 0, 1], 1, column="w", select=["id"]).to_arrow()["id"].to_pylist() == [15]
+
+
+def test_keys_are_not_backfilled_or_dropped(memory_location: Location) -> None:
+    table = lake.create(memory_location.uri, SCHEMA, key=["id"]).append(batch(1, 2))
+    for action in (
+        lambda: table.backfill("id", 1),
+        lambda: table.drop_column("id"),
+        lambda: table.alter_column("id", nullable=True),
+        lambda: table.widen_column("id", pa.float64()),
+    ):
+        with pytest.raises(InvalidInputError, match="part of the table's key"):
+            action()
+    table.rename_column("id", "key").widen_column("key", pa.int64())
+    with pytest.raises(LakeError, match="2"):
+        table.append(batch(2).rename_columns(["key", "name", "price", "v"]))
+    assert table.count() == 2
+
+
+# --- while others work --------------------------------------------------------------------------------------------
+
+
+class _Meanwhile:
+    """Values that let something happen after they were computed and before they are committed."""
+
+    def __init__(self, values: Any, action: Callable[[], Any]) -> None:
+        self.values, self.action, self.calls = values, action, 0
+
+    def __call__(self, rows: pa.RecordBatch) -> Any:
+        if self.calls == 0:
+            self.action()
+        self.calls += 1
+        return self.values(rows)
+
+
+def _plus_one(rows: pa.RecordBatch) -> pa.Array:
+    return pc.add(rows["id"], 1)
+
+
+@pytest.fixture(params=["add", "fill"])
+def fill(request: pytest.FixtureRequest, table: lake.Table) -> Callable[..., lake.Table]:
+    """Give column ``n`` values while ``action`` happens: as a new column, or as a backfill."""
+    if request.param == "fill":
+        table.add_column("n", pa.int64())
+
+    def run(
+        action: Callable[[lake.Table], Any], values: Any = _plus_one, inputs: tuple[str, ...] = ("id",)
+    ) -> lake.Table:
+        other = lake.open(table.uri)
+        meanwhile = _Meanwhile(values, lambda: action(other))
+        if request.param == "fill":
+            table.backfill("n", meanwhile, inputs=inputs)
+        else:
+            table.add_column("n", pa.int64(), meanwhile, inputs=inputs)
+        table.calls = meanwhile.calls  # type: ignore[attr-defined]
+        return table
+
+    return run
+
+
+def _expected(*more: int, without: tuple[int, ...] = ()) -> dict[int, int | None]:
+    return {i: i + 1 for i in range(20) if i not in without} | dict.fromkeys(more)
+
+
+def test_rows_appended_meanwhile_are_null(fill: Callable[..., lake.Table]) -> None:
+    """spec: EVO-8"""
+    table = fill(lambda other: other.append(batch(100, 101)))
+    assert column(table, "n") == _expected(100, 101)
+    table.backfill("n", sql("id + 1"), "n IS NULL")
+    assert column(table, "n") == _expected() | {100: 101, 101: 102}
+
+
+def test_rows_deleted_meanwhile_stay_deleted(fill: Callable[..., lake.Table]) -> None:
+    table = fill(lambda other: other.delete("id IN (1, 8) OR id >= 18"))
+    assert column(table, "n") == _expected(without=(1, 8, 18, 19))
+
+
+def test_fragments_compacted_meanwhile(fill: Callable[..., lake.Table]) -> None:
+    """spec: EVO-7 — values follow their rows by row id; nothing is computed again."""
+    table = fill(lambda other: (other.delete("id IN (0, 7)"), other.compact(1000)))
+    assert column(table, "n") == _expected(without=(0, 7))
+    assert len(table.snapshot.fragments) == 1
+
+
+def test_rows_moved_and_columns_changed_meanwhile(fill: Callable[..., lake.Table]) -> None:
+    def action(other: lake.Table) -> None:
+        other.update({"name": "new"}, "id = 3")
+        other.update({"price": 0.0, "v": [9, 9, 9, 9]}, "id >= 5")
+        other.rename_column("name", "title").widen_column("price", pa.float64()).add_column("x", values=1)
+        other.compact(1000)
+
+    table = fill(action)
+    assert column(table, "n") == _expected()
+    assert column(table, "title")[3] == "new"
+    assert column(table, "x") == dict.fromkeys(range(20), 1)
+    assert table.take([6])["v"].to_pylist() == [[9, 9, 9, 9]]
+
+
+def test_what_values_are_made_of_changes_meanwhile(fill: Callable[..., lake.Table]) -> None:
+    """They are computed again, from what is there now."""
+    table = fill(
+        lambda other: other.update({"price": 500.0}, "id = 4"),
+        lambda rows: pc.floor(rows["price"]),
+        ("price",),
+    )
+    assert column(table, "n") == {i: 500 if i == 4 else i // 4 for i in range(20)}
+
+
+def test_two_new_columns_at_once(table: lake.Table) -> None:
+    """spec: EVO-7 — the later one takes the next field id; its files are not written again."""
+    other = lake.open(table.uri)
+    slow = _Meanwhile(
+        _plus_one,
+        lambda: other.add_column("first", values="f").add_column("nested", pa.struct([("a", pa.int8())])),
+    )
+    table.add_column("second", pa.int64(), slow, inputs=["id"])
+    assert slow.calls == 4
+    assert table.schema.names[-3:] == ["first", "nested", "second"]
+    assert column(table, "second") == _expected()
+    assert set(column(table, "first").values()) == {"f"}
+    assert table.count("second > 10") == 10
+    assert lake.open(table.uri).to_arrow().equals(table.to_arrow())
+
+
+def test_the_same_name_at_once_is_a_conflict(table: lake.Table) -> None:
+    other = lake.open(table.uri)
+    slow = _Meanwhile(_plus_one, lambda: other.add_column("N", values="f"))
+    before = {info.path for info in table.snapshot.store.list("data/")}
+    with pytest.raises(ConflictError, match="same name"):
+        table.add_column("n", pa.int64(), slow, inputs=["id"])
+    named = {group.path for fragment in other.snapshot.fragments.fragments() for group in fragment.groups}
+    assert {info.path for info in table.snapshot.store.list("data/")} == before | named
+
+
+def test_the_column_is_dropped_meanwhile(table: lake.Table) -> None:
+    table.add_column("n", pa.int64())
+    other = lake.open(table.uri)
+    with pytest.raises(ConflictError):
+        table.backfill("n", _Meanwhile(_plus_one, lambda: other.drop_column("n")), inputs=["id"])
+    assert "n" not in table.refresh().schema.names
+
+
+def test_rows_come_while_a_required_column_is_added(table: lake.Table) -> None:
+    other = lake.open(table.uri)
+    slow = _Meanwhile(_plus_one, lambda: other.append(batch(100)))
+    table.add_column("n", pa.int64(), slow, inputs=["id"], nullable=False)
+    assert column(table, "n") == _expected() | {100: 101}
+    stale = lake.open(table.uri)
+    table.add_column("m", pa.int64(), 1, nullable=False)
+    rows = batch(200).append_column("n", pa.array([1]))
+    with pytest.raises(ConflictError):
+        stale.append(rows)
+
+
+def test_two_backfills_of_one_column_at_once(table: lake.Table) -> None:
+    table.add_column("n", pa.int64())
+    other = lake.open(table.uri)
+    slow = _Meanwhile(_plus_one, lambda: other.backfill("n", -1, "id >= 10"))
+    table.backfill("n", slow, "id < 12", inputs=["id"])
+    assert column(table, "n") == {i: i + 1 if i < 12 else -1 for i in range(20)}
+    other.refresh()
+    slow = _Meanwhile(_plus_one, lambda: other.update({"n": 77}, "id = 15"))
+    table.backfill("n", slow, "n = -1", inputs=["id"])  # the one that was updated is not -1 any more
+    assert column(table, "n")[15] == 77
+    assert column(table, "n")[16] == 17
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------------
+
+
+def _through_json(part: Any) -> Any:
+    return type(part).from_json(json.loads(json.dumps(part.to_json())))
+
+
+def _jobs(table: lake.Table) -> list[str]:
+    return [info.path for info in table.snapshot.store.list("_lake/jobs/")]
+
+
+def test_many_workers_and_one_commit(table_uri: Location) -> None:
+    """spec: EVO-8, EVO-9 — plans, parts and results travel as JSON; nothing is visible before the commit."""
+    table = make(table_uri)
+    table.add_column("n", pa.int64())
+    plan = _through_json(table.plan_backfill("n", sql("id + 1"), "id <> 3", parts=3))
+    assert sorted(one for part in plan.parts for one in part.fragments) == [0, 1, 2, 3]
+    results = []
+    for part in plan.parts:
+        worker = lake.open(table_uri.uri, storage_options=table_uri.storage_options)
+        results.append(_through_json(worker.run_backfill(_through_json(part))))
+        worker.append(batch(100 + part.number))
+        assert set(column(worker, "n").values()) == {None}
+    assert sum(result.rows for result in results) == 19
+    before = table.refresh().version
+    assert column(table.commit_backfill(plan, results), "n") == _expected(100, 101, 102) | {3: None}
+    assert table.version == before + 1
+    assert _jobs(table) == []
+    with pytest.raises(NotFoundError, match="no job"):
+        table.run_backfill(plan.parts[0])
+
+
+def test_a_job_goes_on_after_a_crash(table: lake.Table) -> None:
+    """spec: EVO-9 — finished fragments are not done again, whoever resumes."""
+    table.add_column("n", pa.int64())
+    done: list[int] = []
+
+    def values(rows: pa.RecordBatch) -> pa.Array:
+        if len(done) == 2:
+            done.append(-1)
+            raise RuntimeError("the machine died")
+        done.append(rows["id"][0].as_py())
+        return _plus_one(rows)
+
+    with pytest.raises(RuntimeError, match="died"):
+        table.backfill("n", values, inputs=["id"], job="nightly")
+    assert len(_jobs(table)) == 3  # the plan and two fragments
+    table.append(batch(100))
+    table.delete("id = 0")
+    resumed = lake.open(table.uri)
+    resumed.backfill("n", values, inputs=["id"], job="nightly")
+    assert done == [0, 6, -1, 12, 18]
+    assert column(resumed, "n") == _expected(100, without=(0,))
+    assert _jobs(table) == []
+
+
+def test_two_workers_on_one_part(table: lake.Table) -> None:
+    """The first to record a fragment wins; the other's file is removed."""
+    table.add_column("n", pa.int64())
+    plan = table.plan_backfill("n", sql("id"), job="twice", parts=1)
+    other = lake.open(table.uri)
+    part = plan.parts[0]
+    store = table.snapshot.store
+    files = {info.path for info in store.list("data/")}
+    first = table.run_backfill(part)
+    written = {info.path for info in store.list("data/")} - files
+    assert other.run_backfill(part) == first
+    assert {info.path for info in store.list("data/")} - files == written
+    table.commit_backfill(plan)
+    other.commit_backfill(plan)  # it has landed already
+    assert other.version == table.version
+
+
+def test_a_commit_that_was_not_cleaned_up_is_not_repeated(
+    table: lake.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lake_format.backfill_job import JobRecords
+
+    table.add_column("n", pa.int64())
+    with monkeypatch.context() as patch:
+        patch.setattr(JobRecords, "remove", lambda self: None)
+        table.backfill("n", sql("id + 1"), job="j")
+    assert _jobs(table)
+    table.update({"n": 5}, "id = 1")
+    version = table.version
+    again = lake.open(table.uri).backfill("n", sql("id + 1"), job="j")
+    assert again.version == version
+    assert column(again, "n") == _expected() | {1: 5}
+    assert _jobs(table) == []
+
+
+def test_a_job_is_held_to_what_it_was_started_with(table: lake.Table) -> None:
+    table.add_column("n", pa.int64()).add_column("m", pa.int64())
+    plan = table.plan_backfill("n", sql("id"), "id < 3", job="j")
+    for wrong in (
+        lambda: table.plan_backfill("n", sql("id + 1"), "id < 3", job="j"),
+        lambda: table.plan_backfill("n", sql("id"), "id < 4", job="j"),
+        lambda: table.plan_backfill("m", sql("id"), "id < 3", job="j"),
+    ):
+        with pytest.raises(InvalidInputError, match="a job 'j' was started"):
+            wrong()
+    with pytest.raises(InvalidInputError, match="4 of 4 fragments are not done yet"):
+        table.commit_backfill(plan)
+    with pytest.raises(InvalidInputError, match="no name of a job"):
+        table.plan_backfill("n", sql("id"), job="../x")
+    with pytest.raises(UnsupportedError, match="takes its filter as text"):
+        table.plan_backfill("n", 1, pc.field("id") > 1)
+    table.run_backfill(plan.parts[0])
+    files = len(list(table.snapshot.store.list("data/")))
+    table.drop_backfill("j")
+    assert _jobs(table) == []
+    assert len(list(table.snapshot.store.list("data/"))) == files - 1
+
+
+def test_values_of_a_job_may_have_to_be_handed_in_again(table: lake.Table) -> None:
+    table.add_column("n", pa.int64())
+    plan = table.plan_backfill("n", _plus_one, inputs=["id"], job="f")
+    with pytest.raises(InvalidInputError, match="give values="):
+        table.run_backfill(plan.parts[0])
+    for part in plan.parts:
+        table.run_backfill(part, _plus_one)
+    lake.open(table.uri).update({"id": 500}, "id = 3")
+    with pytest.raises(ConflictError, match="commit the job with values="):
+        table.commit_backfill(plan)
+    table.commit_backfill(plan, values=_plus_one)
+    assert column(table, "n") == {500 if i == 3 else i: 501 if i == 3 else i + 1 for i in range(20)}
+
+
+def test_records_whose_file_is_gone_are_done_again(table: lake.Table) -> None:
+    """spec: EVO-9"""
+    table.add_column("n", pa.int64())
+    plan = table.plan_backfill("n", sql("id + 1"), job="j")
+    store = table.snapshot.store
+    files = {info.path for info in store.list("data/")}
+    for part in plan.parts:
+        table.run_backfill(part)
+    gone = min({info.path for info in store.list("data/")} - files)
+    store.delete(gone)
+    with pytest.raises(InvalidInputError, match="1 of 4 fragments are not done"):
+        table.commit_backfill(plan)
+    table.backfill("n", sql("id + 1"), job="j")
+    assert column(table, "n") == _expected()
+
+
+def test_damaged_job_objects_are_told(table: lake.Table) -> None:
+    """spec: EVO-9"""
+    table.add_column("n", pa.int64())
+    plan = table.plan_backfill("n", sql("id + 1"), job="j")
+    table.run_backfill(plan.parts[0])
+    store = table.snapshot.store
+    for path in _jobs(table):
+        whole = store.get(path)
+        for damaged in (whole[:-1], whole[:5], b"X" + whole[1:], whole[:-1] + bytes([whole[-1] ^ 1])):
+            store.put(path, damaged)
+            with pytest.raises(CorruptionError, match="job object"):
+                table.run_backfill(plan.parts[0])
+        store.put(path, whole)
+    assert table.run_backfill(plan.parts[0]).rows == 6
