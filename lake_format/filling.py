@@ -119,11 +119,11 @@ class Backfill(ChangeRows):
 
     def replan(self, latest: Snapshot) -> Self:
         """Compute the values again on the version at hand: what they were made of has changed."""
+        fill = self._renewed(latest)
+        edits = self._engine.fill_column(latest, fill)
+        read = fields_read(self._engine, latest, fill)
         self.discard()
-        self.fill = self._renewed(latest)
-        edits = self._engine.fill_column(latest, self.fill)
-        read = fields_read(self._engine, latest, self.fill)
-        self.plan = fill_plan(latest, self.fill, edits, read, self.plan.summary)
+        self.fill, self.plan = fill, fill_plan(latest, fill, edits, read, self.plan.summary)
         return self
 
     def _renewed(self, latest: Snapshot) -> FillRequest:

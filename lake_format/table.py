@@ -251,7 +251,8 @@ class Table(TableRows, TableBackfill, TableVersions, TableUpkeep):
         progress
             Called with ``(stage, done, total)``.
         options
-            ``lists``: number of inverted lists; ``seed``: of the sampling. An unknown option is an error.
+            ``lists``: number of inverted lists; ``seed``: of the sampling; ``refine``: whether to keep an int8
+            copy of each vector for faster high-recall searches (default True). An unknown option is an error.
 
         Raises
         ------

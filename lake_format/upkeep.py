@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from lake_format.draft import Draft
 from lake_format.history import is_kept
-from lake_format.log import VersionLog
+from lake_format.log import ExpiredError, VersionLog
 from lake_format.manifest import decode_manifest
 from lake_format.model import ManifestReference, Version
 from lake_format.operation_record import OperationRecord
@@ -112,7 +112,7 @@ def collect(store: Store, log: VersionLog, newest: Version, grace: float, *, dry
         infos = {number: info for info in store.list(VERSIONS) if (number := version_number(info.path))}
         _bury(store, log, newest, sorted(infos), report)
         limit = infos[newest.horizon].modified_at - grace if newest.horizon in infos else 0.0
-        _remove_unneeded(store, log, newest, sorted(infos), limit, report)
+        _remove_unneeded(store, log, newest, limit, report)
     if not dry_run and isinstance(store, KeepsLeftovers):
         report.leftovers = store.remove_leftovers(max(grace, 1.0))
     return report
@@ -138,11 +138,11 @@ def _bury(store: Store, log: VersionLog, newest: Version, numbers: list[int], re
 
 
 def _remove_unneeded(
-    store: Store, log: VersionLog, newest: Version, numbers: list[int], limit: float, report: GarbageReport
+    store: Store, log: VersionLog, newest: Version, limit: float, report: GarbageReport
 ) -> None:
     candidates = {info.path: info for folder in _COLLECTED for info in store.list(folder)}
     candidates = {path: info for path, info in candidates.items() if info.modified_at < limit}
-    _spare_needed(store, log, newest, numbers, candidates)
+    _spare_needed(store, log, newest, candidates)
     for path in sorted(candidates):
         report.objects.append(path)
         report.bytes += candidates[path].size
@@ -150,20 +150,20 @@ def _remove_unneeded(
             store.delete(path)
 
 
-def _spare_needed(
-    store: Store, log: VersionLog, newest: Version, numbers: list[int], candidates: dict[str, ObjectInfo]
-) -> None:
+def _spare_needed(store: Store, log: VersionLog, newest: Version, candidates: dict[str, ObjectInfo]) -> None:
     """Take out of the candidates whatever a kept version names.
 
     A fragment of a stored manifest is needed if at least one kept version has not removed it.
     """
     stored: dict[str, tuple[ManifestReference, frozenset[int]]] = {}
-    for number in numbers:
+    # By number, not by listing: a listing may lag.
+    for number in sorted({*range(newest.horizon, newest.version + 1), *newest.refs.values()}):
         if not candidates:
             return
-        if not is_kept(newest, number) and number <= newest.version:
+        try:
+            version = log.read(number)
+        except ExpiredError:  # by now: another collector works from a later horizon
             continue
-        version = log.read(number)
         for path in _named(version):
             candidates.pop(path, None)
         for reference in version.manifests:

@@ -193,7 +193,7 @@ def test_required_with_deleted_rows_in_front(memory_location: Location) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"type": pa.int8(), "values": sql("id * 1000")}, "does not fit"),
+        ({"type": pa.int8(), "values": sql("id * 1000")}, "cannot take"),
         ({"type": pa.int8(), "values": "x"}, "column 'n'"),
         ({"values": sql("nope + 1")}, "there is no column 'nope'"),
         ({"type": pa.int8(), "values": sql("n + 1")}, "cannot be made of the column itself"),
@@ -370,7 +370,7 @@ def test_fragments_compacted_meanwhile(fill: Callable[..., lake.Table]) -> None:
     """spec: EVO-7 — values follow their rows by row id; nothing is computed again."""
     table = fill(lambda other: (other.delete("id IN (0, 7)"), other.compact(1000)))
     assert column(table, "n") == _expected(without=(0, 7))
-    assert len(table.snapshot.fragments) == 1
+    assert table.calls == 4  # type: ignore[attr-defined]
 
 
 def test_rows_moved_and_columns_changed_meanwhile(fill: Callable[..., lake.Table]) -> None:

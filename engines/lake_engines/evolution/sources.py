@@ -86,7 +86,8 @@ def open_source(
     schema = snapshot.schema
     if schema.get_field_index(field.name) < 0:
         schema = schema.append(field)
-        inputs = tuple(snapshot.schema.names) if inputs is None else inputs
+    schema = schema.append(ROW_ID_FIELD)
+    inputs = tuple(snapshot.schema.names) if inputs is None else inputs
     computation = assign(schema, {field.name: values}, inputs)[field.name]
     if field.name in computation.inputs and snapshot.schema.get_field_index(field.name) < 0:
         raise InvalidInputError(
@@ -234,7 +235,7 @@ def _finder(keys: pa.Array) -> Callable[[pa.Array], npt.NDArray[np.int64]]:
 def infer_type(schema: pa.Schema, name: str, values: object, on: str | None) -> pa.DataType:
     """The type of a new column that was given without one; InvalidInputError where values do not tell."""
     if isinstance(values, SqlExpression):
-        found = value_of(parse_sql(values.text), schema).dtype
+        found = value_of(parse_sql(values.text), schema.append(ROW_ID_FIELD)).dtype
         return _stored(found, name)
     if is_joined(values) and hasattr(values, "schema"):
         names = [one for one in values.schema.names if one != (on or ROW_ID)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,8 +23,6 @@ from lake_format.schema import field_id
 from lake_format.snapshot import Snapshot
 
 __all__ = ["build_vector_index"]
-
-_OPTIONS = ("lists", "seed")
 
 
 class _SnapshotVectors:
@@ -93,8 +93,9 @@ def build_vector_index(snapshot: Snapshot, request: IndexRequest, pool: ReaderPo
             writer=writer,
             progress=request.progress,
             name_row=lambda ordinal: f"row id {int(row_ids[ordinal])} of column {request.column!r}",
-            lists=options.get("lists"),
-            seed=options.get("seed", 0),
+            lists=options.lists,
+            seed=options.seed,
+            refine=options.refine,
         )
     shard = IndexShard(
         path=path,
@@ -136,14 +137,29 @@ def _ascending(values: I64) -> bool:
     return bool((values[1:] > values[:-1]).all())
 
 
-def _checked_options(request: IndexRequest) -> dict[str, int]:
-    checked: dict[str, int] = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    lists: int | None = None
+    seed: int = 0
+    refine: bool = True
+
+
+_RULES: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "lists": (lambda value: _is_whole(value, 1), "a whole number from 1 up"),
+    "seed": (lambda value: _is_whole(value, 0), "a whole number from 0 up"),
+    "refine": (lambda value: isinstance(value, bool), "True or False"),
+}
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _checked_options(request: IndexRequest) -> _Options:
     for name, value in request.options.items():
-        if name not in _OPTIONS:
-            raise InvalidInputError(
-                f"unknown index option {name!r}", fix=f"options are {', '.join(_OPTIONS)}"
-            )
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InvalidInputError(f"index option {name!r} must be a positive whole number, not {value!r}")
-        checked[name] = value
-    return checked
+        if name not in _RULES:
+            raise InvalidInputError(f"unknown index option {name!r}", fix=f"options are {', '.join(_RULES)}")
+        check, rule = _RULES[name]
+        if not check(value):
+            raise InvalidInputError(f"index option {name!r} is {value!r}", fix=f"it must be {rule}")
+    return _Options(**request.options)  # type: ignore[arg-type]  # checked just above

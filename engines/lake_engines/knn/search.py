@@ -30,6 +30,10 @@ _FLAT_BYTES = 2 << 20
 """Matching rows whose vectors take no more than this are compared one by one on a local disk."""
 _FLAT_REQUESTS = 128
 """The same bound where every row may cost a request."""
+_STRAYED = 8
+"""Probing this many times wider than planned means that a filter and a query have little to do with each other."""
+_STRAY_ROWS = 100_000
+"""Up to so many matching rows are then compared one by one."""
 _RERANK_BYTES = 32 << 20
 
 
@@ -53,7 +57,12 @@ def search(state: SearchState, request: SearchRequest, pool: ReaderPool) -> Sear
     found = [Nearest(request.k) for _ in request.queries]
     if plan.entry is not None:
         facts |= _search_shards(state, request, plan, metric, found)
-    else:
+        if _strayed(state, plan, facts["times probed wider"]):
+            found = [Nearest(request.k) for _ in request.queries]
+            plan = _exact_plan(
+                plan.matches, state.coverage(request.column, None), "the filter picks far rows"
+            )
+    if plan.entry is None:
         facts |= {"strategy": "exact", "reason": plan.reason}
     facts["rows compared exactly"] = _search_flat(state, request, plan.flat, plan.matches, metric, found)
     if plan.matches is not None:
@@ -97,6 +106,12 @@ def _few(state: SearchState, column: str, rows: int) -> bool:
     return rows * state.vectors(column).dimension * 4 <= _FLAT_BYTES
 
 
+def _strayed(state: SearchState, plan: _Plan, widened: int) -> bool:
+    """Whether matching rows lie so far from the query that lists near it say little, and are few enough."""
+    few = plan.matches is not None and plan.matches.count <= _STRAY_ROWS
+    return few and state.is_local and widened >= _STRAYED
+
+
 def _search_shards(
     state: SearchState, request: SearchRequest, plan: _Plan, metric: str, found: list[Nearest]
 ) -> Mapping[str, Any]:
@@ -105,6 +120,7 @@ def _search_shards(
         "strategy": "index",
         "index": plan.entry.name,
         "recall asked for": request.recall,
+        "times probed wider": 1,
     }
     candidates_seen = 0
     for shard, shard_map in zip(plan.entry.shards, plan.coverage.shards, strict=True):
@@ -119,6 +135,7 @@ def _search_shards(
         _rerank(state, request, candidates, shard_map.address_of(candidates.ordinals), metric, found)
         candidates_seen += int((candidates.ordinals >= 0).sum())
         facts |= _stats(reader, candidates)
+        facts["times probed wider"] = max(facts["times probed wider"], candidates.stats.widened)
     facts["candidates compared exactly"] = candidates_seen
     return facts
 
