@@ -7,7 +7,7 @@ imported by name when first needed, so that describing or listing a table loads 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,10 +19,11 @@ import pyarrow as pa
 
 from lake_format.compaction import RewriteRequest, Rewritten
 from lake_format.errors import InvalidInputError
-from lake_format.model import IndexEntry, NewFragment
+from lake_format.model import Fragment, IndexEntry, IndexShard, NewFragment
 from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import Store
+from lake_format.verification import Problem
 
 if TYPE_CHECKING:
     from lake_format.filling import FillRequest
@@ -209,6 +210,14 @@ class Engine(Protocol):
 
     def rewrite(self, snapshot: Snapshot, request: RewriteRequest) -> Rewritten | None:
         """Write the live rows of fragments as one new fragment, in bounded memory; None where there are none."""
+        ...
+
+    def check_fragment(self, snapshot: Snapshot, fragment: Fragment) -> Iterator[Problem]:
+        """What is wrong with a fragment's files, read whole, or with its statistics."""
+        ...
+
+    def check_shard(self, store: Store, shard: IndexShard) -> Iterator[Problem]:
+        """What is wrong with an index file, read whole."""
         ...
 
     def warm(self, snapshot: Snapshot) -> None:

@@ -23,8 +23,10 @@ __all__ = [
     "decode_key_hashes",
     "encode_key_hashes",
     "hash_keys",
+    "is_number",
     "key_columns",
     "key_field_ids",
+    "key_words",
     "require_key_type",
     "with_key",
 ]
@@ -106,7 +108,7 @@ def hash_keys(columns: Sequence[pa.Array]) -> U64:
     for column in columns:
         kind = _kind(column.type)
         if kind == "number":
-            state = _mix(_mix(state ^ _words(column)) ^ np.uint64(8))
+            state = _mix(_mix(state ^ key_words(column)) ^ np.uint64(8))
         elif kind == "bytes":
             state = _hash_bytes(state, column)
         else:
@@ -150,8 +152,13 @@ def _mix(word: U64) -> U64:
     return word ^ (word >> np.uint64(31))
 
 
-def _words(column: pa.Array) -> U64:
-    """Numbers as 8 bytes of two's complement."""
+def is_number(data_type: pa.DataType) -> bool:
+    """Whether key parts of this type are 8 bytes each."""
+    return _kind(data_type) == "number"
+
+
+def key_words(column: pa.Array) -> U64:
+    """Numbers as the 8 bytes of two's complement that stand for them in a key hash; shape ``(n,)``, NULL is any."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_boolean(column.type):

@@ -53,6 +53,7 @@ class VersionLog:
     def __init__(self, store: Store, sleep: Callable[[float], None] = time.sleep) -> None:
         self._store = store
         self._sleep = sleep
+        self._encoded: tuple[str, bytes] | None = None
 
     def read(self, version: int) -> Version:
         """The version of this number; NotFoundError when it does not exist, ExpiredError when it was collected."""
@@ -142,6 +143,7 @@ class VersionLog:
             The store overwrites what it should refuse to create; no table can be kept there.
         """
         path, data = version_path(version.version), encode_version(version)
+        self._encoded = (version.commit_id, data)
         create = self._store.create if version.parent is not None else partial(create_first, self._store)
         for attempt in range(_CLAIM_ATTEMPTS):
             try:
@@ -161,8 +163,10 @@ class VersionLog:
 
     def publish_hint(self, version: Version) -> None:
         """Point the hint at a landed version; failing to do so is harmless."""
+        known = self._encoded
+        same = known is not None and known[0] == version.commit_id
         try:
-            self._store.put(LATEST, encode_version(version))
+            self._store.put(LATEST, known[1] if known and same else encode_version(version))
         except StorageError:
             return
 

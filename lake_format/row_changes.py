@@ -7,7 +7,7 @@ engine to be written again. Nothing here evaluates a predicate or reads a data f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -167,6 +167,11 @@ def _land_move(finder: _Finder, move: RowMove, landing: _Landing) -> None:
         own = found.all_at()
         ids.append(found.ids_at(own))
         unchanged = found.now is not None and found.now.groups == found.before.groups
+        if unchanged and not found.has_left:
+            landing.mask(rows.fragment_id, found.stayed)
+            dead.append(np.zeros(len(own), bool))
+            again.append(dead[-1])
+            continue
         arrives = np.isin(own, _array(found.stayed)) if unchanged else np.zeros(len(own), bool)
         if unchanged and found.stayed:
             landing.mask(rows.fragment_id, found.stayed)
@@ -267,10 +272,16 @@ class _Found:
     elsewhere: tuple[_Positions, _Positions]
     """Positions in ``before`` of rows that live elsewhere now; their fragment row and position there."""
 
+    @property
+    def has_left(self) -> bool:
+        return self.stayed is not self.positions
+
     def all_at(self) -> _Positions:
         return _array(self.positions)
 
     def live_at(self) -> _Positions:
+        if not self.has_left:
+            return self.all_at()
         return np.union1d(_array(self.stayed), self.elsewhere_at)
 
     def ids_at(self, positions: _Positions) -> U64:
@@ -328,6 +339,5 @@ def _fragment(snapshot: Snapshot, fragment_id: int) -> Fragment | None:
     return snapshot.fragments.fragment(at) if at < len(ids) and ids[at] == fragment_id else None
 
 
-def _array(positions: Iterable[int]) -> _Positions:
-    values = list(positions)
-    return np.array(values, np.int64)
+def _array(positions: BitMap64) -> _Positions:
+    return np.fromiter(positions, np.int64, len(positions))

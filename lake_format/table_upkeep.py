@@ -21,6 +21,7 @@ from lake_format.snapshot import Snapshot
 from lake_format.table_core import TableCore
 from lake_format.transaction import YieldedError
 from lake_format.upkeep import ExpireVersions, ExpiryReport, GarbageReport, collect
+from lake_format.verification import VerificationReport, check_metadata
 
 __all__ = ["TableUpkeep"]
 
@@ -140,6 +141,39 @@ class TableUpkeep(TableCore):
         self._require_writable()
         newest = self.refresh().snapshot.version
         return collect(self._store, self._log, newest, grace.total_seconds(), dry_run=dry_run)
+
+    def verify(self, *, data: bool = True, progress: Progress | None = None) -> VerificationReport:
+        """Check this version: every reference, size, checksum, count and bound, and every index.
+
+        Parameters
+        ----------
+        data
+            Read all data and index files as well; otherwise metadata alone is checked.
+        progress
+            Called with ``("verify", fragments done, fragments in all)``.
+
+        Returns
+        -------
+        VerificationReport
+            With every problem found, each naming the object it is in. Only a store that fails raises.
+        """
+        snapshot = self._snapshot
+        report = VerificationReport(version=self.version)
+        fragments: list[Fragment] = []
+        report.problems += check_metadata(snapshot, fragments)
+        report.fragments = len(fragments)
+        if not data:
+            return report
+        for done, fragment in enumerate(fragments):
+            report.problems += self._engine.check_fragment(snapshot, fragment)
+            report.files += len(fragment.groups)
+            if progress is not None:
+                progress("verify", done + 1, len(fragments))
+        for entry in snapshot.version.indexes:
+            for shard in entry.shards:
+                report.problems += self._engine.check_shard(self._store, shard)
+            report.indexes += 1
+        return report
 
     def _compact_group(
         self, wanted: list[Fragment], progress: Progress | None, report: CompactionReport

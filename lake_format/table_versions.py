@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
+from lake_format.difference import VersionDifference, difference
 from lake_format.errors import InvalidInputError
 from lake_format.history import MoveTag, RestoreVersion, check_tag, tagged
 from lake_format.model import Version
@@ -87,6 +88,25 @@ class TableVersions(TableCore):
         old = self._older(version)
         self._commit(RestoreVersion(old=old, summary={"restored": old.version, "rows": old.row_count}))
         return self
+
+    def diff(self, from_version: int | str, to_version: int | str | None = None) -> VersionDifference:
+        """What became of the rows between two versions, by row id.
+
+        Moved rows (compaction, updates) are the same rows. Columns that only one of the versions has do not
+        count; a column keeps its identity when it is renamed.
+
+        Parameters
+        ----------
+        from_version, to_version
+            Numbers or tags; by default to the version this table reads.
+
+        Returns
+        -------
+        VersionDifference
+            Row ids added, removed and changed.
+        """
+        to = self if to_version is None else self.checkout(to_version)
+        return difference(self.checkout(from_version).snapshot, to.snapshot, self._log, self._engine.take)
 
     def _older(self, version: int | str) -> Version:
         return self._log.read(self._number(version))

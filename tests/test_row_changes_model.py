@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from row_samples import InterruptedEngine, make, rows, vector
+from test_row_changes_races import compact
 
 import lake_format as lake
 from lake_format.errors import ConflictError
 from lake_format.table import Table
-from test_row_changes_races import compact
 
 Row = dict[str, Any]
 Model = dict[int, Row]
@@ -80,7 +80,9 @@ class Rows(RuleBasedStateMachine):
 
     @rule(below=PRICES)
     def update_by_expression(self, below: float) -> None:
-        self.table.update({"price": lake.sql("price + 1"), "name": lake.sql("upper(name)")}, f"price < {below}")
+        self.table.update(
+            {"price": lake.sql("price + 1"), "name": lake.sql("upper(name)")}, f"price < {below}"
+        )
         for row in self.model.values():
             if row["price"] is not None and row["price"] < below:
                 row["price"] += 1
@@ -221,7 +223,10 @@ class Rows(RuleBasedStateMachine):
         found = fresh.scan(["id", "name", "price", "vec", "_row_id"]).read_all().to_pylist()
         held = {}
         for row in found:
-            held[row["id"]] = {**{name: row[name] for name in row if name != "_row_id"}, "row_id": row["_row_id"]}
+            held[row["id"]] = {
+                **{name: row[name] for name in row if name != "_row_id"},
+                "row_id": row["_row_id"],
+            }
         assert len(held) == len(found) == fresh.count()
         assert held == self.model
         self.last = {i: dict(row) for i, row in self.model.items()}

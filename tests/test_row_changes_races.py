@@ -14,7 +14,7 @@ from row_samples import content, ids, interrupted, make, row_ids, rows, vector
 
 import lake_format as lake
 from lake_format.draft import Draft
-from lake_format.errors import ConflictError, CorruptionError, NotFoundError
+from lake_format.errors import ConflictError, CorruptionError, LakeError, NotFoundError
 from lake_format.keys import decode_key_hashes, hash_keys
 from lake_format.operation_record import OperationRecord
 from lake_format.paths import KEYS
@@ -76,35 +76,100 @@ Meanwhile = Callable[[Table], object]
         (lambda t: t.delete("id = 1"), lambda t: t.update({"name": "x"}), {1: None, 2: ("x", 2.0)}),
         (lambda t: t.delete("id = 1"), compact, {1: None, 2: ("name 2", 2.0)}),
         (lambda t: t.delete("id = 1"), lambda t: (t.update({"name": "x"}, "id = 1"), compact(t)), {1: None}),
-        (lambda t: t.update({"price": 9.0}, "id = 1"), lambda t: t.update({"name": "x"}, "id = 1"), {1: ("x", 9.0)}),
-        (lambda t: t.update({"price": 9.0}, "id = 1"), lambda t: t.update({"name": "x"}), {1: ("x", 9.0), 2: ("x", 2.0)}),
-        (lambda t: t.update({"price": 9.0}), lambda t: t.update({"name": "x"}, "id = 1"), {1: ("x", 9.0), 2: ("name 2", 9.0)}),
-        (lambda t: t.update({"price": 9.0}), lambda t: t.update({"name": "x"}), {1: ("x", 9.0), 2: ("x", 9.0)}),
-        (lambda t: t.update({"price": 9.0}, "id < 150"), lambda t: t.update({"price": 8.0}, "id > 150"), {1: ("name 1", 9.0), 160: ("name 160", 8.0)}),
+        (
+            lambda t: t.update({"price": 9.0}, "id = 1"),
+            lambda t: t.update({"name": "x"}, "id = 1"),
+            {1: ("x", 9.0)},
+        ),
+        (
+            lambda t: t.update({"price": 9.0}, "id = 1"),
+            lambda t: t.update({"name": "x"}),
+            {1: ("x", 9.0), 2: ("x", 2.0)},
+        ),
+        (
+            lambda t: t.update({"price": 9.0}),
+            lambda t: t.update({"name": "x"}, "id = 1"),
+            {1: ("x", 9.0), 2: ("name 2", 9.0)},
+        ),
+        (
+            lambda t: t.update({"price": 9.0}),
+            lambda t: t.update({"name": "x"}),
+            {1: ("x", 9.0), 2: ("x", 9.0)},
+        ),
+        (
+            lambda t: t.update({"price": 9.0}, "id < 150"),
+            lambda t: t.update({"price": 8.0}, "id > 150"),
+            {1: ("name 1", 9.0), 160: ("name 160", 8.0)},
+        ),
         (lambda t: t.update({"price": 9.0}, "id = 1"), lambda t: t.delete("id = 1"), {1: None}),
         (lambda t: t.update({"price": 9.0}), lambda t: t.delete("id = 1"), {1: None, 2: ("name 2", 9.0)}),
-        (lambda t: t.update({"price": 9.0}, "id IN (1, 2)"), lambda t: t.delete("id = 1"), {1: None, 2: ("name 2", 9.0)}),
+        (
+            lambda t: t.update({"price": 9.0}, "id IN (1, 2)"),
+            lambda t: t.delete("id = 1"),
+            {1: None, 2: ("name 2", 9.0)},
+        ),
         (lambda t: t.update({"price": 9.0}, "id = 1"), compact, {1: ("name 1", 9.0), 2: ("name 2", 2.0)}),
         (lambda t: t.update({"price": 9.0}), compact, {1: ("name 1", 9.0), 150: ("name 150", 9.0)}),
-        (lambda t: t.update({"price": 9.0}), lambda t: (t.delete("id = 1"), compact(t)), {1: None, 2: ("name 2", 9.0)}),
-        (lambda t: t.update({"price": 9.0}), lambda t: (t.update({"name": "x"}, "id < 3"), compact(t)), {2: ("x", 9.0), 5: ("name 5", 9.0)}),
-        (lambda t: t.update({"price": 9.0}), lambda t: t.append(rows(900)), {1: ("name 1", 9.0), 900: ("name 900", 900.0)}),
+        (
+            lambda t: t.update({"price": 9.0}),
+            lambda t: (t.delete("id = 1"), compact(t)),
+            {1: None, 2: ("name 2", 9.0)},
+        ),
+        (
+            lambda t: t.update({"price": 9.0}),
+            lambda t: (t.update({"name": "x"}, "id < 3"), compact(t)),
+            {2: ("x", 9.0), 5: ("name 5", 9.0)},
+        ),
+        (
+            lambda t: t.update({"price": 9.0}),
+            lambda t: t.append(rows(900)),
+            {1: ("name 1", 9.0), 900: ("name 900", 900.0)},
+        ),
         # upserts see what came first
-        (lambda t: t.upsert([{"id": 1, "price": 9.0}], on="id"), lambda t: t.update({"name": "x"}, "id = 1"), {1: ("x", 9.0)}),
-        (lambda t: t.upsert([{"id": 1, "price": 9.0}], on="id"), lambda t: t.delete("id = 1"), {1: (None, 9.0)}),
-        (lambda t: t.upsert(rows(900, name="mine"), on="id"), lambda t: t.append(rows(900)), {900: ("mine", 900.0)}),
-        (lambda t: t.upsert(rows(900, name="mine"), on="id"), lambda t: t.upsert(rows(900, 901), on="id"), {900: ("mine", 900.0), 901: ("name 901", 901.0)}),
+        (
+            lambda t: t.upsert([{"id": 1, "price": 9.0}], on="id"),
+            lambda t: t.update({"name": "x"}, "id = 1"),
+            {1: ("x", 9.0)},
+        ),
+        (
+            lambda t: t.upsert([{"id": 1, "price": 9.0}], on="id"),
+            lambda t: t.delete("id = 1"),
+            {1: (None, 9.0)},
+        ),
+        (
+            lambda t: t.upsert(rows(900, name="mine"), on="id"),
+            lambda t: t.append(rows(900)),
+            {900: ("mine", 900.0)},
+        ),
+        (
+            lambda t: t.upsert(rows(900, name="mine"), on="id"),
+            lambda t: t.upsert(rows(900, 901), on="id"),
+            {900: ("mine", 900.0), 901: ("name 901", 901.0)},
+        ),
         (lambda t: t.upsert(rows(1, 900), on="id"), compact, {1: ("name 1", 1.0), 900: ("name 900", 900.0)}),
-        (lambda t: t.merge(rows(1), on="id").when_not_matched_by_source_delete(condition="id > 100").execute(),
-         lambda t: t.append(rows(900)), {150: None, 900: None}),
-        (lambda t: t.overwrite(rows(1), "id < 100"), lambda t: t.append(rows(50, 900)), {1: ("name 1", 1.0), 50: None, 900: ("name 900", 900.0)}),
-        (lambda t: t.overwrite(rows(1), "id < 100"), compact, {1: ("name 1", 1.0), 50: None, 150: ("name 150", 150.0)}),
+        (
+            lambda t: (
+                t.merge(rows(1), on="id").when_not_matched_by_source_delete(condition="id > 100").execute()
+            ),
+            lambda t: t.append(rows(900)),
+            {150: None, 900: None},
+        ),
+        (
+            lambda t: t.overwrite(rows(1), "id < 100"),
+            lambda t: t.append(rows(50, 900)),
+            {1: ("name 1", 1.0), 50: None, 900: ("name 900", 900.0)},
+        ),
+        (
+            lambda t: t.overwrite(rows(1), "id < 100"),
+            compact,
+            {1: ("name 1", 1.0), 50: None, 150: ("name 150", 150.0)},
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_change_is_made_to_fit_what_came_first(
     tmp_path: Path, change: Meanwhile, meanwhile: Meanwhile, expected: dict[int, Any]
 ) -> None:
-    """spec: IDN-12, CON-7"""
+    """spec: IDN-12, CON-7, CHG-10"""
     make(tmp_path, *range(200), fragment_rows=100)
     mine, _ = interrupted(lake.open(str(tmp_path / "table")), meanwhile)
     change(mine)
@@ -190,14 +255,14 @@ def test_many_key_hashes_lie_in_an_object(tmp_path: Path) -> None:
 def test_threads_that_upsert_the_same_keys_never_double_them(tmp_path: Path) -> None:
     """8 writers, overlapping keys: exactly the distinct keys, each with a whole row of one writer. spec: IDN-13"""
     table = make(tmp_path, key="id")
-    errors: list[BaseException] = []
+    errors: list[LakeError] = []
 
     def write(writer: int, shared: Table | None) -> None:
         try:
             own = shared or lake.open(table.uri)
             for step in range(4):
                 own.upsert(rows(*range(step, step + 3), name=f"w{writer}", price=float(writer)))
-        except BaseException as error:
+        except LakeError as error:
             errors.append(error)
 
     threads = [threading.Thread(target=write, args=(n, table if n % 2 else None)) for n in range(8)]

@@ -88,7 +88,31 @@ FILTERS: list[tuple[str, pc.Expression, Any]] = [
     ),
     ("_row_id > 5 AND n > 100", (pc.field("_row_id") > 5) & (pc.field("n") > 100), lambda row_id, row: False),
 ]
+INDEX = st.tuples(st.sampled_from(sorted(COLUMNS)), st.sampled_from(METRICS))
 FILTER = st.none() | st.tuples(st.sampled_from(FILTERS), st.booleans())
+
+
+@dataclass(frozen=True)
+class Read:
+    """What one look at a table asks for."""
+
+    chosen: Any
+    limit: int | None
+    fractions: list[float]
+    column: str
+    queries: list[tuple[float, ...]]
+    k: int
+
+
+READ = st.builds(
+    Read,
+    chosen=FILTER,
+    limit=st.none() | st.integers(0, 12),
+    fractions=st.lists(st.floats(0, 0.999), max_size=5),
+    column=st.sampled_from(sorted(COLUMNS)),
+    queries=st.lists(vector(3), min_size=1, max_size=3),
+    k=st.integers(1, 15),
+)
 
 
 def where_of(chosen: Any) -> tuple[Any, Any]:
@@ -118,7 +142,31 @@ class TableMachine(RuleBasedStateMachine):
     @initialize(
         scalar_format=st.sampled_from(["vortex", "vortex", "parquet"]),
         fragment_rows=st.sampled_from([3, 1000]),
+        many=st.sampled_from([False] * 5 + [True]),
+        parts=st.lists(ROWS, max_size=3),
+        indexed=st.lists(INDEX, max_size=2, unique=True),
+        later=st.lists(ROWS, max_size=2),
     )
+    def begin(
+        self,
+        scalar_format: str,
+        fragment_rows: int,
+        many: bool,
+        parts: list[list[Row]],
+        indexed: list[tuple[str, str]],
+        later: list[list[Row]],
+    ) -> None:
+        """A table with some history already: rows, indexes, rows no index covers."""
+        self.create(scalar_format, fragment_rows)
+        if many:
+            self.append_many(0, 5)
+        for rows in parts:
+            self.append(0, rows)
+        for column, metric in indexed:
+            self.create_index(0, column, metric)
+        for rows in later:
+            self.append(0, rows)
+
     def create(self, scalar_format: str, fragment_rows: int) -> None:
         self.where = self.new_location()
         properties = {"write.scalar-format": scalar_format, "write.fragment-rows": fragment_rows}
@@ -158,7 +206,7 @@ class TableMachine(RuleBasedStateMachine):
         self.added(handle, rows)
 
     @rule(which=st.integers(0, 1), seed=st.integers(0, 3))
-    @precondition(lambda self: len(self.rows) < 3000 and self.newest > 2)
+    @precondition(lambda self: len(self.rows) < 1000 and self.newest > 6)
     def append_many(self, which: int, seed: int) -> None:
         """Enough rows for an index with lists."""
         numbers = np.random.default_rng(seed).integers(-8, 9, (1100, 5)) / 4
@@ -173,7 +221,10 @@ class TableMachine(RuleBasedStateMachine):
         ids = tuple(range(first, first + len(rows)))
         self.landed(handle, self.live[self.newest] + ids, self.indexed[self.newest])
 
-    @rule(which=st.integers(0, 1), column=st.sampled_from(sorted(COLUMNS)), metric=st.sampled_from(METRICS))
+    @rule(which=st.integers(0, 1), index=INDEX)
+    def build(self, which: int, index: tuple[str, str]) -> None:
+        self.create_index(which, *index)
+
     def create_index(self, which: int, column: str, metric: str) -> None:
         handle = self.handles[which]
         known = self.live[handle.version]
@@ -192,20 +243,42 @@ class TableMachine(RuleBasedStateMachine):
         self.landed(handle, self.live[self.newest], indexed)
         self.built[self.newest] = (column, metric)
 
-    @rule(which=st.integers(0, 1))
-    def refresh(self, which: int) -> None:
+    @rule(which=st.integers(0, 1), anew=st.booleans())
+    def move_to_the_newest(self, which: int, anew: bool) -> None:
+        if anew:
+            self.handles[which] = self.open()
         assert self.handles[which].refresh().version == self.newest
-
-    @rule(which=st.integers(0, 1))
-    def reopen(self, which: int) -> None:
-        self.handles[which] = self.open()
-        assert self.handles[which].version == self.newest
 
     # --- reads ------------------------------------------------------------------------------------------------
 
-    @rule(which=st.integers(0, 1), chosen=FILTER, limit=st.none() | st.integers(0, 12))
-    def scan(self, which: int, chosen: Any, limit: int | None) -> None:
-        self.check_scan(self.handles[which], chosen, limit)
+    @rule(which=st.integers(0, 1), asked=READ)
+    def read(self, which: int, asked: Read) -> None:
+        self.check_reads(self.handles[which], asked)
+
+    @rule(which=st.integers(0, 1), asked=READ)
+    def read_again(self, which: int, asked: Read) -> None:
+        """The same once more, so that reads outnumber writes."""
+        self.check_reads(self.handles[which], asked)
+
+    @rule(fraction=st.floats(0, 1), asked=READ)
+    def read_an_older_version(self, fraction: float, asked: Read) -> None:
+        version = 1 + round(fraction * (self.newest - 1))
+        table = self.open(version)
+        assert table.version == version
+        self.check_reads(table, asked)
+        with pytest.raises(UnsupportedError):
+            table.append(pa.Table.from_pylist([], schema=SCHEMA))
+        entries = table.refresh().versions()
+        assert [entry["version"] for entry in entries] == list(range(1, version + 1))
+        assert [entry["rows"] for entry in entries] == [len(self.live[entry["version"]]) for entry in entries]
+
+    def check_reads(self, table: lake.Table, asked: Read) -> None:
+        self.check_scan(table, asked.chosen, asked.limit)
+        self.check_take(table, asked.fractions)
+        queries = [query[: COLUMNS[asked.column]] for query in asked.queries]
+        for metric in METRICS:
+            for exact in (False, True):
+                self.check_search(table, asked.column, queries, asked.k, metric, asked.chosen, exact)
 
     def check_scan(self, table: lake.Table, chosen: Any, limit: int | None) -> None:
         where, keeps = where_of(chosen)
@@ -220,36 +293,12 @@ class TableMachine(RuleBasedStateMachine):
         assert found.to_pylist() == expected[:limit]
         assert table.count(where) == len(expected)
 
-    @rule(which=st.integers(0, 1), data=st.data())
-    def take(self, which: int, data: st.DataObject) -> None:
-        table = self.handles[which]
+    def check_take(self, table: lake.Table, fractions: list[float]) -> None:
         live = self.live[table.version]
-        wanted = data.draw(st.lists(st.sampled_from(live), max_size=6)) if live else []
+        wanted = [live[int(fraction * len(live))] for fraction in fractions] if live else []
         assert table.take(wanted).to_pylist() == [self.rows[row_id].as_dict() for row_id in wanted]
         with pytest.raises(NotFoundError, match=str(len(self.rows) + 7)):
             table.take([*wanted, len(self.rows) + 7])
-
-    @rule(
-        which=st.integers(0, 1),
-        column=st.sampled_from(sorted(COLUMNS)),
-        queries=st.lists(vector(3), min_size=1, max_size=3),
-        k=st.integers(1, 15),
-        metric=st.sampled_from(METRICS),
-        chosen=FILTER,
-        exact=st.booleans(),
-    )
-    def search(
-        self,
-        which: int,
-        column: str,
-        queries: list[tuple[float, ...]],
-        k: int,
-        metric: str,
-        chosen: Any,
-        exact: bool,
-    ) -> None:
-        queries = [query[: COLUMNS[column]] for query in queries]
-        self.check_search(self.handles[which], column, queries, k, metric, chosen, exact)
 
     def check_search(
         self,
@@ -299,25 +348,6 @@ class TableMachine(RuleBasedStateMachine):
         if certain:
             np.testing.assert_allclose(distances, best, rtol=1e-5, atol=1e-6)
 
-    @rule(data=st.data(), chosen=FILTER)
-    def open_at_a_version(self, data: st.DataObject, chosen: Any) -> None:
-        version = data.draw(st.integers(1, self.newest))
-        table = self.open(version)
-        assert table.version == version
-        self.check_scan(table, chosen, None)
-        with pytest.raises(UnsupportedError):
-            table.append(pa.Table.from_pylist([], schema=SCHEMA))
-        if data.draw(st.booleans()):
-            self.check_search(table, "h", [(0.25, -1.0)], 3, "l2", chosen, False)
-
-    @rule()
-    def history(self) -> None:
-        entries = self.open().versions()
-        assert [entry["version"] for entry in entries] == list(range(1, self.newest + 1))
-        assert [entry["rows"] for entry in entries] == [
-            len(self.live[number]) for number in sorted(self.live)
-        ]
-
     @invariant()
     def handles_stay_where_they_are(self) -> None:
         for handle in getattr(self, "handles", []):
@@ -325,7 +355,7 @@ class TableMachine(RuleBasedStateMachine):
 
 
 SHORT = settings(
-    max_examples=25,
+    max_examples=20,
     stateful_step_count=20,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -365,9 +395,9 @@ def test_one_history_on_every_kind_of_storage(table_uri: Location) -> None:
     machine.append(1, rows[5:])
     for which in (0, 1):
         for chosen in (None, (FILTERS[0], True), (FILTERS[3], False)):
-            machine.check_scan(machine.handles[which], chosen, None)
-            for column, query in (("v", (0.5, 0.25, -1.0)), ("h", (1.0, 0.5))):
-                machine.check_search(machine.handles[which], column, [query], 4, "l2", chosen, which == 0)
-        machine.refresh(which)
-    machine.history()
+            for column in COLUMNS:
+                asked = Read(chosen, 5, [0.1, 0.9, 0.1], column, [(0.5, 0.25, -1.0)], 4)
+                machine.check_reads(machine.handles[which], asked)
+        machine.move_to_the_newest(which, which == 1)
+    machine.read_an_older_version(0.7, Read(None, None, [], "v", [(0.0, 1.0, 0.5)], 3))
     assert machine.open(2).take([7, 0]).to_pylist() == [rows[7].as_dict(), rows[0].as_dict()]

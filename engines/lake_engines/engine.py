@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -19,11 +19,12 @@ from lake_engines.write import discard, discard_objects, write_fragments
 from lake_format.compaction import RewriteRequest, Rewritten
 from lake_format.engine import IndexRequest, ScanRequest, SearchAnswer, SearchRequest, WriteRequest, Written
 from lake_format.filling import FillRequest
-from lake_format.model import ColumnGroup, IndexEntry
+from lake_format.model import ColumnGroup, Fragment, IndexEntry, IndexShard
 from lake_format.row_edits import CarriedRows, RowEdits, RowPlan, RowRequest
 from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import Store
+from lake_format.verification import Problem
 
 if TYPE_CHECKING:
     from lake_engines.knn.state import IndexPool, SearchState
@@ -129,6 +130,18 @@ class DefaultEngine:
         from lake_engines.upkeep.rewriting import rewrite_fragments  # noqa: PLC0415
 
         return rewrite_fragments(snapshot, request, self._files)
+
+    def check_fragment(self, snapshot: Snapshot, fragment: Fragment) -> Iterator[Problem]:
+        """What is wrong with a fragment's files, read whole, or with its statistics."""
+        from lake_engines.upkeep.verifying import check_fragment  # noqa: PLC0415
+
+        return check_fragment(snapshot, fragment)
+
+    def check_shard(self, store: Store, shard: IndexShard) -> Iterator[Problem]:
+        """What is wrong with an index file, read whole."""
+        from lake_engines.upkeep.verifying import check_shard  # noqa: PLC0415
+
+        return check_shard(store, shard)
 
     def warm(self, snapshot: Snapshot) -> None:
         """Fetch manifests and index heads ahead of the first search."""

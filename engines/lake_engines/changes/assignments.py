@@ -190,7 +190,7 @@ def _plain(value: object) -> object:
 
 
 def _as_array(values: object, field: pa.Field) -> pa.Array:
-    """Python values as an array: of the column's type, or of what they look like where Arrow would cut them to fit."""
+    """Python values as an array of the column's type, or of what they look like where Arrow would cut them to fit."""
     wanted = [field.type, None]
     if _is_number(field.type) or is_vector(field.type):
         wanted.reverse()
@@ -200,9 +200,7 @@ def _as_array(values: object, field: pa.Field) -> pa.Array:
             return pa.array(values, data_type)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             errors.append(error)
-    raise InvalidInputError(
-        f"the values for column {field.name!r} are no column: {errors[0]}"
-    ) from errors[0]
+    raise InvalidInputError(f"the values for column {field.name!r} are no column: {errors[0]}") from errors[0]
 
 
 def fitted(array: pa.Array, field: pa.Field, *, computed: bool = False) -> pa.Array:

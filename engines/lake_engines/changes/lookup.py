@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from lake_engines.changes.source import SourceKeys, comparable
 from lake_engines.changes.values import I64
 from lake_engines.fragment_reader import FragmentReader, ReaderPool
-from lake_format.keys import hash_keys
+from lake_format.keys import hash_keys, is_number, key_words
 from lake_format.model import Fragment
 from lake_format.row_ids import U64
 from lake_format.schema import field_id
@@ -28,7 +28,8 @@ __all__ = ["KeyLookup", "KeyWindow"]
 
 _WINDOW_ROWS = 131_072
 _FILTER_BITS = 16
-"""Bits of the hash filter per key: a row whose key is none of them passes it once in so many times."""
+"""Slots of the filter per key: a row whose key is none of them passes it once in so many times."""
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,15 @@ class KeyLookup:
 
     def __init__(self, keys: SourceKeys) -> None:
         self.keys = keys
-        size = 1 << max(10, int(len(keys.hashes) * _FILTER_BITS - 1).bit_length())
-        self._mask = np.uint64(size - 1)
-        self._filter = np.zeros(size, bool)
-        self._filter[keys.hashes & self._mask] = True
-        self._collides = bool((keys.hashes[1:] == keys.hashes[:-1]).any())
+        self._is_number = len(keys.columns) == 1 and is_number(keys.parts[0].type)
+        words = key_words(keys.part(0, keys.rows)) if self._is_number else keys.hashes
+        order = np.argsort(words, kind="stable") if self._is_number else np.arange(len(words))
+        self._words, self._rows = words[order], keys.rows[order]
+        bits = max(10, int(len(words) * _FILTER_BITS - 1).bit_length())
+        self._shift = np.uint64(64 - bits)
+        self._filter = np.zeros(1 << bits, bool)
+        self._filter[self._slot(self._words)] = True
+        self._collides = bool((self._words[1:] == self._words[:-1]).any())
 
     def candidates(self, snapshot: Snapshot) -> list[Fragment]:
         """The fragments whose statistics do not rule all keys out."""
@@ -97,11 +102,13 @@ class KeyLookup:
         for part in parts:
             if part.null_count:
                 possible &= part.is_valid().to_numpy(zero_copy_only=False)
-        hashes = hash_keys(parts)
-        possible &= self._filter[hashes & self._mask]
+        words = key_words(parts[0]) if self._is_number else hash_keys(parts)
+        possible &= self._filter[self._slot(words)]
         rows = np.flatnonzero(possible)
-        rows, places = self._find(hashes[rows], rows)
-        origin = self.keys.rows[places]
+        rows, places = self._find(words[rows], rows)
+        origin = self._rows[places]
+        if self._is_number:  # the word is the key
+            return rows, origin
         equal = np.ones(len(rows), bool)
         for index, part in enumerate(parts):
             theirs = comparable(self.keys.part(index, origin))
@@ -109,17 +116,21 @@ class KeyLookup:
             equal &= same.to_numpy(zero_copy_only=False)
         return rows[equal], origin[equal]
 
-    def _find(self, hashes: U64, rows: I64) -> tuple[I64, I64]:
-        """Pairs of rows and places in the sorted keys whose hashes are equal, ascending by row."""
-        order = np.argsort(hashes)  # searching in order is kind to caches
-        wanted = hashes[order]
-        low = np.searchsorted(self.keys.hashes, wanted)
+    def _slot(self, words: U64) -> npt.NDArray[np.int64]:
+        """The filter's slot of each word, by multiplicative hashing (Knuth, volume 3, section 6.4)."""
+        return ((words * _SPREAD) >> self._shift).view(np.int64)
+
+    def _find(self, words: U64, rows: I64) -> tuple[I64, I64]:
+        """Pairs of rows and places in the sorted words that are equal, ascending by row."""
+        order = np.argsort(words)  # searching in order is kind to caches
+        wanted = words[order]
+        low = np.searchsorted(self._words, wanted)
         if not self._collides:
-            hit = low < len(self.keys.hashes)
-            hit[hit] = self.keys.hashes[low[hit]] == wanted[hit]
+            hit = low < len(self._words)
+            hit[hit] = self._words[low[hit]] == wanted[hit]
             found, places = rows[order[hit]], low[hit]
         else:
-            counts = np.searchsorted(self.keys.hashes, wanted, side="right") - low
+            counts = np.searchsorted(self._words, wanted, side="right") - low
             before = np.cumsum(counts) - counts
             places = np.repeat(low - before, counts) + np.arange(int(counts.sum()))
             found = np.repeat(rows[order], counts)

@@ -32,7 +32,8 @@ class Addresses:
         self.starts: I64 = np.concatenate([np.zeros(1, np.int64), np.cumsum(rows)])
         first, length, owner, position = snapshot.locations.runs
         self._first, self._length = first.astype(np.int64), length
-        self._address = self.starts[owner] + position
+        self._address: I64 = self.starts[owner] + position
+        self._in_order: tuple[I64, I64] | None = None
 
     @property
     def total(self) -> int:
@@ -42,6 +43,15 @@ class Addresses:
     def live_runs(self) -> tuple[I64, I64, I64]:
         """Runs of live rows ascending by row id: first row id, length, first address."""
         return self._first, self._length, self._address
+
+    def row_ids(self, addresses: I64) -> I64:
+        """The row id at each address of a live row; any order, same shape."""
+        if self._in_order is None:
+            order = np.argsort(self._address, kind="stable")
+            self._in_order = self._address[order], self._first[order]
+        starts, first = self._in_order
+        run = np.searchsorted(starts, addresses, side="right") - 1
+        return np.asarray(first[run] + addresses - starts[run])
 
     def split(self, addresses: I64) -> tuple[I64, I64]:
         """Fragment row and position of each address."""

@@ -6,8 +6,9 @@ few matching rows are compared one by one, and if an index yields too few candid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,13 @@ import pyarrow as pa
 from lake_engines.fragment_reader import ReaderPool
 from lake_engines.index import Candidates, IndexReader
 from lake_engines.knn.coverage import Coverage, Runs
-from lake_engines.knn.distances import I64, Nearest, exact_distances, nearest_in_block
+from lake_engines.knn.distances import F32, I64, Nearest, exact_distances, nearest_in_block
 from lake_engines.knn.matches import Matches
 from lake_engines.knn.state import SearchState
 from lake_engines.take import take_located
 from lake_format.engine import SearchAnswer, SearchRequest
 from lake_format.model import IndexEntry
-from lake_format.schema import DISTANCE, DISTANCE_FIELD
+from lake_format.schema import DISTANCE, DISTANCE_FIELD, ROW_ID, ROW_ID_FIELD
 
 __all__ = ["search"]
 
@@ -166,16 +167,14 @@ def _rerank(
     for start in range(0, len(addresses), step):
         block = addresses[start : start + step]
         kept = block >= 0
-        if not kept.any():
+        rows = block[kept]
+        if len(rows) == 0:
             continue
-        vectors = column.gather(block[kept])
-        begin = 0
-        for offset, row in enumerate(kept):
-            size = int(row.sum())
-            query = request.queries[start + offset]
-            distances = exact_distances(query, vectors[begin : begin + size], metric)
-            found[start + offset].add(distances, block[offset][row])
-            begin += size
+        vectors = column.gather(rows)
+        ends = np.cumsum(np.count_nonzero(kept, axis=1)).tolist()
+        for offset, (begin, end) in enumerate(pairwise([0, *ends])):
+            distances = exact_distances(request.queries[start + offset], vectors[begin:end], metric)
+            found[start + offset].add(distances, rows[begin:end])
 
 
 def _search_flat(
@@ -187,18 +186,18 @@ def _search_flat(
     found: list[Nearest],
 ) -> int:
     """Compare rows one by one: given addresses, or runs of addresses under the filter."""
-    column = state.vectors(request.column)
     compared = 0
     for addresses, vectors in _flat_blocks(state, request.column, flat, matches):
         compared += len(addresses)
         results = nearest_in_block(request.queries, vectors, request.k, metric)
         for nearest, (distances, rows) in zip(found, results, strict=True):
             nearest.add(distances, addresses[rows])
-    del column
     return compared
 
 
-def _flat_blocks(state: SearchState, name: str, flat: Runs | I64, matches: Matches | None) -> Any:
+def _flat_blocks(
+    state: SearchState, name: str, flat: Runs | I64, matches: Matches | None
+) -> Iterator[tuple[I64, F32]]:
     column = state.vectors(name)
     if isinstance(flat, tuple):
         for addresses, vectors in column.blocks(flat):
@@ -227,10 +226,17 @@ def _answer(
     addresses = np.concatenate([nearest.addresses for nearest in found])
     distances = np.concatenate([nearest.distances for nearest in found])
     query = np.repeat(np.arange(len(found)), [len(nearest.addresses) for nearest in found])
-    columns = [name for name in request.select if name != DISTANCE]
-    owners, positions = state.addresses.split(addresses)
-    rows = take_located(state.snapshot, owners, positions, columns, pool)
-    if DISTANCE in request.select:
-        at = request.select.index(DISTANCE)
-        rows = rows.add_column(at, DISTANCE_FIELD, pa.array(distances, pa.float32()))
-    return SearchAnswer(table=rows, query=query.astype(np.int64), plan=facts)
+    known = {
+        DISTANCE: (DISTANCE_FIELD, pa.array(distances)),
+        ROW_ID: (ROW_ID_FIELD, pa.array(state.addresses.row_ids(addresses))),
+    }
+    stored = [name for name in request.select if name not in known]
+    if stored:
+        owners, positions = state.addresses.split(addresses)
+        rows = take_located(state.snapshot, owners, positions, stored, pool)
+        known |= {field.name: (field, rows.column(field.name)) for field in rows.schema}
+    fields, columns = (
+        zip(*(known[name] for name in request.select), strict=True) if request.select else ((), ())
+    )
+    table = pa.Table.from_arrays(list(columns), schema=pa.schema(list(fields)))
+    return SearchAnswer(table=table, query=query, plan=facts)
