@@ -92,7 +92,7 @@ def _ids(runs: Runs) -> U64:
     lengths = runs[1] - runs[0]
     ends = np.cumsum(lengths)
     within = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - lengths, lengths)
-    return (np.repeat(runs[0], lengths) + within).astype(np.uint64)
+    return np.asarray(np.repeat(runs[0], lengths) + within, np.uint64)
 
 
 def _common_columns(old: Snapshot, new: Snapshot) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -131,8 +131,9 @@ def _suspects(old: Snapshot, new: Snapshot, common: Runs, told: RowRuns | None) 
     for fragment in new.fragments.fragments():
         earlier = old.fragments.by_id(fragment.fragment_id)
         if earlier is not None and earlier.groups == fragment.groups:
-            continue
-        ids = _live_ids(fragment)
+            ids = _revived_ids(earlier, fragment)  # the others lie where they lay
+        else:
+            ids = _live_ids(fragment)
         ids = ids[_within(ids, common)]
         if known is not None:
             ids = ids[_within(ids, (known[:, 0], known[:, 0] + known[:, 1]))]
@@ -143,7 +144,15 @@ def _suspects(old: Snapshot, new: Snapshot, common: Runs, told: RowRuns | None) 
 def _live_ids(fragment: Fragment) -> U64:
     live = np.ones(fragment.row_count, bool)
     live[deleted_positions(fragment).astype(np.int64)] = False
-    return fragment.row_ids()[live]
+    return np.asarray(fragment.row_ids()[live], np.uint64)
+
+
+def _revived_ids(earlier: Fragment, fragment: Fragment) -> U64:
+    """Rows that live in this entry of the fragment and not in the other."""
+    if earlier.deletions is None or earlier.deletions == fragment.deletions:
+        return np.empty(0, np.uint64)
+    positions = np.setdiff1d(deleted_positions(earlier), deleted_positions(fragment))
+    return np.asarray(fragment.row_ids()[positions.astype(np.int64)], np.uint64)
 
 
 def _within(ids: U64, runs: Runs) -> npt.NDArray[np.bool_]:

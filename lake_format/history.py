@@ -161,7 +161,7 @@ class RestoreVersion:
 
     old: Version
     summary: Mapping[str, Any]
-    record: OperationRecord = OperationRecord(kind="restore")
+    record: OperationRecord = field(default_factory=lambda: OperationRecord(kind="restore"))
 
     def apply(self, draft: Draft) -> OperationRecord:
         """Take over what the older version lists."""

@@ -69,10 +69,11 @@ class ChangeRows:
         """Mask, replace and add fragments where the rows are now."""
         touched = _Touched()
         left = _land(draft, self.plan.base, self.plan.edits, touched)
-        while left:
+        if left:
             before = draft.snapshot
             edits = self._engine.carry_rows(before, left, self.plan.edits.field_ids, self._request.new_id)
-            left = _land(draft, before, edits, touched)
+            if _land(draft, before, edits, touched):
+                raise CorruptionError("new values prepared for a draft do not fit it")
         return replace(
             self.plan.record,
             fragments_masked=frozenset(touched.masked),

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 
 import lake_format as lake
 from lake_engines import DefaultEngine
+from lake_engines.changes import placing
+from lake_engines.changes.costs import Cost, compare
 from lake_format.row_edits import RowPlan, RowRequest
 from lake_format.snapshot import Snapshot
 from lake_format.table import Table
@@ -89,6 +92,22 @@ def interrupted(table: Table, meanwhile: Callable[[Table], object]) -> tuple[Tab
     other = lake.open(table.uri)
     engine = InterruptedEngine(lambda: meanwhile(other))
     return lake.open(table.uri, engine=engine), engine
+
+
+class Forced:
+    """Makes every change of existing rows a rewrite, or a move, whatever it costs; None leaves it to the costs."""
+
+    def __init__(self, strategy: str | None) -> None:
+        costs = {"rewrite": Cost(0, 1), "move": Cost(1, 0)}
+        self._patch = mock.patch.object(
+            placing, "compare", (lambda *_: costs[strategy]) if strategy else compare
+        )
+
+    def __enter__(self) -> None:
+        self._patch.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._patch.stop()
 
 
 def summary(table: Table) -> Mapping[str, Any]:

@@ -180,11 +180,11 @@ BAD_CALLS: dict[str, tuple[Call, str]] = {
     ),
     "an index option out of range": (
         lambda t: t.create_index("v", lists=0),
-        "'lists' must be a positive whole number",
+        "'lists' is 0.*whole number from 1",
     ),
     "an index option of another type": (
         lambda t: t.create_index("v", lists="8"),
-        "'lists' must be a positive",
+        "'lists' is '8'.*whole number from 1",
     ),
 }
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from row_samples import InterruptedEngine, make, rows, vector
+from row_samples import Forced, InterruptedEngine, make, rows, vector
 from test_row_changes_races import compact
 
 import lake_format as lake
@@ -27,14 +27,23 @@ Model = dict[int, Row]
 
 IDS = st.integers(0, 30)
 SETS = st.lists(IDS, min_size=1, max_size=12, unique=True)
+STRATEGIES = st.sampled_from(["rewrite", "move", None])
 PRICES = st.integers(0, 9).map(float)
 
 
 class Rows(RuleBasedStateMachine):
     """One keyed table, a model of it, and a rival with a handle of its own."""
 
-    @initialize(fragment_rows=st.sampled_from([3, 8, 100]), indexed=st.booleans())
-    def start(self, fragment_rows: int, indexed: bool) -> None:
+    @initialize(
+        fragment_rows=st.sampled_from([3, 8, 100]),
+        indexed=st.booleans(),
+        own=STRATEGIES,
+        rival=STRATEGIES,
+    )
+    def start(self, fragment_rows: int, indexed: bool, own: str | None, rival: str | None) -> None:
+        self.rival_strategy = rival
+        self.forced = Forced(own)
+        self.forced.__enter__()
         self.folder = tempfile.TemporaryDirectory()
         self.engine = InterruptedEngine(lambda: None)
         self.table = make(Path(self.folder.name), *range(8), key="id", fragment_rows=fragment_rows)
@@ -46,6 +55,8 @@ class Rows(RuleBasedStateMachine):
             self.table.create_index("vec")
 
     def teardown(self) -> None:
+        if hasattr(self, "forced"):
+            self.forced.__exit__()
         if hasattr(self, "folder"):
             self.folder.cleanup()
 
@@ -201,7 +212,8 @@ class Rows(RuleBasedStateMachine):
             "compact": lambda: compact(self.rival) if self.model else None,
             "upsert": lambda: self._upsert(self.rival, self.model, others, 55.0, True),
         }
-        rival[what]()
+        with Forced(self.rival_strategy):
+            rival[what]()
         for i in set(others) & self.model.keys():
             if what == "delete":
                 del self.model[i]

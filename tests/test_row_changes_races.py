@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from row_samples import content, ids, interrupted, make, row_ids, rows, vector
+from row_samples import Forced, InterruptedEngine, content, ids, interrupted, make, row_ids, rows, vector
 
 import lake_format as lake
 from lake_format.draft import Draft
@@ -166,13 +166,22 @@ Meanwhile = Callable[[Table], object]
         ),
     ],
 )
+@pytest.mark.parametrize(
+    ("own", "rival"), [("rewrite", "rewrite"), ("move", "rewrite"), ("rewrite", "move"), ("move", "move")]
+)
 def test_a_change_is_made_to_fit_what_came_first(
-    tmp_path: Path, change: Meanwhile, meanwhile: Meanwhile, expected: dict[int, Any]
+    tmp_path: Path, own: str, rival: str, change: Meanwhile, meanwhile: Meanwhile, expected: dict[int, Any]
 ) -> None:
     """spec: IDN-12, CON-7, CHG-10"""
     make(tmp_path, *range(200), fragment_rows=100)
-    mine, _ = interrupted(lake.open(str(tmp_path / "table")), meanwhile)
-    change(mine)
+
+    def rival_first(table: Table) -> None:
+        with Forced(rival):
+            meanwhile(table)
+
+    mine, _ = interrupted(lake.open(str(tmp_path / "table")), rival_first)
+    with Forced(own):
+        change(mine)
     fresh = lake.open(mine.uri)
     found = content(fresh, "name", "price")
     for i, values in expected.items():
@@ -227,6 +236,18 @@ def test_keys_taken_meanwhile_are_a_conflict(tmp_path: Path) -> None:
     again, engine = interrupted(table, lambda third: third.upsert(rows(30, name="first")))
     done = again.upsert(rows(30, 31, name="second"))
     assert (done.updated, done.inserted, len(engine.plans)) == (1, 1, 2)
+
+
+def test_threads_may_share_a_table_object(tmp_path: Path) -> None:
+    """What another thread committed through the same object is judged like anybody's commit."""
+    engine = InterruptedEngine(lambda: table.append(rows(7, name="other thread")))
+    table = lake.open(make(tmp_path, *range(5), key="id").uri, engine=engine)
+    table.upsert(rows(7, name="mine"))
+    assert content(table, "name")[7] == "mine"
+    engine.meanwhile = lambda: table.append(rows(8))
+    with pytest.raises(ConflictError):
+        table.append(rows(8))
+    assert ids(lake.open(table.uri)) == [0, 1, 2, 3, 4, 7, 8]
 
 
 def test_many_key_hashes_lie_in_an_object(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class Read:
 READ = st.builds(
     Read,
     chosen=FILTER,
-    limit=st.none() | st.integers(0, 12),
+    limit=st.none() | st.sampled_from([0, 1, 5, 12]),
     fractions=st.lists(st.floats(0, 0.999), max_size=5),
     column=st.sampled_from(sorted(COLUMNS)),
     queries=st.lists(vector(3), min_size=1, max_size=3),
@@ -142,7 +142,7 @@ class TableMachine(RuleBasedStateMachine):
     @initialize(
         scalar_format=st.sampled_from(["vortex", "vortex", "parquet"]),
         fragment_rows=st.sampled_from([3, 1000]),
-        many=st.sampled_from([False] * 5 + [True]),
+        many=st.sampled_from([False] * 7 + [True]),
         parts=st.lists(ROWS, max_size=3),
         indexed=st.lists(INDEX, max_size=2, unique=True),
         later=st.lists(ROWS, max_size=2),
@@ -355,12 +355,12 @@ class TableMachine(RuleBasedStateMachine):
 
 
 SHORT = settings(
-    max_examples=20,
-    stateful_step_count=20,
+    max_examples=12,
+    stateful_step_count=12,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-LONG = settings(SHORT, max_examples=300, stateful_step_count=60)
+LONG = settings(SHORT, max_examples=200, stateful_step_count=40)
 
 
 def test_random_histories() -> None:

@@ -90,7 +90,7 @@ def test_work_prepared_on_an_expired_version_is_refused(store: Store) -> None:
     for collected in (False, True):
         if collected:
             table.collect_garbage(dry_run=False, grace=NOW)
-        with pytest.raises(ConflictError, match="prepared on version 3.*have expired"):
+        with pytest.raises(ConflictError, match=r"prepared on version 3.*have expired"):
             late.append(rows(20, 1))
     late.refresh().append(rows(20, 1))
     assert late.count() == 14

@@ -166,20 +166,6 @@ def _bounds(version: Version) -> Version:
     return with_fragments(edit)(version)
 
 
-_LIES: dict[str, tuple[Callable[[Version], Version], str]] = {
-    "rows": (lambda version: replace(version, row_count=version.row_count + 1), "counts 478 rows"),
-    "row ids": (lambda version: replace(version, next_row_id=100), "never given out"),
-    "fragment ids": (lambda version: replace(version, next_fragment_id=1), "never given out"),
-    "field ids": (lambda version: replace(version, next_field_id=2), "field 4 has an id"),
-    "twice live": (_first(first_row_id=300), "row id is live in two"),
-    "deletions": (_first(deleted_count=1), "does not fit its rows"),
-    "schema": (lambda version: _schemaless(version), "schema that does not describe it"),
-    "bounds": (_bounds, "lower bound above a value"),
-    "index field": (lambda version: _reindexed(version, field_id=99), "which the table lacks"),
-    "coverage": (lambda version: _recovered(version), "more than once|cover the same row"),
-}
-
-
 def _schemaless(version: Version) -> Version:
     def edit(fragments: list[Fragment]) -> list[Fragment]:
         first = fragments[0]
@@ -197,6 +183,20 @@ def _recovered(version: Version) -> Version:
     shard = version.indexes[0].shards[0]
     again = replace(shard, row_ids=encode_row_ids(shard.decoded_row_ids()))
     return _reindexed(version, shards=(shard, again))
+
+
+_LIES: dict[str, tuple[Callable[[Version], Version], str]] = {
+    "rows": (lambda version: replace(version, row_count=version.row_count + 1), "counts 478 rows"),
+    "row ids": (lambda version: replace(version, next_row_id=100), "never given out"),
+    "fragment ids": (lambda version: replace(version, next_fragment_id=1), "never given out"),
+    "field ids": (lambda version: replace(version, next_field_id=2), "field 4 has an id"),
+    "twice live": (_first(first_row_id=300), "row id is live in two"),
+    "deletions": (_first(deleted_count=1), "does not fit its rows"),
+    "schema": (_schemaless, "schema that does not describe it"),
+    "bounds": (_bounds, "lower bound above a value"),
+    "index field": (lambda version: _reindexed(version, field_id=99), "which the table lacks"),
+    "coverage": (_recovered, "more than once|cover the same row"),
+}
 
 
 @pytest.mark.parametrize("lie", sorted(_LIES))

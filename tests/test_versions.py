@@ -92,7 +92,7 @@ def test_a_time_names_the_version_that_was_current_then(store: Store) -> None:
     [
         ("2026-01-01T00:00:00", "no time zone"),
         ("2026-01-01", "no time zone"),
-        (datetime(2026, 1, 1), "no time zone"),  # noqa: DTZ001 - the mistake under test
+        (datetime(2026, 1, 1), "no time zone"),
         ("yesterday", "no moment"),
         (1_700_000_000, "no moment"),
     ],

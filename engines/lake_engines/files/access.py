@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from threading import Lock
 
 from lake_engines.files.checksums import StreamLayout
+from lake_engines.files.residency import populate_in_background
 from lake_format.errors import CorruptionError, NotFoundError, StorageError
 from lake_format.store.base import ByteRange, Store
 from lake_format.store.ranges import read_coalesced
 
 __all__ = ["FileBytes", "StoreFile"]
 
+_TAKES_BEFORE_POPULATING = 16  # a file taken from so often is worth a page table of its own
 _RUN_BYTES = 4 << 20  # a long run is fetched in parts of this size at the same time
 
 
@@ -38,6 +40,7 @@ class FileBytes:
         self._lock = Lock()
         self._scan_map: mmap.mmap | None = None
         self._take_map: mmap.mmap | None = None
+        self._takes = 0
         self.local_path = store.local_path(path)
         if self.local_path is not None:
             self._check_size(self.local_path)
@@ -64,6 +67,9 @@ class FileBytes:
         with self._lock:
             if self._take_map is None:
                 self._take_map = self._map("MADV_RANDOM")
+            self._takes += 1
+            if self._takes == _TAKES_BEFORE_POPULATING:
+                populate_in_background(self._take_map)
             return self._take_map
 
     def _map(self, advice: str) -> mmap.mmap:

@@ -1,25 +1,24 @@
 """Writes a scalar column group as a Vortex file, streamed into the store.
 
-Vortex pulls batches and writes to a path; our writers are pushed batches and write to a store. Two threads
-turn the one into the other: the encoder pulls from a short queue and writes to a named pipe, the pump moves
-the pipe's bytes on. Nothing is spooled, so memory and disk stay bounded.
+Vortex pulls batches and writes to a path; our writers are pushed batches and write to a store. So batches are kept
+(:mod:`.spool`) until the file is closed; then Vortex encodes them into a named pipe, and a thread moves the pipe's
+bytes on. They cannot be handed over as they come: any thread that calls Vortex may be made to pull for any writer
+(one executor serves the process, vortex-data 0.93), and would wait there for a batch that it was to bring itself.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
 
 import pyarrow as pa
 
 from lake_engines.files.base import WrittenFile, batch_bytes, check_batch
 from lake_engines.files.checksums import HashingWriter
 from lake_engines.files.layout import VORTEX_KIND
+from lake_engines.files.spool import Spool
 from lake_engines.files.vortex_errors import first_line, is_ours
 from lake_engines.files.vortex_types import vortex_can_hold
 from lake_format.errors import InvalidInputError, StorageError, UnsupportedError
@@ -31,13 +30,8 @@ EDITION = "core2025.10.0"
 """Encodings a file may use: those that readers from Vortex 0.73 on understand."""
 
 _PIPE_BYTES = 1 << 20
-_QUEUED_BATCHES = 2
-_BATCH_ROWS = 16_384  # smaller batches are joined first: each one costs a hand-over
+_BATCH_ROWS = 16_384  # smaller batches are joined first: each becomes a chunk of its own
 _BATCH_BYTES = 8 << 20
-
-
-class _AbortedError(Exception):
-    """Ends the encoder's stream when the writer is given up."""
 
 
 class VortexWriter:
@@ -56,36 +50,22 @@ class VortexWriter:
         self._path = path
         self._rows = 0
         self._waiting: list[pa.RecordBatch] = []
-        self._queue: queue.Queue[pa.RecordBatch | Exception | None] = queue.Queue(_QUEUED_BATCHES)
+        self._spool = Spool(schema, path)
         self._faults: list[BaseException] = []
-        self._finished = False
         self._out = store.open_writer(path)
         self._hashed = HashingWriter(self._out)
-        self._open_pipe()
-        self._encoder = threading.Thread(target=self._encode, name="lake-vortex-encode", daemon=True)
-        self._pump = threading.Thread(target=self._move, name="lake-vortex-pump", daemon=True)
-        self._encoder.start()
-        self._pump.start()
+        self._folder = self._make_folder()
 
-    def _open_pipe(self) -> None:
-        """Make the pipe and hold both its ends open, so that neither thread can block on opening its own."""
+    def _make_folder(self) -> str:
+        """A folder for the pipe; made first, as whoever cannot make it should know before there are rows."""
         try:
-            self._folder = tempfile.mkdtemp(prefix="lake-vortex-")
-            self._pipe = os.path.join(self._folder, "pipe")
-            os.mkfifo(self._pipe, 0o600)
-            self._read_end = os.open(self._pipe, os.O_RDONLY | os.O_NONBLOCK)
-            self._write_end = os.open(self._pipe, os.O_WRONLY)
-            os.set_blocking(self._read_end, True)
+            return tempfile.mkdtemp(prefix="lake-vortex-")
         except OSError as error:
             self._out.abort()
-            where = tempfile.gettempdir()
-            raise StorageError(
-                f"a named pipe for {self._path!r} cannot be made in {where!r}: {error.strerror}",
-                fix="set TMPDIR to a folder that can be written to",
-            ) from error
+            raise self._no_pipe(error) from error
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Append the rows of ``batch``; raises what went wrong in the background since the last call."""
+        """Append the rows of ``batch``."""
         check_batch(batch, self._schema, self._rows, self._path)
         self._rows += batch.num_rows
         self._waiting.append(batch)
@@ -93,60 +73,24 @@ class VortexWriter:
             sum(part.num_rows for part in self._waiting) >= _BATCH_ROWS
             or sum(batch_bytes(part) for part in self._waiting) >= _BATCH_BYTES
         ):
-            self._hand_over()
+            self._put_by()
 
-    def _hand_over(self) -> None:
+    def _put_by(self) -> None:
         parts, self._waiting = self._waiting, []
         if parts:
-            self._push(parts[0] if len(parts) == 1 else pa.concat_batches(parts))
-
-    def _push(self, item: pa.RecordBatch | Exception | None) -> None:
-        while True:
-            if self._faults:
-                raise self._fault()
-            with contextlib.suppress(queue.Full):
-                self._queue.put(item, timeout=0.1)
-                return
-
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
-            yield item
-
-    def _encode(self) -> None:
-        import vortex  # noqa: PLC0415 - slow to import, and only needed here
-
-        try:
-            reader = pa.RecordBatchReader.from_batches(self._schema, self._batches())
-            vortex.io.write(reader, self._pipe, edition=EDITION)
-        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread; panics are BaseExceptions
-            self._faults.append(error)
-        finally:
-            os.close(self._write_end)  # the pump sees the end of the stream
-
-    def _move(self) -> None:
-        try:
-            while data := os.read(self._read_end, _PIPE_BYTES):
-                self._hashed.write(data)
-        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
-            self._faults.insert(0, error)  # the cause of the encoder's broken pipe, so it comes first
-        finally:
-            os.close(self._read_end)
+            self._spool.add(parts[0] if len(parts) == 1 else pa.concat_batches(parts))
 
     def close(self) -> WrittenFile:
-        """Finish the file and make it visible."""
+        """Encode the file and make it visible."""
         try:
-            self._hand_over()
-            self._push(None)
+            self._put_by()
+            self._encode()
+            if self._faults:
+                raise self._fault()
         except BaseException:
             self.abort()
             raise
-        self._join()
-        if self._faults:
-            fault = self._fault()
-            self._out.abort()
-            raise fault
+        self._clear()
         layout = self._hashed.layout(self._rows)
         self._out.close()
         return WrittenFile(
@@ -159,21 +103,55 @@ class VortexWriter:
 
     def abort(self) -> None:
         """Give the file up; nothing becomes visible."""
-        if not self._finished:
-            self._waiting = []
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    self._queue.get_nowait()
-            with contextlib.suppress(queue.Full):  # full again: the encoder is gone, nobody to tell
-                self._queue.put_nowait(_AbortedError())
-            self._join()
+        self._waiting = []
+        self._clear()
         self._out.abort()
 
-    def _join(self) -> None:
-        self._encoder.join()
-        self._pump.join()
-        self._finished = True
+    def _clear(self) -> None:
+        self._spool.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _encode(self) -> None:
+        import vortex  # noqa: PLC0415 - slow to import, and only needed here
+
+        pipe, read_end, write_end = self._open_pipe()
+        pump = threading.Thread(target=self._move, args=(read_end,), name="lake-vortex-pump", daemon=True)
+        pump.start()
+        try:
+            reader = pa.RecordBatchReader.from_batches(self._schema, self._spool.batches())
+            vortex.io.write(reader, pipe, edition=EDITION)
+        except BaseException as error:  # noqa: BLE001 - raised by close; panics are BaseExceptions
+            self._faults.append(error)
+        finally:
+            os.close(write_end)  # the pump sees the end of the stream
+            pump.join()
+
+    def _open_pipe(self) -> tuple[str, int, int]:
+        """Make the pipe and hold both its ends open, so that neither side can block on opening its own."""
+        try:
+            pipe = os.path.join(self._folder, "pipe")
+            os.mkfifo(pipe, 0o600)
+            read_end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+            write_end = os.open(pipe, os.O_WRONLY)
+            os.set_blocking(read_end, True)
+        except OSError as error:
+            raise self._no_pipe(error) from error
+        return pipe, read_end, write_end
+
+    def _no_pipe(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"a named pipe for {self._path!r} cannot be made in {tempfile.gettempdir()!r}: {error.strerror}",
+            fix="set TMPDIR to a folder that can be written to",
+        )
+
+    def _move(self, read_end: int) -> None:
+        try:
+            while data := os.read(read_end, _PIPE_BYTES):
+                self._hashed.write(data)
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+            self._faults.insert(0, error)  # the cause of the encoder's broken pipe, so it comes first
+        finally:
+            os.close(read_end)
 
     def _fault(self) -> BaseException:
         error = self._faults[0]
