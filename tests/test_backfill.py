@@ -151,7 +151,7 @@ def test_only_the_new_column_is_written(memory_location: Location) -> None:
     assert len(new) == 4
     assert spent(lambda: table.backfill("n", sql("id"))) < 4000 * 8 + 4 * 4000 + 20_000
     changed = spent(lambda: table.backfill("n", 5, "id < 10"))
-    assert changed < 1000 * 8 + 10_000  # one fragment's column
+    assert changed < 1000 * 8 + 30_000  # one fragment of four, and two copies of the version object
     one_vector_column = spent(
         lambda: table.add_column("w", pa.list_(pa.float32(), 2), lambda b: [[1, 2]] * len(b), inputs=["id"])
     )

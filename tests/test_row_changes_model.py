@@ -267,5 +267,5 @@ def _among(chosen: list[int]) -> str:
 
 TestRows = Rows.TestCase
 TestRows.settings = settings(
-    max_examples=12, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=8, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -360,7 +360,7 @@ SHORT = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-LONG = settings(SHORT, max_examples=200, stateful_step_count=40)
+LONG = settings(SHORT, max_examples=100, stateful_step_count=30)
 
 
 def test_random_histories() -> None:
