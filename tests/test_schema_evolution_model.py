@@ -1,4 +1,4 @@
-"""Random histories of a table's columns and rows against plain dictionaries, at the newest version and at old ones."""
+"""Random histories of a table's columns and rows against plain dictionaries, at new versions and old ones."""
 
 from __future__ import annotations
 
@@ -96,9 +96,11 @@ class World:
         """Every set of siblings with the path of their parent."""
         found: list[tuple[tuple[str, ...], list[Node]]] = [((), self.columns)]
         for path, nodes in found:
-            for node in nodes:
-                if node.members is not None:
-                    found.append(((*path, node.name, *(["item"] if node.is_list else [])), node.members))
+            found += [
+                ((*path, node.name, *(["item"] if node.is_list else [])), node.members)
+                for node in nodes
+                if node.members is not None
+            ]
         return found
 
     def pick(self, wanted: Any = lambda node: True) -> tuple[tuple[str, ...], list[Node], Node] | None:

@@ -137,20 +137,24 @@ def _list_step(written: pa.Field, current: pa.Field) -> Projection:
     width = pa.int64() if pa.types.is_large_list(current.type) else pa.int32()
 
     def run(array: pa.ListArray) -> pa.Array:
-        offsets, values = _own_offsets(array)
+        offsets, (values,) = _own_offsets(array, array.values)
         mask = array.is_null() if array.null_count else None
         return kind.from_arrays(offsets.cast(width), inner(values), mask=mask)
 
     return run
 
 
-def _own_offsets(array: pa.ListArray) -> tuple[pa.Array, pa.Array]:
+def _own_offsets(array: pa.Array, *elements: pa.Array) -> tuple[pa.Array, list[pa.Array]]:
     """Offsets from 0 on, and exactly the elements they point into."""
     offsets = array.offsets
     first, last = offsets[0].as_py(), offsets[-1].as_py()
     if first or offsets.offset:
         offsets = pc.subtract(offsets, pa.scalar(first, offsets.type))
-    return offsets, array.values.slice(first, last - first)
+    if (
+        first == last
+    ):  # a slice of no rows somewhere inside does not survive the Arrow C interface (pyarrow 26)
+        return offsets, [pa.array([], one.type) for one in elements]
+    return offsets, [one.slice(first, last - first) for one in elements]
 
 
 def _map_step(written: pa.Field, current: pa.Field) -> Projection:
@@ -158,14 +162,9 @@ def _map_step(written: pa.Field, current: pa.Field) -> Projection:
     key, item = _step(key_before, key_now), _step(item_before, item_now)
 
     def run(array: pa.MapArray) -> pa.Array:
-        offsets = array.offsets
-        first, last = offsets[0].as_py(), offsets[-1].as_py()
-        if first or offsets.offset:
-            offsets = pc.subtract(offsets, pa.scalar(first, offsets.type))
-        keys = key(array.keys.slice(first, last - first))
-        items = item(array.items.slice(first, last - first))
+        offsets, (keys, items) = _own_offsets(array, array.keys, array.items)
         mask = array.is_null() if array.null_count else None
-        return pa.MapArray.from_arrays(offsets, keys, items, mask=mask)
+        return pa.MapArray.from_arrays(offsets, key(keys), item(items), mask=mask)
 
     return run
 
