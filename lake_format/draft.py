@@ -16,6 +16,7 @@ from pyroaring import BitMap64
 
 from lake_format.manifest_set import ManifestSet
 from lake_format.model import Fragment, IndexEntry, NewFragment, Version
+from lake_format.positions import bitmap_of
 from lake_format.row_ids import U64, encode_row_ids
 from lake_format.snapshot import Snapshot
 
@@ -100,7 +101,7 @@ class Draft:
         wanted = set(field_ids)
         if len(row_ids) == 0 or not any(entry.field_id in wanted for entry in self.version.indexes):
             return
-        changed = BitMap64(row_ids.tolist())
+        changed = bitmap_of(np.unique(row_ids))
         self._change(
             indexes=tuple(
                 staler(entry, changed) if entry.field_id in wanted else entry

@@ -19,6 +19,7 @@ from lake_format.draft import Draft
 from lake_format.engine import Engine
 from lake_format.errors import ConflictError
 from lake_format.operation_record import OperationRecord
+from lake_format.positions import positions_of
 from lake_format.row_changes import ChangeRows
 from lake_format.row_edits import FragmentRewrite, RowEdits, RowPlan, RowRequest, row_runs
 from lake_format.schema import field_by_id, field_id
@@ -90,7 +91,7 @@ def fill_plan(
     updated = []
     for rewrite in edits.rewrites:
         fragment = base.fragments.fragment(int(np.searchsorted(ids, np.uint64(rewrite.rows.fragment_id))))
-        updated.append(fragment.row_ids()[np.fromiter(rewrite.rows.positions, np.int64, len(rewrite.rows))])
+        updated.append(fragment.row_ids()[positions_of(rewrite.rows.positions)])
     record = OperationRecord(
         kind="add_column" if request.is_new else "backfill",
         fields_read=read,

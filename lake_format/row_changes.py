@@ -20,6 +20,7 @@ from lake_format.engine import Engine
 from lake_format.errors import CorruptionError
 from lake_format.model import Fragment
 from lake_format.operation_record import OperationRecord
+from lake_format.positions import positions_of
 from lake_format.row_edits import (
     CarriedRows,
     FragmentRewrite,
@@ -173,7 +174,7 @@ def _land_move(finder: _Finder, move: RowMove, landing: _Landing) -> None:
             dead.append(np.zeros(len(own), bool))
             again.append(dead[-1])
             continue
-        arrives = np.isin(own, _array(found.stayed)) if unchanged else np.zeros(len(own), bool)
+        arrives = np.isin(own, positions_of(found.stayed)) if unchanged else np.zeros(len(own), bool)
         if unchanged and found.stayed:
             landing.mask(rows.fragment_id, found.stayed)
         dead.append(~arrives)
@@ -278,12 +279,13 @@ class _Found:
         return self.stayed is not self.positions
 
     def all_at(self) -> _Positions:
-        return _array(self.positions)
+        return positions_of(self.positions)
 
     def live_at(self) -> _Positions:
         if not self.has_left:
             return self.all_at()
-        return np.union1d(_array(self.stayed), self.elsewhere_at)
+        stayed = positions_of(self.stayed)
+        return np.union1d(stayed, self.elsewhere_at) if len(self.elsewhere_at) else stayed
 
     def ids_at(self, positions: _Positions) -> U64:
         if self.before.first_row_id is not None:
@@ -313,7 +315,7 @@ class _Finder:
         else:
             stayed = rows.positions - BitMap64(deleted_positions(now).tolist())
         found = _Found(before, now, rows.positions, stayed, _EMPTY, (_EMPTY, _EMPTY))
-        left = _array(rows.positions - stayed)
+        left = positions_of(rows.positions - stayed)
         if len(left):
             owners, positions = self._latest.locations.locate(found.ids_at(left))
             live = owners >= 0
@@ -338,7 +340,3 @@ def _fragment(snapshot: Snapshot, fragment_id: int) -> Fragment | None:
     ids = snapshot.fragments.integers("fragment_id")
     at = int(np.searchsorted(ids, np.uint64(fragment_id)))
     return snapshot.fragments.fragment(at) if at < len(ids) and ids[at] == fragment_id else None
-
-
-def _array(positions: BitMap64) -> _Positions:
-    return np.fromiter(positions, np.int64, len(positions))

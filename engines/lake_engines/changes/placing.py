@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-from pyroaring import BitMap64
 
 from lake_engines.arrays import keep
 from lake_engines.changes.costs import compare, row_bytes
@@ -21,6 +20,7 @@ from lake_engines.fragment_reader import FragmentReader, ReaderPool
 from lake_engines.write import write_fragments
 from lake_format.engine import WriteRequest, Written
 from lake_format.model import ColumnGroup
+from lake_format.positions import bitmap_of
 from lake_format.row_edits import FragmentRewrite, RowMove, RowRequest, TouchedRows
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import Store
@@ -80,7 +80,7 @@ def place(
 
 def touched(target: Target) -> TouchedRows:
     """The target's rows, as plans name them."""
-    positions = BitMap64(target.positions.tolist())
+    positions = bitmap_of(target.positions)
     positions.run_optimize()
     return TouchedRows(fragment_id=target.fragment.fragment_id, positions=positions)
 

@@ -6,8 +6,9 @@ groups stay untouched (spec/evolution.md, EVO-6). Memory is bounded by a window 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from lake_engines.files import open_writer
 from lake_engines.files.base import rows_only
 from lake_engines.filters import compile_filter
 from lake_engines.fragment_reader import FragmentReader, ReaderPool
+from lake_engines.parallel import in_order
 from lake_engines.scan import matching_positions
 from lake_engines.write import plan_groups
 from lake_format.errors import InvalidInputError, LakeError
@@ -37,6 +39,7 @@ from lake_format.statistics import StatisticsBuilder
 __all__ = ["fill_column", "fill_inputs"]
 
 _WINDOW_ROWS = 65_536
+_WORKERS = 4
 
 
 def fill_inputs(snapshot: Snapshot, request: FillRequest) -> frozenset[str]:
@@ -55,25 +58,30 @@ def fill_column(snapshot: Snapshot, request: FillRequest, pool: ReaderPool) -> R
         A value that does not fit the column; files written before it are removed.
     """
     source = open_source(snapshot, request.field, request.values, request.inputs, request.on)
+    written: list[ColumnGroup] = []
+
+    def fill(target: Target) -> tuple[int, FragmentRewrite | None, set[str]]:
+        rewrite, needed = _fill_fragment(snapshot, target, source, request, pool)
+        written.extend(rewrite.groups if rewrite is not None else ())
+        return len(target.positions), rewrite, needed
+
     rewrites: list[FragmentRewrite] = []
     features: set[str] = set()
-    targets = list(_targets(snapshot, request, pool))
-    total = sum(len(target.positions) for target in targets)
     done = 0
+    workers = min(_WORKERS, os.cpu_count() or 1) if source.concurrent else 1
     try:
-        for target in targets:
-            rewrite, needed = _fill_fragment(snapshot, target, source, request, pool)
-            done += len(target.positions)
-            if rewrite is not None:
-                rewrites.append(rewrite)
-                features |= needed
-            if request.progress is not None:
-                request.progress("fill", done, total)
+        with closing(in_order(fill, _targets(snapshot, request, pool), workers)) as filled:
+            for rows, rewrite, needed in filled:
+                done += rows
+                if rewrite is not None:
+                    rewrites.append(rewrite)
+                    features |= needed
+                if request.progress is not None:
+                    request.progress("fill", done, snapshot.version.row_count)
     except BaseException:
-        for rewrite in rewrites:
-            for group in rewrite.groups:
-                with suppress(LakeError):
-                    snapshot.store.delete(group.path)
+        for group in written:
+            with suppress(LakeError):
+                snapshot.store.delete(group.path)
         raise
     return RowEdits(
         field_ids=frozenset({request.field_id}), rewrites=tuple(rewrites), features=frozenset(features)

@@ -20,6 +20,7 @@ from lake_engines.files.base import gather
 from lake_engines.ingest import as_batches
 from lake_engines.predicate import parse_sql
 from lake_engines.predicate.bind import value_of
+from lake_engines.predicate.values import Value
 from lake_format.errors import InvalidInputError, NotFoundError
 from lake_format.expressions import SqlExpression
 from lake_format.schema import ROW_ID, ROW_ID_FIELD, require_column
@@ -36,6 +37,11 @@ class Source(Protocol):
     @property
     def partial(self) -> bool:
         """Whether some rows may be left without a value."""
+        ...
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads may run it at once; users' functions are not asked to bear that."""
         ...
 
     @property
@@ -93,12 +99,13 @@ def open_source(
         raise InvalidInputError(
             f"the values of new column {field.name!r} cannot be made of the column itself"
         )
-    return _Computed(computation)
+    return _Computed(computation, concurrent=isinstance(values, pc.Expression) or not callable(values))
 
 
 @dataclass(frozen=True, slots=True)
 class _Computed:
     computation: Computation
+    concurrent: bool
     partial: bool = False
 
     @property
@@ -117,6 +124,7 @@ class _Joined:
     values: pa.Array
     find: Callable[[pa.Array], npt.NDArray[np.int64]]
     partial: bool = True
+    concurrent: bool = True
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -235,8 +243,8 @@ def _finder(keys: pa.Array) -> Callable[[pa.Array], npt.NDArray[np.int64]]:
 def infer_type(schema: pa.Schema, name: str, values: object, on: str | None) -> pa.DataType:
     """The type of a new column that was given without one; InvalidInputError where values do not tell."""
     if isinstance(values, SqlExpression):
-        found = value_of(parse_sql(values.text), schema.append(ROW_ID_FIELD)).dtype
-        return _stored(found, name)
+        bound = value_of(parse_sql(values.text), schema.append(ROW_ID_FIELD))
+        return _stored(_customary(bound, schema), name)
     if is_joined(values) and hasattr(values, "schema"):
         names = [one for one in values.schema.names if one != (on or ROW_ID)]
         column = name if name in names else names[0] if len(names) == 1 else None
@@ -250,6 +258,15 @@ def infer_type(schema: pa.Schema, name: str, values: object, on: str | None) -> 
                 f"the type of column {name!r} cannot be told from {values!r}", fix="give its type"
             ) from error
     raise InvalidInputError(f"the type of column {name!r} is missing", fix="give it, such as pa.int64()")
+
+
+def _customary(value: Value, schema: pa.Schema) -> pa.DataType:
+    """The type people expect: whole numbers made of whole numbers are int64, though they could need more digits."""
+    exact = pa.types.is_decimal(value.dtype) and value.dtype.scale == 0
+    names = [name for name in value.columns if schema.get_field_index(name) >= 0]
+    if exact and all(pa.types.is_integer(schema.field(name).type) for name in names):
+        return pa.int64()
+    return value.dtype
 
 
 def _scalar(value: Any) -> pa.Scalar:
