@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -29,7 +29,9 @@ def run_all(calls: Sequence[Callable[[], _Result]], *, together: bool) -> list[_
         return list(threads.map(lambda call: call(), calls))
 
 
-def in_order(call: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> Iterator[_Result]:
+def in_order(
+    call: Callable[[_Item], _Result], items: Iterable[_Item], workers: int
+) -> Generator[_Result, None, None]:
     """The result of each call, in order, a few running at a time; items are taken only as they are needed.
 
     Once one has failed, or the iterator is closed, no further call begins, and those that run are waited for.

@@ -45,8 +45,11 @@ def remap(plan: Plan, latest: Snapshot, theirs: Sequence[OperationRecord]) -> Pl
     if plan.index:
         shards = tuple(_overtaken(s, plan.index.field, theirs) for s in plan.index.shards)
         plan = replace(plan, index=replace(plan.index, shards=shards))
-    fields = {i.index_id: i.field for i in plan.base.indexes.values()}
-    marked = {i: (old, _overtaken(s, fields[i], theirs)) for i, (old, s) in plan.shards.items()}
+    # An index in neither version was dropped on the way: apply() passes over its shards.
+    fields = {i.index_id: i.field for v in (plan.base, latest) for i in v.indexes.values()}
+    marked = {
+        i: (old, _overtaken(s, fields[i], theirs)) for i, (old, s) in plan.shards.items() if i in fields
+    }
     return replace(plan, shards=marked)
 
 
