@@ -11,7 +11,8 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -36,6 +37,7 @@ __all__ = ["BackfillPart", "BackfillPlan", "BackfillResult", "FragmentRecord", "
 
 _HEAD = struct.Struct("<8sI")  # magic, CRC-32 of the rest
 _MAGIC = b"LAKEJOB0"
+_AT_ONCE = 32
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
 
@@ -251,6 +253,11 @@ class JobRecords:
                 self._store.delete(job_record_path(self._job, fragment_id))
                 return None
         return found
+
+    def all_done(self, fragment_ids: Sequence[int]) -> list[FragmentRecord | None]:
+        """What was written for each of these fragments; requests run side by side."""
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            return list(threads.map(self.done, fragment_ids))
 
     def _there(self, group: ColumnGroup) -> bool:
         try:

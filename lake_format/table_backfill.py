@@ -219,14 +219,14 @@ class TableBackfill(TableSchema):
             records.remove()
             return self
         plan, records = self._job(plan.job)
-        found = [(fragment_id, records.done(fragment_id)) for fragment_id in plan.fragments]
-        missing = [fragment_id for fragment_id, done in found if done is None]
+        found = records.all_done(plan.fragments)
+        missing = [number for number, done in zip(plan.fragments, found, strict=True) if done is None]
         if missing:
             raise InvalidInputError(
                 f"{len(missing)} of {len(found)} fragments are not done yet: {missing[:5]}",
                 fix="run their parts, then commit",
             )
-        self._commit_job(plan, [done for _, done in found if done is not None], values)
+        self._commit_job(plan, [done for done in found if done is not None], values)
         records.remove()
         return self
 
@@ -237,8 +237,8 @@ class TableBackfill(TableSchema):
         if not self._has_landed(plan):
             groups = [
                 group
-                for fragment_id in plan.fragments
-                if (done := records.done(fragment_id)) is not None and done.rewrite is not None
+                for done in records.all_done(plan.fragments)
+                if done is not None and done.rewrite is not None
                 for group in done.rewrite.groups
             ]
             self._engine.discard_files(self._store, tuple(groups))
