@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake_format.errors import CorruptionError, InvalidInputError
+from lake_format.schema import FIELD_ID_KEY
 
 __all__ = [
     "BOUND_LIMIT",
-    "FIELD_ID_KEY",
     "ColumnStatistics",
     "ColumnStatisticsBuilder",
     "StatisticsBuilder",
@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 BOUND_LIMIT = 64  # bytes of a text or binary value that a bound keeps
-FIELD_ID_KEY = b"PARQUET:field_id"
 
 _INT64_FLIP = 1 << 63
 _INSTANT_BYTES = 16

@@ -52,7 +52,8 @@ from lake_engines.predicate.truth import (
 )
 from lake_engines.predicate.values import Constant, FieldValue, Value, plain_type
 from lake_format.errors import InvalidInputError, LakeError, UnsupportedError
-from lake_format.statistics import FIELD_ID_KEY, value_type
+from lake_format.schema import FIELD_ID_KEY
+from lake_format.statistics import value_type
 
 __all__ = ["bind", "value_of"]
 
