@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lake_format.api import create, open  # noqa: A004 - the name every table library uses
+    from lake_format.catalog import list_tables
     from lake_format.errors import (
         AlreadyExistsError,
         ConflictError,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 _HOME = {
     "create": "lake_format.api",
     "open": "lake_format.api",
+    "list_tables": "lake_format.catalog",
     "Table": "lake_format.table",
     "SearchResult": "lake_format.result",
     "DuplicateKeyError": "lake_format.row_edits",
@@ -55,6 +57,7 @@ __all__ = [
     "Table",
     "UnsupportedError",
     "create",
+    "list_tables",
     "open",
     "sql",
 ]

@@ -9,8 +9,8 @@ How a statement reaches a table (one module each):
 
 - ``connection`` takes SQL text, ``rewriting`` finds ``ORDER BY distance LIMIT k`` in it (``recognition``);
 - ``attaching`` puts a table into a connection: relations under hidden names, and the macros of ``macros``;
-- ``relations`` answers what DuckDB asks of them at the version that ``following`` binds, through ``streams``;
-- ``nearest`` finds neighbours, ``gate`` tells when enough of them passed DuckDB's own filters;
+- ``relations`` answers what DuckDB asks of them, in the types of ``showing``, through ``streams``;
+- ``gate`` tells when enough of them passed DuckDB's own filters;
 - ``plugged`` (DuckDB's scan sources) or ``public`` (public API only) carries a relation into DuckDB.
 
 Needs the extra ``lake-format[duckdb]``.
@@ -25,9 +25,9 @@ try:
 except ImportError as _error:
     raise UnsupportedError("DuckDB is not installed", fix="pip install 'lake-format[duckdb]'") from _error
 
+from lake_connectors.adapter.following import Pushdown
 from lake_connectors.duckdb.attaching import attach, detach
 from lake_connectors.duckdb.connection import LakeConnection, connect
-from lake_connectors.duckdb.following import Pushdown
 
 __all__ = ["LakeConnection", "Pushdown", "attach", "connect", "detach"]
 

@@ -14,13 +14,14 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 import lake_format as lake
+from lake_connectors.adapter.following import Observer
 from lake_connectors.duckdb import public
-from lake_connectors.duckdb.following import Follower, Observer
 from lake_connectors.duckdb.gate import MARK_FUNCTION, mark_rows
 from lake_connectors.duckdb.lateral import answer_type, vector_search
 from lake_connectors.duckdb.macros import macros, vector_macro
 from lake_connectors.duckdb.names import default_name, hidden_name, identifier, vector_function
 from lake_connectors.duckdb.relations import Nearest, Nothing, Ranks, Relation, Rows
+from lake_connectors.duckdb.showing import TableFollower, follow
 from lake_format.errors import InvalidInputError, NotFoundError, UnsupportedError
 from lake_format.table import Table
 
@@ -49,8 +50,8 @@ class Attachments:
     """
 
     interface: str
-    followers: dict[str, Follower] = field(default_factory=dict)
-    functions: dict[Follower, str] = field(default_factory=dict)
+    followers: dict[str, TableFollower] = field(default_factory=dict)
+    functions: dict[TableFollower, str] = field(default_factory=dict)
     macros: set[str] = field(default_factory=set)
     schemas: dict[str, pa.Schema] = field(default_factory=dict)
     changes: int = 0
@@ -144,7 +145,7 @@ def attach(
             detach(raw, chosen)
         else:
             _refuse_taken(raw, chosen)
-        put(raw, state, Follower(chosen, opened, max_staleness, observer))
+        put(raw, state, follow(chosen, opened, max_staleness, observer))
     return chosen
 
 
@@ -172,7 +173,7 @@ def detach(con: Any, name: str) -> None:
         _define(raw, state)
 
 
-def put(raw: DuckDBPyConnection, state: Attachments, follower: Follower) -> None:
+def put(raw: DuckDBPyConnection, state: Attachments, follower: TableFollower) -> None:
     """Register a table's relations and functions on a connection."""
     register(raw, state, follower)
     state.followers[follower.name.lower()] = follower
@@ -180,7 +181,7 @@ def put(raw: DuckDBPyConnection, state: Attachments, follower: Follower) -> None
     _define(raw, state)
 
 
-def register(raw: DuckDBPyConnection, state: Attachments, follower: Follower) -> None:
+def register(raw: DuckDBPyConnection, state: Attachments, follower: TableFollower) -> None:
     """Register a table's relations, in place of those registered before; ends a result still being fetched."""
     _end_pending_result(raw)
     module = _module(state.interface)
@@ -196,7 +197,7 @@ def _end_pending_result(raw: DuckDBPyConnection) -> None:
     raw.execute("SELECT NULL").fetchall()
 
 
-def _relations(follower: Follower) -> dict[str, Relation]:
+def _relations(follower: TableFollower) -> dict[str, Relation]:
     nearest = Nearest(follower)
     return {"rows": nearest, "ranks": Ranks(nearest), "nothing": Nothing(follower)}
 
@@ -219,7 +220,7 @@ def _define(raw: DuckDBPyConnection, state: Attachments) -> None:
 _function_numbers = itertools.count(1)
 
 
-def _search_function(raw: DuckDBPyConnection, state: Attachments, follower: Follower) -> str:
+def _search_function(raw: DuckDBPyConnection, state: Attachments, follower: TableFollower) -> str:
     """The function that searches a table row by row.
 
     Functions belong to a database, macros to a connection: each function has a name of its own in the process, and

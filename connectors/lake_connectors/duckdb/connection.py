@@ -13,8 +13,8 @@ from typing import Any, Self
 import duckdb
 from duckdb import DuckDBPyConnection
 
+from lake_connectors.adapter.following import Observer
 from lake_connectors.duckdb.attaching import attach, attachments, detach, put, register
-from lake_connectors.duckdb.following import Observer
 from lake_connectors.duckdb.rewriting import Rewriter
 from lake_format.table import Table
 

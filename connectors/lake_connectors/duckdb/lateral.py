@@ -12,8 +12,9 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-from lake_connectors.duckdb.following import Follower
-from lake_connectors.duckdb.types import declared_type, fitted
+from lake_connectors.adapter.types import fitted
+from lake_connectors.duckdb.showing import TableFollower
+from lake_connectors.duckdb.types import TYPES
 from lake_format.engine import SearchRequest
 from lake_format.errors import InvalidInputError
 from lake_format.queries import check_k, check_queries, vector_column
@@ -28,7 +29,7 @@ def answer_type(schema: pa.Schema) -> pa.DataType:
     Vectors are left out because a function cannot know which members of its answer are used.
     """
     fields = [
-        pa.field(field.name, declared_type(field.type)) for field in schema if not is_vector(field.type)
+        pa.field(field.name, TYPES.declared(field.type)) for field in schema if not is_vector(field.type)
     ]
     return pa.list_(
         pa.struct([*fields, pa.field(ROW_ID, pa.int64()), pa.field(DISTANCE, DISTANCE_FIELD.type)])
@@ -36,7 +37,7 @@ def answer_type(schema: pa.Schema) -> pa.DataType:
 
 
 def vector_search(
-    follower: Follower, answer: pa.DataType
+    follower: TableFollower, answer: pa.DataType
 ) -> Callable[[pa.ChunkedArray, pa.ChunkedArray], pa.Array]:
     """The Arrow function behind ``knn_vec``: vectors and ks in, lists of neighbours out."""
     members = answer.value_type

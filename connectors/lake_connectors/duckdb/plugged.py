@@ -15,7 +15,7 @@ from duckdb._sources import adapt
 from duckdb._sources.arrow import ArrowScanSource
 from duckdb._sources.nodes import Binary, Col, In, Lit, Postfix, Unary, exact_value
 
-from lake_connectors.duckdb.following import ReadRequest
+from lake_connectors.adapter.requests import ReadRequest
 from lake_connectors.duckdb.predicates import UntranslatedError, translate
 from lake_connectors.duckdb.relations import Relation
 

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from lake_connectors.duckdb.following import KNN, ReadRequest
+from lake_connectors.adapter.requests import ReadRequest
 from lake_connectors.duckdb.relations import Relation
+from lake_connectors.duckdb.showing import KNN
 from lake_engines.predicate import from_arrow
 from lake_engines.predicate.tree import Column as ColumnNode
 from lake_engines.predicate.tree import Expression, walk

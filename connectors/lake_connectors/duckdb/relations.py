@@ -15,8 +15,9 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from lake_connectors.duckdb.following import GATE, KNN, RANK, Follower, ReadRequest, mentions
+from lake_connectors.adapter.requests import ReadRequest, mentions
 from lake_connectors.duckdb.gate import Passage
+from lake_connectors.duckdb.showing import GATE, KNN, RANK, TableFollower
 from lake_connectors.duckdb.streams import (
     BATCH_ROWS,
     DISTANCE_SCHEMA,
@@ -61,7 +62,7 @@ class Relation(Protocol):
 class Rows:
     """The table under its own name: its columns and nothing else."""
 
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, follower: TableFollower) -> None:
         self._follower = follower
 
     def schema(self) -> pa.Schema:
@@ -87,7 +88,7 @@ class Rows:
 class Nearest:
     """The table with its hidden columns: neighbours when `_knn` is compared with a request, else all rows."""
 
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, follower: TableFollower) -> None:
         self._follower = follower
         self._lock = threading.Lock()
         self._passages: dict[str, deque[Passage]] = {}
@@ -189,7 +190,7 @@ class Ranks:
 class Nothing:
     """No rows, with the columns of knn(): the second half of a UNION that keeps DuckDB from reordering joins."""
 
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, follower: TableFollower) -> None:
         self._follower = follower
 
     def schema(self) -> pa.Schema:

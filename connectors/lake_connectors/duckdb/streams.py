@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lake_connectors.duckdb.following import GATE, KNN, Follower, ReadRequest, mentions
+from lake_connectors.adapter.nearest import CHUNK_ROWS, Conditions, NearestQuery, nearest_rows
+from lake_connectors.adapter.requests import NearestRequest, ReadRequest, mentions
+from lake_connectors.adapter.types import fitted
 from lake_connectors.duckdb.gate import Passage
-from lake_connectors.duckdb.nearest import CHUNK_ROWS, Conditions, NearestQuery, nearest_rows
-from lake_connectors.duckdb.token import NearestRequest
-from lake_connectors.duckdb.types import fitted
+from lake_connectors.duckdb.showing import GATE, KNN, TableFollower
 from lake_engines.predicate import bind
 from lake_engines.predicate.tree import And, Column, Comparison, Expression, Literal, Operator
 from lake_format.engine import ScanRequest
@@ -45,7 +45,7 @@ def request_text(predicate: Expression) -> str | None:
     return None
 
 
-def scan_stream(follower: Follower, snapshot: Snapshot, request: ReadRequest) -> pa.RecordBatchReader:
+def scan_stream(follower: TableFollower, snapshot: Snapshot, request: ReadRequest) -> pa.RecordBatchReader:
     """The rows of a snapshot that pass the predicates, in the types DuckDB is shown."""
     schema = follower.shown.hidden
     conditions = Conditions(request.predicates, request.rules)
@@ -83,7 +83,7 @@ def _fit(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def neighbour_stream(
-    follower: Follower,
+    follower: TableFollower,
     snapshot: Snapshot,
     wanted: NearestRequest,
     request: ReadRequest,

@@ -8,40 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from lake_connectors.adapter.requests import NearestRequest
 from lake_format.errors import InvalidInputError
 
-__all__ = ["NearestRequest", "read_request", "request_sql"]
+__all__ = ["read_request", "request_sql"]
 
 _NULL = "NULL"
 _FORM = re.compile(r"\((knn|order), ([^,]*), ([^,]*), ([^,]*), ([^,]*), (NULL|\[.*?\]), (.*)\)", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NearestRequest:
-    """Nearest neighbours as SQL asked for them.
-
-    Attributes
-    ----------
-    vector
-        float32, shape ``(dimension,)``; not yet checked against a column.
-    k
-        Rows wanted; None is all of them (``LIMIT NULL``).
-    ordered
-        Whether the rows are to be those of ``ORDER BY distance``, which has rows without a vector at its end.
-    """
-
-    vector: npt.NDArray[np.float32]
-    k: int | None
-    ordered: bool
-    metric: str | None
-    recall: float
-    exact: bool
-    column: str | None
 
 
 def request_sql(

@@ -1,0 +1,61 @@
+"""What an engine asks of a table: rows that match, or the nearest of them. Values without behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from lake_engines.predicate.tree import Column, Expression, Rules, walk
+
+__all__ = ["NearestRequest", "ReadRequest", "mentions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearestRequest:
+    """Nearest neighbours as SQL asked for them.
+
+    Attributes
+    ----------
+    vector
+        float32, shape ``(dimension,)``; not yet checked against a column.
+    k
+        Rows wanted; None is all of them (``LIMIT NULL``).
+    ordered
+        Whether the rows are to be those of ``ORDER BY distance``, which has rows without a vector at its end.
+    """
+
+    vector: npt.NDArray[np.float32]
+    k: int | None
+    ordered: bool
+    metric: str | None
+    recall: float
+    exact: bool
+    column: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadRequest:
+    """Rows wanted from a table.
+
+    Attributes
+    ----------
+    columns
+        Names in order; may be empty, then only the number of rows counts.
+    predicates
+        What the connector accepted, all to be TRUE.
+    rest
+        A pyarrow expression that rows must pass too, for what ``predicates`` could not say of it.
+    """
+
+    columns: tuple[str, ...]
+    predicates: tuple[Expression, ...]
+    rules: Rules
+    rest: pc.Expression | None = None
+
+
+def mentions(predicate: Expression, column: str) -> bool:
+    """Whether a predicate reads a column."""
+    return any(isinstance(node, Column) and node.path[0] == column for node in walk(predicate))
