@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lake_format.expressions import sql
     from lake_format.result import SearchResult
     from lake_format.row_edits import DuplicateKeyError
+    from lake_format.store.consent import ExternalNotAllowedError
     from lake_format.table import Table
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ _HOME = {
     "Table": "lake_format.table",
     "SearchResult": "lake_format.result",
     "DuplicateKeyError": "lake_format.row_edits",
+    "ExternalNotAllowedError": "lake_format.store.consent",
     "sql": "lake_format.expressions",
 }
 
@@ -48,6 +50,7 @@ __all__ = [
     "ConflictError",
     "CorruptionError",
     "DuplicateKeyError",
+    "ExternalNotAllowedError",
     "InvalidInputError",
     "LakeError",
     "NotFoundError",

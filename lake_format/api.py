@@ -19,6 +19,8 @@ from lake_format.properties import check_properties
 from lake_format.schema import assign_field_ids, check_user_schema
 from lake_format.store import open_store
 from lake_format.store.base import Store
+from lake_format.store.consent import AllowExternal, Consent
+from lake_format.store.table_store import TableStore
 from lake_format.table import Table
 from lake_format.transaction import Surroundings, first_version
 
@@ -83,6 +85,7 @@ def open(  # noqa: A001 - the name every table library uses
     as_of: datetime | str | None = None,
     tag: str | None = None,
     storage_options: Mapping[str, str] | None = None,
+    allow_external: AllowExternal | None = None,
     store: Store | None = None,
     engine: Engine | None = None,
     surroundings: Surroundings | None = None,
@@ -98,18 +101,29 @@ def open(  # noqa: A001 - the name every table library uses
         with one, such as ``2026-03-01T12:00:00Z``.
     tag
         Instead: the version with this tag.
+    storage_options
+        Endpoint and credentials where the environment does not give them.
+    allow_external
+        Places outside the table's root that it may read files from, as an imported or cloned table does: a prefix
+        such as ``"s3://bucket/lake"``, several, or a mapping from prefixes to storage options of their own. The
+        table's own options serve a prefix on the same endpoint or account. Only allow what you trust the table
+        with: it chooses which files are read there.
 
     Raises
     ------
     NotFoundError
         There is no table at the URI, no such version or tag, or the version has expired.
+    ExternalNotAllowedError
+        When files outside the table's root are read that ``allow_external`` does not cover.
     UnsupportedError
         The table was written by a newer release and needs a feature this one lacks.
     CorruptionError
         The table's metadata is damaged.
     """
     around = surroundings or Surroundings()
-    root = store or open_store(_checked_uri(uri), storage_options)
+    address = _checked_uri(uri)
+    consent = Consent.of(allow_external, address, storage_options)
+    root = TableStore(store or open_store(address, storage_options), consent)
     log = VersionLog(root, around.sleep)
     if version is None and as_of is None and tag is None:
         return Table.opened(root, log, engine=engine, surroundings=around)

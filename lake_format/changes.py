@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from pyroaring import BitMap64
@@ -25,9 +25,12 @@ class AddFragments:
     summary: Mapping[str, Any]
     fragments: tuple[NewFragment, ...]
     features: frozenset[str] = frozenset()
+    roots: Mapping[int, str] = field(default_factory=dict)
+    """External roots that the fragments' files lie in."""
 
     def apply(self, draft: Draft) -> OperationRecord:
         """Add the fragments."""
+        draft.add_roots(self.roots)
         draft.add_fragments(self.fragments, self.features)
         return self.record
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from lake_format.errors import CorruptionError, InvalidInputError, UnsupportedError
 from lake_format.model import (
+    EXTERNAL_FEATURE,
     FORMAT_VERSION,
     KNOWN_FEATURES,
     IndexEntry,
@@ -28,7 +29,8 @@ from lake_format.model import (
     Version,
 )
 from lake_format.schema import schema_from_bytes, schema_to_bytes
-from lake_format.store.paths import check_path
+from lake_format.store.paths import check_object_path, split_external
+from lake_format.store.places import Place
 
 __all__ = ["MAGIC", "decode_version", "encode_version"]
 
@@ -104,10 +106,14 @@ def _unpack(data: bytes, where: str) -> tuple[dict[str, Any], memoryview]:
 
 
 def _version_to_json(version: Version) -> dict[str, Any]:
-    history = {"refs": dict(version.refs), "horizon": version.horizon}
+    optional = {
+        "refs": dict(version.refs),
+        "horizon": version.horizon,
+        "roots": {str(number): uri for number, uri in version.roots.items()},
+    }
     return {
         **version.extra,
-        **{key: value for key, value in history.items() if value},
+        **{key: value for key, value in optional.items() if value},
         "format_version": FORMAT_VERSION,
         "required_features": sorted(version.required_features),
         "table_id": version.table_id,
@@ -155,20 +161,27 @@ _KNOWN_KEYS = frozenset(
         "indexes",
         "refs",
         "horizon",
+        "roots",
     ]
 )
 
 
 def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
     stored = _mapping(raw, "schemas")
-    schemas = {_schema_number(key): schema_from_bytes(_unb64(text)) for key, text in stored.items()}
+    schemas = {_number(key, "a schema"): schema_from_bytes(_unb64(text)) for key, text in stored.items()}
     schema_id = _integer(raw, "schema_id")
     if schema_id not in schemas:
         raise CorruptionError(f"the current schema {schema_id} is not among the schemas")
     manifests, used = _manifests_from_json(_list(raw, "manifests"), tail)
     if used != len(tail):
         raise CorruptionError("the object is longer or shorter than its manifests say")
-    parent = raw["parent"]
+    parent, roots = raw["parent"], _roots_from_json(raw)
+    indexes = tuple(_index_from_json(entry) for entry in _list(raw, "indexes"))
+    named = [one.path for one in manifests if one.path] + [one.path for e in indexes for one in e.shards]
+    for path in named:
+        number = split_external(path)[0]
+        if number is not None and number not in roots:
+            raise CorruptionError(f"{path!r} lies in an external root that the version does not name")
     return Version(
         table_id=_text(raw, "table_id"),
         version=_integer(raw, "version"),
@@ -185,12 +198,13 @@ def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
         next_fragment_id=_integer(raw, "next_fragment_id"),
         row_count=_integer(raw, "row_count"),
         manifests=manifests,
-        indexes=tuple(_index_from_json(entry) for entry in _list(raw, "indexes")),
+        indexes=indexes,
         properties=_text_mapping(raw, "properties"),
         sequences={writer: _integer(raw["sequences"], writer) for writer in _mapping(raw, "sequences")},
         required_features=_texts(raw, "required_features"),
         refs=_refs_from_json(raw),
         horizon=_integer(raw, "horizon") if "horizon" in raw else 0,
+        roots=roots,
         extra={key: value for key, value in raw.items() if key not in _KNOWN_KEYS},
     )
 
@@ -201,6 +215,17 @@ def _refs_from_json(raw: dict[str, Any]) -> dict[str, int]:
     if any(not 1 <= number < raw["version"] for number in numbers.values()):
         raise CorruptionError("a tag does not name an earlier version")
     return numbers
+
+
+def _roots_from_json(raw: dict[str, Any]) -> dict[int, str]:
+    roots = {}
+    for key, uri in (_text_mapping(raw, "roots") if "roots" in raw else {}).items():
+        number = _number(key, "an external root")
+        check_object_path(f"@{number}/-")
+        roots[number] = Place.stored(uri).uri
+    if roots and EXTERNAL_FEATURE not in _texts(raw, "required_features"):
+        raise CorruptionError(f"the version names external roots and does not require {EXTERNAL_FEATURE!r}")
+    return roots
 
 
 def _manifest_to_json(reference: ManifestReference) -> dict[str, Any]:
@@ -231,7 +256,7 @@ def _manifests_from_json(
                 raise CorruptionError("an inline manifest is truncated or altered (checksum does not match)")
         references.append(
             ManifestReference(
-                path=None if path is None else check_path(path),
+                path=None if path is None else check_object_path(path),
                 size=size,
                 crc=_integer(entry, "crc"),
                 fragment_count=_integer(entry, "fragment_count"),
@@ -271,7 +296,7 @@ def _index_to_json(entry: IndexEntry) -> dict[str, Any]:
 def _index_from_json(raw: dict[str, Any]) -> IndexEntry:
     shards = tuple(
         IndexShard(
-            path=check_path(_text(shard, "path")),
+            path=check_object_path(_text(shard, "path")),
             size=_integer(shard, "size"),
             head_length=_integer(shard, "head_length"),
             head_crc=_integer(shard, "head_crc"),
@@ -323,9 +348,9 @@ def _text_mapping(raw: Mapping[str, Any], key: str) -> dict[str, str]:
     return {name: _text(values, name) for name in values}
 
 
-def _schema_number(key: str) -> int:
+def _number(key: str, of: str) -> int:
     if not (key.isascii() and key.isdigit()) or str(int(key)) != key:
-        raise CorruptionError(f"a schema has the id {key!r}, which is not a whole number")
+        raise CorruptionError(f"{of} has the id {key!r}, which is not a whole number")
     return int(key)
 
 

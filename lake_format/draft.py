@@ -14,8 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyroaring import BitMap64
 
+from lake_format.errors import ConflictError
 from lake_format.manifest_set import ManifestSet
-from lake_format.model import Fragment, IndexEntry, NewFragment, Version
+from lake_format.model import EXTERNAL_FEATURE, Fragment, IndexEntry, NewFragment, Version
 from lake_format.positions import bitmap_of
 from lake_format.row_ids import U64, encode_row_ids
 from lake_format.snapshot import Snapshot
@@ -158,6 +159,21 @@ class Draft:
             indexes=old.indexes,
             row_count=old.row_count,
             required_features=self.version.required_features | old.required_features,
+            roots={**old.roots, **self.version.roots},
+        )
+
+    def add_roots(self, roots: Mapping[int, str]) -> None:
+        """Name external roots; ConflictError where a number means another place by now."""
+        if not roots:
+            return
+        if any(self.version.roots.get(number, uri) != uri for number, uri in roots.items()):
+            raise ConflictError(
+                "an external root got the number of another one meanwhile",
+                fix="nothing was written; try again",
+            )
+        self._change(
+            roots={**self.version.roots, **roots},
+            required_features=self.version.required_features | {EXTERNAL_FEATURE},
         )
 
     def settled(self) -> Version:

@@ -10,6 +10,7 @@ from lake_format.log import VersionLog
 from lake_format.model import Fragment
 from lake_format.schema import field_by_id
 from lake_format.snapshot import Snapshot
+from lake_format.store.paths import split_external
 
 __all__ = ["Inspect"]
 
@@ -60,6 +61,7 @@ _INDEXES = pa.schema(
         ("parameters", pa.string()),
     ]
 )
+_ROOTS = pa.schema([("root", pa.int64()), ("uri", pa.string()), ("files", pa.int64()), ("bytes", pa.int64())])
 
 
 class Inspect:
@@ -141,6 +143,21 @@ class Inspect:
                 }
             )
         return pa.Table.from_pylist(rows, schema=_INDEXES)
+
+    def roots(self) -> pa.Table:
+        """One row a place outside the table's root that the table reads files from, and what lies there."""
+        held = {number: [0, 0] for number in self._snapshot.version.roots}
+        for fragment in self._snapshot.fragments.fragments() if held else ():
+            for group in fragment.groups:
+                number, _ = split_external(group.path)
+                if number in held:
+                    held[number][0] += 1
+                    held[number][1] += group.size
+        rows = [
+            {"root": number, "uri": uri, "files": held[number][0], "bytes": held[number][1]}
+            for number, uri in sorted(self._snapshot.version.roots.items())
+        ]
+        return pa.Table.from_pylist(rows, schema=_ROOTS)
 
     def _file_rows(self, fragment: Fragment) -> list[dict[str, Any]]:
         schemas = self._snapshot.version.schemas

@@ -26,6 +26,7 @@ from lake_format.model import Version
 from lake_format.paths import LATEST, VERSIONS, version_number, version_path
 from lake_format.store.base import Store
 from lake_format.store.probe import create_first
+from lake_format.store.table_store import TableStore
 from lake_format.tombstone import Tombstone, decode_tombstone, is_tombstone
 
 __all__ = ["ExpiredError", "VersionLog"]
@@ -51,7 +52,7 @@ class VersionLog:
     """
 
     def __init__(self, store: Store, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._store = store
+        self._store = TableStore.around(store)
         self._sleep = sleep
         self._encoded: tuple[str, bytes] | None = None
 
@@ -84,15 +85,19 @@ class VersionLog:
         found = decode_tombstone(data, where) if is_tombstone(data) else decode_version(data, where)
         if found.version != version:
             raise CorruptionError(f"{where} holds version {found.version}")
+        if isinstance(found, Version):
+            self._store.learn(found.roots)
         return found
 
     def hint(self) -> Version | None:
         """Some recent version, from one request; None where there is no usable hint."""
         try:
-            return decode_version(self._store.get(LATEST), f"{self._store.uri}/{LATEST}")
+            version = decode_version(self._store.get(LATEST), f"{self._store.uri}/{LATEST}")
+            self._store.learn(version.roots)
         except (NotFoundError, CorruptionError, UnsupportedError):
             # Whatever is wrong with a hint, the version objects themselves decide what can be said.
             return None
+        return version
 
     def latest(self) -> Version:
         """The newest version: the hint, or else version 1, then forward. NotFoundError where there is no table."""

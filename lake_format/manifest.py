@@ -20,7 +20,7 @@ from lake_format.field_history import FieldHistory
 from lake_format.model import ColumnGroup, Fragment, ManifestReference
 from lake_format.row_ids import U64
 from lake_format.statistics import ColumnStatistics
-from lake_format.store.paths import check_path
+from lake_format.store.paths import check_object_path, split_external
 
 __all__ = ["MANIFEST_SCHEMA", "FragmentTable", "decode_manifest", "encode_manifest", "inline_manifest"]
 
@@ -57,6 +57,7 @@ MANIFEST_SCHEMA = pa.schema(
 )
 _SUPERSEDED = 1 << 31
 """Added to the id of a file's column whose values another group has by now; ids themselves are smaller."""
+_NO_GROUPS = pa.array([], MANIFEST_SCHEMA.field("groups").type)
 _NO_STATISTICS = pa.array([], MANIFEST_SCHEMA.field("statistics").type)
 _Column = tuple[pa.BinaryArray, pa.BinaryArray, pa.UInt64Array, pa.UInt64Array]
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -116,7 +117,22 @@ def decode_manifest(data: bytes, reference: ManifestReference) -> pa.Table:
     for field in MANIFEST_SCHEMA:
         if any(_has_forbidden_null(chunk, field) for chunk in table.column(field.name).chunks):
             raise CorruptionError(f"manifest {where} has a NULL in column {field.name!r}")
-    return table
+    root = None if reference.path is None else split_external(reference.path)[0]
+    return table if root is None else _placed_in(table, root)
+
+
+def _placed_in(table: pa.Table, root: int) -> pa.Table:
+    """The fragments of a manifest that lies in an external root: its own paths are relative to that root (MAN-8)."""
+    lists = pa.concat_arrays([*table.column("groups").chunks, _NO_GROUPS])
+    groups = lists.flatten()
+    path = groups.field("path")
+    outer = pc.starts_with(path, "@")
+    placed = pc.if_else(outer, path, pc.binary_join_element_wise(f"@{root}", path, "/"))
+    columns = [placed if name == "path" else groups.field(name) for name in _GROUP.names]
+    moved = pa.ListArray.from_arrays(
+        lists.offsets, pa.StructArray.from_arrays(columns, fields=list(_GROUP)), type=_NO_GROUPS.type
+    )
+    return table.set_column(MANIFEST_SCHEMA.get_field_index("groups"), MANIFEST_SCHEMA.field("groups"), moved)
 
 
 def _has_forbidden_null(array: pa.Array, field: pa.Field) -> bool:
@@ -282,7 +298,7 @@ def _fragment_from_row(row: dict[str, Any]) -> Fragment:
             field_ids=tuple(one & ~_SUPERSEDED for one in group["field_ids"]),
             superseded=frozenset(one & ~_SUPERSEDED for one in group["field_ids"] if one & _SUPERSEDED),
             schema_id=group["schema_id"],
-            path=check_path(group["path"]),
+            path=check_object_path(group["path"]),
             format=group["format"],
             size=group["size"],
             layout=group["layout"],

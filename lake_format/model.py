@@ -17,6 +17,7 @@ from lake_format.row_ids import U64, decode_row_ids
 from lake_format.statistics import ColumnStatistics
 
 __all__ = [
+    "EXTERNAL_FEATURE",
     "FORMAT_VERSION",
     "KNOWN_FEATURES",
     "ColumnGroup",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 0
+EXTERNAL_FEATURE = "external-files"
 
 KNOWN_FEATURES = frozenset(
     {
@@ -41,6 +43,7 @@ KNOWN_FEATURES = frozenset(
         "superseded-columns",
         "keys",
         "expired-versions",
+        EXTERNAL_FEATURE,
     }
 )
 """Features this release can read. A version that requires any other is refused by name (TAB-7)."""
@@ -211,6 +214,8 @@ class Version:
     """Tags: names of versions that stay readable whatever expires (spec/versions.md)."""
     horizon: int = 0
     """Versions before this one have expired, unless a tag names them; 0 where nothing has (IDN-19)."""
+    roots: Mapping[int, str] = field(default_factory=dict)
+    """External roots: number to URI of the place that paths ``@<number>/…`` lie in (TAB-11)."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields a newer minor version wrote; kept and written back untouched."""
 

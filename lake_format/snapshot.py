@@ -21,6 +21,7 @@ from lake_format.model import Fragment, Version
 from lake_format.row_ids import U64
 from lake_format.schema import without_field_ids
 from lake_format.store.base import Store
+from lake_format.store.table_store import TableStore
 
 __all__ = ["RowLocations", "Snapshot", "deleted_positions"]
 
@@ -130,6 +131,8 @@ class Snapshot:
 
     def __init__(self, store: Store, version: Version, manifests: ManifestSet) -> None:
         self.store = store
+        if version.roots and isinstance(store, TableStore):
+            store.learn(version.roots)
         self.version = version
         self.manifests = manifests
 

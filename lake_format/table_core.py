@@ -22,6 +22,7 @@ from lake_format.manifest_set import ManifestSet
 from lake_format.model import Version
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import Store
+from lake_format.store.table_store import TableStore
 from lake_format.transaction import Change, Idempotency, Surroundings, commit
 
 __all__ = ["TableCore", "checked_idempotency"]
@@ -39,11 +40,11 @@ class TableCore(TableDataset):
         surroundings: Surroundings | None = None,
         pinned: bool = False,
     ) -> None:
-        self._store = store
+        self._store = TableStore.around(store)
         self._around = surroundings or Surroundings()
-        self._log = VersionLog(store, self._around.sleep)
-        self._manifests = ManifestSet(store, self._around.new_id)
-        self._snapshot = Snapshot(store, version, self._manifests)
+        self._log = VersionLog(self._store, self._around.sleep)
+        self._manifests = ManifestSet(self._store, self._around.new_id)
+        self._snapshot = Snapshot(self._store, version, self._manifests)
         self._given_engine = engine
         self._pinned = pinned
         self._moving = threading.Lock()

@@ -21,6 +21,8 @@ from lake_format.operation_record import OperationRecord
 from lake_format.paths import DATA, INDEXES, MANIFESTS, VERSIONS, version_number, version_path
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import ByteRange, ObjectInfo, Store
+from lake_format.store.paths import is_external
+from lake_format.store.table_store import TableStore
 from lake_format.tombstone import Tombstone, encode_tombstone
 
 __all__ = ["ExpireVersions", "ExpiryReport", "GarbageReport", "KeepsLeftovers", "collect"]
@@ -113,8 +115,9 @@ def collect(store: Store, log: VersionLog, newest: Version, grace: float, *, dry
         _bury(store, log, newest, sorted(infos), report)
         limit = infos[newest.horizon].modified_at - grace if newest.horizon in infos else 0.0
         _remove_unneeded(store, log, newest, limit, report)
-    if not dry_run and isinstance(store, KeepsLeftovers):
-        report.leftovers = store.remove_leftovers(max(grace, 1.0))
+    home = TableStore.around(store).home
+    if not dry_run and isinstance(home, KeepsLeftovers):
+        report.leftovers = home.remove_leftovers(max(grace, 1.0))
     return report
 
 
@@ -169,7 +172,7 @@ def _spare_needed(store: Store, log: VersionLog, newest: Version, candidates: di
         for reference in version.manifests:
             if reference.path is None:
                 _spare(reference, reference.body or b"", frozenset(reference.removed), candidates)
-            else:
+            elif not is_external(reference.path):  # one in another root names nothing in this one
                 removed = frozenset(reference.removed)
                 known = stored.get(reference.path)
                 stored[reference.path] = (reference, removed if known is None else known[1] & removed)

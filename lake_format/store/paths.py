@@ -2,8 +2,9 @@
 
 Two rules, one inside the other. :func:`check_path` is the grammar of every path that the format itself
 writes or reads from its own metadata (``spec/storage.md``, STO-1 to STO-3). :func:`check_store_path` is what
-a store accepts at all; it is wider because imported files were named by somebody else. Both look at text
-only: whether a folder is a link that leads elsewhere is for the store to find out.
+a store accepts at all; it is wider because imported files were named by somebody else. A path in metadata may
+also lie in an *external root*, ``@<number>/<path>`` (STO-9): :func:`check_object_path` takes either. All look at
+text only: whether a folder is a link that leads elsewhere is for the store to find out.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from lake_format.errors import CorruptionError, InvalidInputError
 __all__ = [
     "MAX_PART_BYTES",
     "MAX_PATH_BYTES",
+    "check_object_path",
     "check_path",
     "check_prefix",
     "check_store_path",
+    "external_path",
+    "is_external",
     "is_store_path",
+    "split_external",
 ]
 
 MAX_PATH_BYTES: Final = 900
@@ -30,6 +35,8 @@ MAX_PART_BYTES: Final = 200
 
 _PART = r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*"
 _PATH = re.compile(rf"{_PART}(?:/{_PART})*")
+_EXTERNAL = re.compile(r"@([1-9][0-9]{0,9})/(.*)", re.DOTALL)
+_LARGEST_ROOT: Final = (1 << 32) - 1
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
@@ -55,6 +62,49 @@ def check_path(path: str) -> str:
             fix="paths are parts of letters, digits and ._=- joined with '/', not starting with a dot",
         )
     return path
+
+
+def check_object_path(path: str) -> str:
+    """Return ``path`` if it is one of the table's own objects or names one in an external root (STO-9).
+
+    Raises
+    ------
+    CorruptionError
+        It is neither.
+    """
+    if not isinstance(path, str) or not path.startswith("@"):
+        return check_path(path)
+    match = _EXTERNAL.fullmatch(path)
+    if match is None or int(match[1]) > _LARGEST_ROOT:
+        raise CorruptionError(
+            f"object path {_shown(path)} does not name an external root as @<number>/<path>"
+        )
+    reason = _refusal(match[2])
+    if reason is not None:
+        raise CorruptionError(f"object path {_shown(path)} {reason}")
+    return path
+
+
+def external_path(root: int, path: str) -> str:
+    """The path of an object in an external root, as metadata writes it."""
+    return check_object_path(f"@{root}/{path}")
+
+
+def is_external(path: str) -> bool:
+    """Whether a path of metadata lies in an external root."""
+    return path.startswith("@")
+
+
+def split_external(path: str) -> tuple[int | None, str]:
+    """The number of the external root a path lies in, and the path there; None and the path for an own object."""
+    if not path.startswith("@"):
+        return None, path
+    number, slash, inner = path[1:].partition("/")
+    if not (slash and number.isascii() and number.isdigit()):
+        raise CorruptionError(
+            f"object path {_shown(path)} does not name an external root as @<number>/<path>"
+        )
+    return int(number), inner
 
 
 def check_store_path(path: str) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from lake_connectors.cli.command import Command
 from lake_connectors.cli.inputs import INPUT_FORMATS, Input, find_inputs
-from lake_connectors.cli.options import open_table, storage_option
+from lake_connectors.cli.options import open_options, open_table
 from lake_connectors.cli.progress import Progress
 
 __all__ = ["append"]
@@ -31,7 +31,7 @@ __all__ = ["append"]
     type=click.Choice(INPUT_FORMATS),
     help="What the files are, where their names do not tell; needed for standard input.",
 )
-@storage_option
+@open_options
 def append(
     *, uri: str, files: tuple[str, ...], input_format: str | None, storage_options: tuple[str, ...]
 ) -> None:

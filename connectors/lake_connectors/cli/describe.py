@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake_connectors.cli.command import Command
-from lake_connectors.cli.options import format_option, open_table, storage_option, version_option
+from lake_connectors.cli.options import format_option, open_options, open_table, version_option
 from lake_connectors.cli.output import bytes_text, print_facts, print_json, write_rows
 from lake_connectors.cli.schema_text import type_text
 
@@ -27,7 +27,7 @@ _READERS = {
     "vortex": "vortex-data",
 }
 _BYTES = re.compile(r"\bbytes=(\d+)")
-PARTS = ("fragments", "files", "manifests", "indexes", "versions")
+PARTS = ("fragments", "files", "manifests", "indexes", "versions", "roots")
 
 
 @click.command(
@@ -40,7 +40,7 @@ PARTS = ("fragments", "files", "manifests", "indexes", "versions")
 @click.argument("uri")
 @version_option
 @format_option
-@storage_option
+@open_options
 def describe(uri: str, version: int | None, output_format: str, storage_options: tuple[str, ...]) -> None:
     """What the table at URI is: its columns, rows, files and indexes, and which other programs can read each file."""
     table = open_table(uri, version, storage_options)
@@ -64,7 +64,7 @@ def describe(uri: str, version: int | None, output_format: str, storage_options:
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest versions.")
 @version_option
 @format_option
-@storage_option
+@open_options
 def history(
     *, uri: str, limit: int | None, version: int | None, output_format: str, storage_options: tuple[str, ...]
 ) -> None:
@@ -91,11 +91,11 @@ def history(
 @click.argument("part", type=click.Choice(PARTS))
 @version_option
 @format_option
-@storage_option
+@open_options
 def inspect(
     *, uri: str, part: str, version: int | None, output_format: str, storage_options: tuple[str, ...]
 ) -> None:
-    """One row for each fragment, file, manifest, index or version of the table at URI."""
+    """One row for each fragment, file, manifest, index, version or external root of the table at URI."""
     table = open_table(uri, version, storage_options)
     write_rows(getattr(table.inspect, part)(), output_format)
 
@@ -129,6 +129,7 @@ def _facts(table: Table) -> dict[str, Any]:
         "columns": _columns(table, files),
         "indexes": indexes.to_pylist(),
         "properties": table.properties,
+        "external_roots": table.inspect.roots().to_pylist(),
     }
 
 
@@ -158,6 +159,8 @@ def _shown(facts: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield "indexes", "\n".join(map(_index_line, facts["indexes"])) or "none; lake index makes one"
     if facts["properties"]:
         yield "properties", "\n".join(f"{name}={value}" for name, value in facts["properties"].items())
+    if facts["external_roots"]:
+        yield "external", "\n".join(map(_root_line, facts["external_roots"]))
 
 
 def _column_lines(columns: list[dict[str, Any]]) -> Iterable[str]:
@@ -172,6 +175,10 @@ def _column_lines(columns: list[dict[str, Any]]) -> Iterable[str]:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _root_line(root: dict[str, Any]) -> str:
+    return f"{root['uri']}: {_counted(root['files'], 'file')}, {bytes_text(root['bytes'])}"
 
 
 def _index_line(index: dict[str, Any]) -> str:

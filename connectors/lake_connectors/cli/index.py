@@ -7,7 +7,7 @@ import time
 import click
 
 from lake_connectors.cli.command import Command
-from lake_connectors.cli.options import open_table, storage_option
+from lake_connectors.cli.options import open_options, open_table
 from lake_connectors.cli.output import bytes_text
 from lake_connectors.cli.progress import Progress
 
@@ -40,7 +40,7 @@ __all__ = ["index"]
     help="Inverted lists; by default chosen from the rows.",
 )
 @click.option("--seed", type=int, metavar="N", help="Seed of the sampling, to build the same index again.")
-@storage_option
+@open_options
 def index(
     *,
     uri: str,

@@ -22,6 +22,7 @@ __all__ = [
     "ColumnList",
     "format_option",
     "key_values",
+    "open_options",
     "open_table",
     "read_json",
     "storage_option",
@@ -56,6 +57,22 @@ storage_option = click.option(
     help="A storage option such as endpoint=… or region=…; may be repeated. Others come from the environment.",
 )
 
+_external_option = click.option(
+    "--allow-external",
+    "allowed",
+    multiple=True,
+    metavar="PREFIX",
+    expose_value=False,
+    callback=lambda ctx, _param, given: ctx.meta.update({_ALLOWED: given}),
+    help="A place outside the table that it may read files from, as a clone or an import does; may be repeated.",
+)
+_ALLOWED = "lake.allow_external"
+
+
+def open_options(command: _Command) -> _Command:
+    """The options of every command that opens a table: how its store is reached, and what else it may read."""
+    return storage_option(_external_option(command))
+
 
 class ColumnList(click.ParamType[list[str]]):
     """Column names separated by commas; a name with a comma in it goes in double quotes."""
@@ -89,7 +106,13 @@ def key_values(pairs: Iterable[str], option: str) -> dict[str, str]:
 
 def open_table(uri: str, version: int | None, storage_options: Iterable[str]) -> Table:
     """Open the table that a command was given."""
-    return lake.open(uri, version, storage_options=key_values(storage_options, "--option") or None)
+    context = click.get_current_context(silent=True)
+    return lake.open(
+        uri,
+        version,
+        storage_options=key_values(storage_options, "--option") or None,
+        allow_external=context.meta.get(_ALLOWED) if context else None,
+    )
 
 
 def read_json(text: str, option: str) -> Any:

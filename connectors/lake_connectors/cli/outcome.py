@@ -57,6 +57,7 @@ _SHELL_WORDS = {
     "open it with lake.open()": "add rows with 'lake append'",
     "lake.create()": "'lake create'",
     "versions() lists": "'lake history' lists",
+    "open it with allow_external=": "add --allow-external ",
 }
 
 DEBUG_VARIABLE = "LAKE_DEBUG"

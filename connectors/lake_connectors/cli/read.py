@@ -8,8 +8,8 @@ from lake_connectors.cli.command import Command
 from lake_connectors.cli.options import (
     COLUMN_LIST,
     format_option,
+    open_options,
     open_table,
-    storage_option,
     version_option,
     where_option,
 )
@@ -37,7 +37,7 @@ TABLE_ROWS = 20
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="At most so many rows.")
 @version_option
 @format_option
-@storage_option
+@open_options
 def scan(
     *,
     uri: str,

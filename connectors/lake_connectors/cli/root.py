@@ -42,7 +42,7 @@ PLACES = {
     "index": Place("index", "Build a vector index."),
     "search": Place("search", "Find the rows nearest to a vector."),
     "sql": Place("sql", "Ask one or more tables in DuckDB SQL."),
-    "inspect": Place("describe", "A table's fragments, files, manifests, indexes, versions."),
+    "inspect": Place("describe", "A table's fragments, files, manifests, indexes, versions, external roots."),
 }
 
 

@@ -11,9 +11,9 @@ from lake_connectors.cli.command import Command
 from lake_connectors.cli.options import (
     COLUMN_LIST,
     format_option,
+    open_options,
     open_table,
     read_json,
-    storage_option,
     version_option,
     where_option,
 )
@@ -58,7 +58,7 @@ __all__ = ["search"]
 @click.option("--explain", is_flag=True, help="Also say, on standard error, how the search was done.")
 @version_option
 @format_option
-@storage_option
+@open_options
 def search(
     *,
     uri: str,

@@ -13,9 +13,9 @@ from lake_connectors.cli.command import Command
 from lake_connectors.cli.options import (
     format_option,
     key_values,
+    open_options,
     open_table,
     read_json,
-    storage_option,
     version_option,
 )
 from lake_connectors.cli.output import write_rows
@@ -52,7 +52,7 @@ _HINTS = ("Did you mean", "Candidate")
 )
 @version_option
 @format_option
-@storage_option
+@open_options
 def sql(
     *,
     query: str,

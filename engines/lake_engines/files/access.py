@@ -17,6 +17,7 @@ from lake_engines.files.residency import populate_in_background
 from lake_format.errors import CorruptionError, NotFoundError, StorageError
 from lake_format.store.base import ByteRange, Store
 from lake_format.store.ranges import read_coalesced
+from lake_format.store.table_store import name_of
 
 __all__ = ["FileBytes", "StoreFile"]
 
@@ -97,7 +98,7 @@ class FileBytes:
     def _compare_size(self, found: int) -> None:
         if found != self.size:
             raise CorruptionError(
-                f"data file {self.path!r} has {found} bytes, not the {self.size} recorded for it"
+                f"data file {name_of(self.store, self.path)!r} has {found} bytes, not the {self.size} recorded for it"
             )
 
     def read(self, offset: int, length: int) -> bytes | memoryview:

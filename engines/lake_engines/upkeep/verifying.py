@@ -22,6 +22,7 @@ from lake_format.schema import field_by_id
 from lake_format.snapshot import Snapshot
 from lake_format.statistics import ColumnStatistics, StatisticsBuilder
 from lake_format.store.base import Store
+from lake_format.store.table_store import name_of
 from lake_format.verification import WRONG, Problem
 
 __all__ = ["check_fragment", "check_shard"]
@@ -38,21 +39,22 @@ def check_fragment(snapshot: Snapshot, fragment: Fragment) -> Iterator[Problem]:
     try:
         actual = _measured(snapshot, fragment)
     except WRONG as error:
-        yield Problem(_paths(fragment), error.what)
+        yield Problem(_paths(snapshot, fragment), error.what)
         return
     for problem in _contradictions(snapshot, fragment, actual):
-        yield Problem(_paths(fragment), problem)
+        yield Problem(_paths(snapshot, fragment), problem)
 
 
-def _paths(fragment: Fragment) -> str:
-    return ", ".join(group.path for group in fragment.groups)
+def _paths(snapshot: Snapshot, fragment: Fragment) -> str:
+    return ", ".join(name_of(snapshot.store, group.path) for group in fragment.groups)
 
 
 def _check_file(snapshot: Snapshot, fragment: Fragment, group: ColumnGroup) -> Iterator[Problem]:
+    where = name_of(snapshot.store, group.path)
     try:
         size = snapshot.store.size(group.path)
         if size != group.size:
-            yield Problem(group.path, f"the file has {size} bytes, not the {group.size} recorded for it")
+            yield Problem(where, f"the file has {size} bytes, not the {group.size} recorded for it")
             return
         schema = snapshot.version.schemas.get(group.schema_id)
         if schema is None:  # told with the metadata
@@ -68,11 +70,11 @@ def _check_file(snapshot: Snapshot, fragment: Fragment, group: ColumnGroup) -> I
         reader = open_reader(snapshot.store, file, pa.schema([one for one in fields if one is not None]))
         reader.verify()
         if reader.rows != fragment.row_count:
-            yield Problem(group.path, f"the file has {reader.rows} rows, its fragment {fragment.row_count}")
+            yield Problem(where, f"the file has {reader.rows} rows, its fragment {fragment.row_count}")
         if isinstance(reader, VectorReader):
             _check_as_parquet(snapshot.store, file)
     except WRONG as error:
-        yield Problem(group.path, error.what)
+        yield Problem(where, error.what)
 
 
 def _check_as_parquet(store: Store, file: WrittenFile) -> None:
@@ -131,6 +133,7 @@ def check_shard(store: Store, shard: IndexShard) -> Iterator[Problem]:
     from lake_engines.index.list_store import Transfer  # noqa: PLC0415
     from lake_engines.index.refinement import RECORDS_PER_CHECKSUM  # noqa: PLC0415
 
+    where = name_of(store, shard.path)
     try:
         reader = IndexReader.open(
             store,
@@ -141,7 +144,7 @@ def check_shard(store: Store, shard: IndexShard) -> Iterator[Problem]:
             cache_bytes=0,
         )
         if reader.count != shard.row_count:
-            yield Problem(shard.path, f"the index holds {reader.count} rows, its entry {shard.row_count}")
+            yield Problem(where, f"the index holds {reader.count} rows, its entry {shard.row_count}")
             return
         opened = reader._shard
         if opened is None:
@@ -161,6 +164,6 @@ def check_shard(store: Store, shard: IndexShard) -> Iterator[Problem]:
                 np.arange(0, reader.count, RECORDS_PER_CHECKSUM), np.zeros(reader.dimension, np.float32)
             )
         if seen.max(initial=0) > 1:
-            yield Problem(shard.path, f"the lists of the index hold row {int(seen.argmax())} more than once")
+            yield Problem(where, f"the lists of the index hold row {int(seen.argmax())} more than once")
     except WRONG as error:
-        yield Problem(shard.path, error.what)
+        yield Problem(where, error.what)
