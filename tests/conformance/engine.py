@@ -1,0 +1,105 @@
+"""What an engine under test brings: how it reads a table, its own copy to compare with, and what it claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import pyarrow as pa
+
+Support = Literal["pushed", "answered", "refused", "absent"]
+"""The table does it; the engine does it over what the table hands out; a clear error; there is no such thing."""
+
+CAPABILITIES: Mapping[str, str] = {
+    "types": "every column type it has a type for, others refused by name",
+    "projection": "only the columns wanted are read",
+    "filter": "comparisons, IN, BETWEEN, NULL tests, AND, OR, NOT",
+    "odd filter": "filters the table does not know (LIKE, functions)",
+    "limit": "reading stops when enough rows have come",
+    "knn": "nearest neighbours by function",
+    "knn filter": "… among the rows that match a filter",
+    "knn odd filter": "… also one that the table does not know: still k rows",
+    "order by": "ORDER BY distance LIMIT k",
+    "knn join": "nearest neighbours of every row of a query",
+    "new rows": "the next statement sees what was committed",
+    "new columns": "… and columns added or dropped since",
+    "version": "an older version",
+    "append": "writes rows in one commit",
+    "evolution": "any version after columns were added, dropped, renamed, widened, filled",
+    "mapped vectors": "local vectors arrive as the mapped file, not copied",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Where a table is, for engines that open it themselves."""
+
+    uri: str
+    storage_options: Mapping[str, str] = field(default_factory=dict)
+    version: int | None = None
+
+
+class Session(Protocol):
+    """One engine with one table in reach, called ``items``."""
+
+    def read(
+        self, columns: Sequence[str] | None, where: str | None = None, limit: int | None = None
+    ) -> pa.Table:
+        """Rows as the engine returns them; ``where`` is a condition of :data:`conformance.filters.FILTERS`."""
+        ...
+
+    def copied(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
+        """The same over the engine's own copy of the rows."""
+        ...
+
+    def knn(self, vector: Sequence[float], k: int, where: str | None = None) -> list[tuple[int, float]]:
+        """Ids and distances of the nearest rows, nearest first."""
+        ...
+
+    def ordered(self, vector: Sequence[float], k: int, where: str | None = None) -> list[int]:
+        """Ids by ``ORDER BY distance LIMIT k``, rows without a vector left out."""
+        ...
+
+    def joined(self, vectors: Sequence[Sequence[float]], k: int) -> list[list[int]]:
+        """Ids of the nearest rows of each of several vectors, in one statement."""
+        ...
+
+    def append(self, rows: pa.Table) -> None:
+        """Write rows to the table."""
+        ...
+
+    def maps_vectors(self) -> bool:
+        """Whether the values of column ``vec`` lie in a mapped file when the engine gets them."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything."""
+        ...
+
+
+class EngineUnderTest(Protocol):
+    """An engine."""
+
+    name: str
+    support: Mapping[str, Support]
+    slow: bool
+    """Whether the normal run asks it a part of the questions only."""
+    differs: Mapping[str, str]
+    """Filters for which it selects other rows here than from its own copy, and why; a test holds that they differ."""
+    errors: tuple[type[BaseException], ...]
+    """What the engine raises, in its own types."""
+
+    def open(self, table: Reached, copy: pa.Table | None = None) -> Session:
+        """Reach a table; ``copy`` are its rows, for :meth:`Session.copied`."""
+        ...
+
+    def takes(self, kind: pa.DataType) -> bool:
+        """Whether it has a type for a column of this type; others it must refuse by name."""
+        ...
+
+
+def supported(engine: EngineUnderTest, capability: str) -> Any:
+    """Whether the engine answers at all."""
+    assert capability in CAPABILITIES
+    return engine.support[capability] in ("pushed", "answered")

@@ -1,0 +1,342 @@
+"""Every engine over the same tables: right answers, and what was pushed down counted at the store.
+
+The suite, its tables and engines are in ``tests/conformance``. An engine under test must do what it claims, no less
+and no more: a claim that became better is a claim to correct.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conformance import matrix, tables
+from conformance.engine import EngineUnderTest, Reached, Session, supported
+from conformance.engines import ENGINES, load
+from conformance.filters import FILTERS, ODD_FILTERS
+from conformance.tables import Served
+from lake_rows import query, rows
+from samples import every_type
+from values import normal, raw
+
+import lake_format as lake
+
+EVERY = 5
+"""A slow engine is asked every fifth filter in the normal run."""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    yield from tables.serving(str(tmp_path_factory.mktemp("conformance")))
+
+
+@pytest.fixture(scope="module")
+def items(served: Served) -> lake.Table:
+    return tables.filled(served)
+
+
+@pytest.fixture(scope="module")
+def wide(served: Served) -> lake.Table:
+    return tables.wide(served)
+
+
+@pytest.fixture(scope="module")
+def evolved(served: Served) -> lake.Table:
+    return tables.evolved(served)
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
+    return load(request.param)
+
+
+def needs(engine: EngineUnderTest, capability: str) -> None:
+    if not supported(engine, capability):
+        pytest.skip(f"{engine.name} has no such thing")
+
+
+def label(engine: EngineUnderTest) -> str:
+    return engine.name.split(",")[0].lower()
+
+
+def asked(engine: EngineUnderTest, filters: tuple[str, ...], config: pytest.Config) -> tuple[str, ...]:
+    return filters[::EVERY] if engine.slow and "not long" in config.option.markexpr else filters
+
+
+def same_rows(found: pa.Table, expected: pa.Table, what: str) -> None:
+    assert found.column_names == expected.column_names, what
+    assert sorted(values(found), key=repr) == sorted(values(expected), key=repr), what
+
+
+def values(table: pa.Table) -> list[Any]:
+    columns = [[normal(value) for value in raw(column)] for column in table.columns]
+    return list(zip(*columns, strict=True))
+
+
+# --- what rows come back ---------------------------------------------------------------------------------------
+
+
+def test_filters_select_what_the_engine_itself_selects(
+    engine: EngineUnderTest, served: Served, items: lake.Table, pytestconfig: pytest.Config
+) -> None:
+    """spec: FILTER-1"""
+    wanted = asked(engine, FILTERS, pytestconfig)
+    if supported(engine, "odd filter"):
+        wanted += asked(engine, ODD_FILTERS, pytestconfig)
+    with closing(engine.open(served.reached("items"), items.to_arrow())) as session:
+        for where in wanted:
+            columns = ["id", "title", "cost"]
+            found, expected = session.read(columns, where), session.copied(columns, where)
+            if where in engine.differs:
+                assert found.num_rows != expected.num_rows, f"{where} does not differ any more"
+            else:
+                same_rows(found, expected, where)
+
+
+def test_every_type_comes_back_as_from_the_engines_own_copy(engine: EngineUnderTest, served: Served) -> None:
+    """spec: SCH-8"""
+    data = every_type(7)
+    names = [name for name in data.column_names if engine.takes(data.schema.field(name).type)]
+    data = data.select(names)
+    name = f"types-{label(engine)}"
+    served.create(name, data.schema).append(data)
+    with closing(engine.open(served.reached(name), data)) as session:
+        found, expected = session.read(names), session.copied(names)
+        for name in names:
+            one, other = (sorted(normal(raw(table.column(name))), key=repr) for table in (found, expected))
+            assert one == other, data.schema.field(name)
+
+
+def test_a_type_the_engine_lacks_is_refused_by_name(engine: EngineUnderTest, served: Served) -> None:
+    lacking = [one for one in every_type(3).schema if not engine.takes(one.type)]
+    for number, one in enumerate(lacking):
+        name = f"lacking-{label(engine)}-{number}"
+        served.create(name, pa.schema([("id", pa.int64()), one]))
+        with pytest.raises((lake.UnsupportedError, *engine.errors), match=re.escape(str(one.type))):
+            engine.open(served.reached(name)).read(None)
+
+
+def test_each_version_of_an_evolved_table(
+    engine: EngineUnderTest, served: Served, evolved: lake.Table, pytestconfig: pytest.Config
+) -> None:
+    """spec: EVO-1"""
+    needs(engine, "evolution")
+    step = 4 if engine.slow and "not long" in pytestconfig.option.markexpr else 1
+    for version in [*range(2, evolved.version, step), evolved.version]:
+        expected = evolved.checkout(version).to_arrow()
+        reached = served.reached("evolved", None if version == evolved.version else version)
+        with closing(engine.open(reached, expected)) as session:
+            same_rows(session.read(None), session.copied(expected.column_names), f"version {version}")
+            cost = "cost" if "cost" in expected.column_names else "price"
+            columns = [name for name in expected.column_names if name != "place"]
+            for where in ("id >= 30 AND id < 60", f"{cost} > 12.5"):
+                same_rows(session.read(columns, where), session.copied(columns, where), f"{version}: {where}")
+
+
+def test_what_was_committed_since_is_seen_by_the_next_statement(
+    engine: EngineUnderTest, served: Served
+) -> None:
+    needs(engine, "new rows")
+    name = f"following-{label(engine)}"
+    table = served.create(name, tables.EVOLVING).append(tables.evolving_rows(tables.EVOLVING, 0))
+    with (
+        closing(engine.open(served.local(name))) as session,
+        closing(engine.open(served.local(name, table.version))) as pinned,
+    ):
+        assert session.read(["id"]).num_rows == 40
+        table.append(tables.evolving_rows(table.schema, 40)).delete("id = 3")
+        assert session.read(["id"]).num_rows == 79
+        if supported(engine, "new columns"):
+            table.add_column("stock", pa.int64(), lake.sql("id * 2")).drop_column("price")
+            found = session.read(None, "id >= 10 AND id < 12")
+            assert set(found.column_names) == set(table.schema.names)
+            assert sorted(found.column("stock").to_pylist()) == [20, 22]
+        assert pinned.read(["id"]).num_rows == 40
+
+
+def test_rows_written_by_the_engine(engine: EngineUnderTest, served: Served) -> None:
+    needs(engine, "append")
+    name = f"written-{label(engine)}"
+    table = served.create(name, tables.EVOLVING)
+    new = tables.evolving_rows(tables.EVOLVING, 0)
+    with closing(engine.open(served.local(name), new)) as session:
+        session.append(new)
+    assert table.refresh().version == 2, "one commit"
+    same_rows(table.to_arrow(), new, "rows written")
+
+
+# --- nearest neighbours ----------------------------------------------------------------------------------------
+
+
+def exact(table: lake.Table, vector: list[float], k: int, where: Any = None) -> list[int]:
+    found = table.search(vector, k, exact=True, where=where, select=["id"])
+    return [int(one) for one in found.to_arrow().column("id").to_pylist()]
+
+
+def agree(found: list[int], expected: list[int]) -> None:
+    """The same ids; equal distances may swap, and an index may miss one in ten."""
+    assert len(found) == len(set(found)) == len(expected)
+    assert len(set(found) & set(expected)) >= 0.9 * len(expected)
+
+
+@pytest.mark.parametrize("where", [None, *FILTERS[::4]])
+def test_the_nearest_rows(
+    engine: EngineUnderTest, served: Served, items: lake.Table, where: str | None
+) -> None:
+    needs(engine, "knn" if where is None else "knn filter")
+    with closing(engine.open(served.reached("items"), items.to_arrow())) as session:
+        found = session.knn(query(1), 12, where)
+        assert [distance for _, distance in found] == sorted(distance for _, distance in found)
+        matching = session.copied(["id", "vec"], where)
+        assert [one for one, _ in found] == brute_force(matching, query(1), 12)
+
+
+def brute_force(table: pa.Table, vector: list[float], k: int) -> list[int]:
+    known = [
+        (one, other) for one, other in zip(*table.to_pydict().values(), strict=True) if other is not None
+    ]
+    distances = [float(np.linalg.norm(np.float32(other) - np.float32(vector))) for _, other in known]
+    return [known[place][0] for place in np.argsort(distances, kind="stable")[:k]]
+
+
+@pytest.mark.parametrize("where", ODD_FILTERS)
+def test_k_rows_come_back_whatever_the_engine_filters_itself(
+    engine: EngineUnderTest, served: Served, items: lake.Table, where: str
+) -> None:
+    needs(engine, "knn odd filter")
+    with closing(engine.open(served.reached("items"), items.to_arrow())) as session:
+        expected = brute_force(session.copied(["id", "vec"], where), query(2), 9)
+        assert [one for one, _ in session.knn(query(2), 9, where)] == expected
+        if supported(engine, "order by"):
+            assert session.ordered(query(2), 9, f"({where}) AND vec IS NOT NULL") == expected
+
+
+def test_ordered_by_distance(engine: EngineUnderTest, served: Served, items: lake.Table) -> None:
+    needs(engine, "order by")
+    with closing(engine.open(served.reached("items"), items.to_arrow())) as session:
+        for where in (None, "id < 300", "category = 'a'"):
+            condition = "vec IS NOT NULL" if where is None else f"{where} AND vec IS NOT NULL"
+            expected = brute_force(session.copied(["id", "vec"], where), query(3), 7)
+            assert session.ordered(query(3), 7, condition) == expected
+
+
+def test_neighbours_of_every_row_of_a_query(
+    engine: EngineUnderTest, served: Served, items: lake.Table
+) -> None:
+    needs(engine, "knn join")
+    vectors = [query(number) for number in range(5)]
+    with closing(engine.open(served.reached("items"))) as session:
+        assert session.joined(vectors, 4) == [exact(items, vector, 4) for vector in vectors]
+
+
+# --- what reached the store ------------------------------------------------------------------------------------
+
+
+def fetched(engine: EngineUnderTest, served: Served, ask: Any) -> tuple[int, int, Any]:
+    """Bytes and data files that a question cost a session of its own, and the answer."""
+    with closing(engine.open(served.reached("wide"))) as session:
+        served.server.reset()
+        answer = ask(session)
+    data = [request for request in served.server.requests if "/data/" in request.key]
+    return sum(request.sent for request in data), len({request.key for request in data}), answer
+
+
+def everything(session: Session) -> int:
+    return int(session.read(None).num_rows)
+
+
+def test_pushdown_is_what_is_claimed(engine: EngineUnderTest, served: Served, wide: lake.Table) -> None:
+    """spec: STAT-1"""
+    questions: dict[str, Any] = {
+        "projection": lambda session: session.read(["id"]).num_rows,
+        "filter": lambda session: session.read(["id", "text"], "id >= 400 AND id < 800").num_rows,
+        "limit": lambda session: session.read(None, limit=5).num_rows,
+    }
+    expected = {"projection": wide.count(), "filter": 400, "limit": 5}
+    all_bytes, _, count = fetched(engine, served, everything)
+    assert count == wide.count()
+    for capability, ask in questions.items():
+        if supported(engine, capability):
+            some, _, answer = fetched(engine, served, ask)
+            assert answer == expected[capability], capability
+            assert (some < all_bytes / 3) == (engine.support[capability] == "pushed"), (
+                capability,
+                some,
+                all_bytes,
+            )
+
+
+def test_searches_read_candidates_not_the_table(
+    engine: EngineUnderTest, served: Served, wide: lake.Table
+) -> None:
+    vector = tables.wide_rows(3).column("vec")[7].as_py()
+    all_bytes, _, _ = fetched(engine, served, lambda session: session.read(["id", "vec"]).num_rows)
+    questions: dict[str, Any] = {
+        "knn": lambda session: [one for one, _ in session.knn(vector, 10)],
+        "knn filter": lambda session: [one for one, _ in session.knn(vector, 10, "id >= 1000 AND id < 3000")],
+        "order by": lambda session: session.ordered(vector, 10),
+    }
+    for capability, ask in questions.items():
+        if supported(engine, capability):
+            some, _, found = fetched(engine, served, ask)
+            where = "id >= 1000 AND id < 3000" if capability == "knn filter" else None
+            agree(found, exact(wide, vector, 10, where))
+            assert (some < all_bytes / 3) == (engine.support[capability] == "pushed"), (
+                capability,
+                some,
+                all_bytes,
+            )
+
+
+def test_local_vectors_are_not_copied(engine: EngineUnderTest, served: Served, wide: lake.Table) -> None:
+    """spec: VEC-1"""
+    needs(engine, "mapped vectors")
+    with closing(engine.open(Reached(wide.uri))) as session:
+        assert session.maps_vectors() == (engine.support["mapped vectors"] == "pushed")
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_the_engines_own_errors_and_leave_the_session_usable(
+    engine: EngineUnderTest, served: Served, items: lake.Table
+) -> None:
+    with closing(engine.open(served.reached("items"), items.to_arrow())) as session:
+        with pytest.raises(engine.errors):
+            session.read(["no_such_column"])
+        if supported(engine, "knn"):
+            with pytest.raises(engine.errors, match="dimension"):
+                session.knn([1.0, 2.0], 3)
+        assert session.read(["id"]).num_rows == 600
+    with pytest.raises((lake.NotFoundError, *engine.errors), match=r"no table|no version"):
+        engine.open(served.reached("nowhere")).read(None)
+    with pytest.raises((lake.NotFoundError, *engine.errors), match="no version"):
+        engine.open(served.reached("items", 99)).read(None)
+
+
+def test_a_table_removed_while_it_is_attached(engine: EngineUnderTest, served: Served) -> None:
+    name = f"removed-{label(engine)}"
+    served.create(name, tables.EVOLVING).append(tables.evolving_rows(tables.EVOLVING, 0))
+    with closing(engine.open(served.reached(name))) as session:
+        store = lake.open(f"{served.folder}/{name}").snapshot.store
+        for info in list(store.list("data/")):
+            store.delete(info.path)
+        with pytest.raises((lake.LakeError, *engine.errors), match="data/"):
+            session.read(None)
+
+
+def test_the_support_matrix_is_what_the_engines_claim() -> None:
+    assert matrix.PAGE.read_text() == matrix.page(), "write it anew: cd tests && python -m conformance.matrix"
+
+
+def test_the_odd_rows_are_odd() -> None:
+    """The tables this suite rests on hold what makes filters go wrong."""
+    table = rows(0, 200)
+    assert all(
+        table.column(name).null_count for name in ("price", "title", "category", "flag", "cost", "vec")
+    )
+    assert np.isnan(table.column("price").drop_null().to_numpy()).any()
