@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from lake_format.engine import Engine
 from lake_format.errors import AlreadyExistsError, InvalidInputError
-from lake_format.history import check_tag, moment_of, tagged, version_at
+from lake_format.history import check_tag, moment_of, tagged
 from lake_format.keys import KEY_FEATURE, KEY_PROPERTY, check_key_columns, with_key
 from lake_format.log import VersionLog
 from lake_format.model import Version
@@ -22,6 +22,7 @@ from lake_format.store.base import Store
 from lake_format.store.consent import AllowExternal, Consent
 from lake_format.store.table_store import TableStore
 from lake_format.table import Table
+from lake_format.timeline import version_at
 from lake_format.transaction import Surroundings, first_version
 
 __all__ = ["create", "open"]

@@ -10,14 +10,11 @@ Stored bytes are untrusted: magic, lengths, checksum, required features and ever
 from __future__ import annotations
 
 import base64
-import json
-import struct
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyarrow as pa
-
+from lake_format.checkpoint import entries_to_json, recent_from_json
 from lake_format.errors import CorruptionError, InvalidInputError, UnsupportedError
 from lake_format.model import (
     EXTERNAL_FEATURE,
@@ -28,6 +25,7 @@ from lake_format.model import (
     ManifestReference,
     Version,
 )
+from lake_format.packed_json import pack_json, unpack_json
 from lake_format.schema import schema_from_bytes, schema_to_bytes
 from lake_format.store.paths import check_object_path, split_external
 from lake_format.store.places import Place
@@ -35,18 +33,13 @@ from lake_format.store.places import Place
 __all__ = ["MAGIC", "decode_version", "encode_version"]
 
 MAGIC = b"LAKEVER0"
-_HEAD = struct.Struct("<8sIII")
-_MAX_UNPACKED = 256 << 20
 _LIMIT = 1 << 63
-_ZSTD = pa.Codec("zstd", compression_level=3)
 
 
 def encode_version(version: Version) -> bytes:
     """The bytes of a version object, inline manifests included."""
-    tail = b"".join(reference.body or b"" for reference in version.manifests if reference.path is None)
-    text = json.dumps(_version_to_json(version), separators=(",", ":"), sort_keys=True).encode()
-    packed = _ZSTD.compress(text, asbytes=True)
-    return b"".join([_HEAD.pack(MAGIC, len(packed), len(text), zlib.crc32(packed)), packed, tail])
+    tail = [reference.body or b"" for reference in version.manifests if reference.path is None]
+    return b"".join([pack_json(MAGIC, _version_to_json(version)), *tail])
 
 
 def decode_version(data: bytes, where: str) -> Version:
@@ -64,7 +57,7 @@ def decode_version(data: bytes, where: str) -> Version:
     UnsupportedError
         A newer format version, or a required feature this release does not know.
     """
-    raw, tail = _unpack(data, where)
+    raw, tail = unpack_json(data, MAGIC, where, "a version object")
     try:
         _check_understood(raw, where)
         return _version_from_json(raw, tail)
@@ -87,29 +80,12 @@ def _check_understood(raw: dict[str, Any], where: str) -> None:
         raise UnsupportedError(f"{where} requires the feature {unknown[0]!r}", fix="upgrade lake-format")
 
 
-def _unpack(data: bytes, where: str) -> tuple[dict[str, Any], memoryview]:
-    if len(data) < _HEAD.size or data[:7] != MAGIC[:7]:
-        raise CorruptionError(f"{where} is not a version object (no {MAGIC.decode()} at its start)")
-    magic, packed_length, length, crc = _HEAD.unpack_from(data)
-    if magic != MAGIC:
-        raise UnsupportedError(f"{where} has the container version {magic[7:]!r}", fix="upgrade lake-format")
-    packed = memoryview(data)[_HEAD.size : _HEAD.size + packed_length]
-    if len(packed) != packed_length or length > _MAX_UNPACKED or zlib.crc32(packed) != crc:
-        raise CorruptionError(f"{where} is truncated or altered (checksum does not match)")
-    try:
-        raw = json.loads(_ZSTD.decompress(packed, decompressed_size=length, asbytes=True))
-    except (ValueError, OSError, RecursionError, pa.ArrowException) as error:
-        raise CorruptionError(f"{where} cannot be unpacked: {error}") from error
-    if not isinstance(raw, dict):
-        raise CorruptionError(f"{where} does not hold a JSON object")
-    return raw, memoryview(data)[_HEAD.size + packed_length :]
-
-
 def _version_to_json(version: Version) -> dict[str, Any]:
     optional = {
         "refs": dict(version.refs),
         "horizon": version.horizon,
         "roots": {str(number): uri for number, uri in version.roots.items()},
+        "history": entries_to_json(version.history),
     }
     return {
         **version.extra,
@@ -162,6 +138,7 @@ _KNOWN_KEYS = frozenset(
         "refs",
         "horizon",
         "roots",
+        "history",
     ]
 )
 
@@ -205,6 +182,7 @@ def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
         refs=_refs_from_json(raw),
         horizon=_integer(raw, "horizon") if "horizon" in raw else 0,
         roots=roots,
+        history=recent_from_json(raw.get("history"), raw["version"], raw["committed_at"]),
         extra={key: value for key, value in raw.items() if key not in _KNOWN_KEYS},
     )
 

@@ -14,12 +14,12 @@ from typing import Any, Self
 from lake_format.draft import Draft
 from lake_format.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 from lake_format.keys import key_field_ids
-from lake_format.log import ExpiredError, VersionLog
+from lake_format.log import ExpiredError
 from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
 from lake_format.snapshot import Snapshot
 
-__all__ = ["MoveTag", "RestoreVersion", "check_tag", "is_kept", "moment_of", "tagged", "version_at"]
+__all__ = ["MoveTag", "RestoreVersion", "check_tag", "is_kept", "moment_of", "tagged"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/]{0,127}")
@@ -50,44 +50,6 @@ def moment_of(when: object) -> int:
             fix="add one: 2026-03-01T12:00:00Z, or datetime(..., tzinfo=datetime.UTC)",
         )
     return (given - _EPOCH) // timedelta(microseconds=1)
-
-
-def version_at(log: VersionLog, newest: Version, moment: int) -> Version:
-    """The version that was current at a moment: the newest that was committed by then.
-
-    Bisects over version numbers, as times order like numbers do (COM-8).
-
-    Parameters
-    ----------
-    newest
-        The newest version.
-    moment
-        Microseconds since the epoch.
-
-    Raises
-    ------
-    NotFoundError
-        The table did not exist yet; :class:`ExpiredError` where what it was then has expired.
-    """
-    if newest.committed_at <= moment:
-        return newest
-    first = max(newest.horizon, 1)
-    low, high = first - 1, newest.version  # low was committed by then (or stands for "none"), high was not
-    found = None
-    while high - low > 1:
-        middle = log.read((low + high) // 2)
-        if middle.committed_at <= moment:
-            low, found = middle.version, middle
-        else:
-            high = middle.version
-    if found is not None:
-        return found
-    shown = (_EPOCH + timedelta(microseconds=moment)).isoformat()
-    if first > 1:
-        raise ExpiredError(
-            f"what the table was at {shown} has expired", fix=f"the oldest version kept is {first}"
-        )
-    raise NotFoundError(f"there was no table at {shown} yet", fix="versions() tells when it was made")
 
 
 def is_kept(version: Version, number: int) -> bool:

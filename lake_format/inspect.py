@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from lake_format.errors import InvalidInputError
 from lake_format.log import VersionLog
-from lake_format.model import Fragment
+from lake_format.model import Fragment, HistoryEntry
 from lake_format.schema import field_by_id
 from lake_format.snapshot import Snapshot
 from lake_format.store.paths import split_external
+from lake_format.timeline import history_of
 
 __all__ = ["Inspect"]
 
+_ROWS_AT_ONCE = 4096
 _TIME = pa.timestamp("us", "UTC")
 _VERSIONS = pa.schema(
     [
@@ -71,26 +76,24 @@ class Inspect:
         self._snapshot = snapshot
         self._log = log
 
-    def versions(self) -> pa.Table:
-        """One row a version, oldest first, up to the one this table reads."""
-        rows = []
-        for number in self._log.numbers():
-            if number <= self._snapshot.version.version:
-                version = self._log.find(number)
-                if version is None:  # it has expired
-                    continue
-                rows.append(
-                    {
-                        "version": number,
-                        "committed_at": version.committed_at,
-                        "operation": ", ".join(str(record.get("kind")) for record in version.operations),
-                        "rows": version.row_count,
-                        "commit_id": version.commit_id,
-                        "writer_id": version.writer_id,
-                        "summary": _facts(version.summary),
-                    }
-                )
-        return pa.Table.from_pylist(rows, schema=_VERSIONS)
+    def versions(self, *, limit: int | None = None, newest_first: bool = False) -> pa.Table:
+        """One row a version that has not expired, up to the one this table reads.
+
+        Parameters
+        ----------
+        limit
+            Only so many of the newest.
+        newest_first
+            The newest version comes first, else the oldest.
+        """
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+            raise InvalidInputError(f"limit must be a positive whole number, not {limit!r}")
+        rows = map(_version_row, history_of(self._log, self._snapshot.version, limit))
+        batches = []
+        while part := list(islice(rows, _ROWS_AT_ONCE)):
+            batches.append(pa.RecordBatch.from_pylist(part, schema=_VERSIONS))
+        found = pa.Table.from_batches(batches, _VERSIONS)
+        return found if newest_first else found.take(pa.array(np.arange(len(found))[::-1]))
 
     def fragments(self) -> pa.Table:
         """One row a fragment."""
@@ -175,6 +178,20 @@ class Inspect:
                 }
             )
         return rows
+
+
+def _version_row(entry: HistoryEntry) -> dict[str, Any]:
+    details = entry.details
+    assert details is not None
+    return {
+        "version": entry.version,
+        "committed_at": entry.committed_at,
+        "operation": ", ".join(details.kinds),
+        "rows": details.row_count,
+        "commit_id": details.commit_id,
+        "writer_id": details.writer_id,
+        "summary": _facts(details.summary),
+    }
 
 
 def _facts(values: object) -> str:

@@ -9,9 +9,12 @@ copy is only a hint: it may lag, be missing or be broken, and nothing relies on 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
+from lake_format.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
 from lake_format.codec import decode_version, encode_version
 from lake_format.errors import (
     AlreadyExistsError,
@@ -23,8 +26,8 @@ from lake_format.errors import (
     UnsupportedError,
 )
 from lake_format.model import Version
-from lake_format.paths import LATEST, VERSIONS, version_number, version_path
-from lake_format.store.base import Store
+from lake_format.paths import LATEST, VERSIONS, checkpoint_path, version_number, version_path
+from lake_format.store.base import ByteRange, Store
 from lake_format.store.probe import create_first
 from lake_format.store.table_store import TableStore
 from lake_format.tombstone import Tombstone, decode_tombstone, is_tombstone
@@ -165,6 +168,42 @@ class VersionLog:
             else:
                 return True
         raise AssertionError("unreachable")
+
+    def checkpoint(self, number: int, table_id: str) -> Checkpoint | None:
+        """The history checkpoint of this number, from one request; None where there is no usable one."""
+        path = checkpoint_path(number)
+        try:
+            return self._checked_checkpoint(self._store.get(path), number, table_id)
+        except NotFoundError:
+            return None
+
+    def checkpoints(
+        self, numbers: Sequence[int], sizes: Sequence[int | None], table_id: str
+    ) -> list[Checkpoint | None]:
+        """Several checkpoints, in one round where the size of all is known."""
+        ranges = [
+            ByteRange(checkpoint_path(number), 0, size)
+            for number, size in zip(numbers, sizes, strict=True)
+            if size
+        ]
+        if len(ranges) == len(numbers):
+            with suppress(NotFoundError, CorruptionError):
+                found = zip(self._store.get_ranges(ranges), numbers, strict=True)
+                return [self._checked_checkpoint(data, number, table_id) for data, number in found]
+        return [self.checkpoint(number, table_id) for number in numbers]
+
+    def _checked_checkpoint(self, data: bytes, number: int, table_id: str) -> Checkpoint | None:
+        with suppress(CorruptionError, UnsupportedError):
+            found = decode_checkpoint(data, f"{self._store.uri}/{checkpoint_path(number)}")
+            if found.version == number and found.table_id == table_id:
+                return found
+        return None
+
+    def put_checkpoint(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Store a checkpoint, in place of a damaged one if there is one; returns it with its size."""
+        data = encode_checkpoint(checkpoint)
+        self._store.put(checkpoint_path(checkpoint.version), data)
+        return replace(checkpoint, size=len(data))
 
     def publish_hint(self, version: Version) -> None:
         """Point the hint at a landed version; failing to do so is harmless."""

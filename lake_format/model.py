@@ -21,7 +21,9 @@ __all__ = [
     "FORMAT_VERSION",
     "KNOWN_FEATURES",
     "ColumnGroup",
+    "CommitDetails",
     "Fragment",
+    "HistoryEntry",
     "IndexEntry",
     "IndexShard",
     "ManifestReference",
@@ -185,6 +187,28 @@ class IndexEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CommitDetails:
+    """What a listing of the history tells of a version besides its number and time."""
+
+    kinds: tuple[str, ...]
+    """The kinds of its operations."""
+    row_count: int
+    commit_id: str
+    writer_id: str
+    summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """A version as later versions and history checkpoints remember it (spec/identity.md, IDN-21)."""
+
+    version: int
+    committed_at: int
+    details: CommitDetails | None
+    """None where they would take too many bytes: the version itself has them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
     """One committed state of a table: everything a reader needs to find every row of it."""
 
@@ -216,6 +240,8 @@ class Version:
     """Versions before this one have expired, unless a tag names them; 0 where nothing has (IDN-19)."""
     roots: Mapping[int, str] = field(default_factory=dict)
     """External roots: number to URI of the place that paths ``@<number>/…`` lie in (TAB-11)."""
+    history: tuple[HistoryEntry, ...] = ()
+    """The versions between the last multiple of 32 and this one, or none of them where that is not known."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields a newer minor version wrote; kept and written back untouched."""
 

@@ -10,10 +10,11 @@ from uuid import UUID
 
 __all__ = ["DATA", "INDEXES", "KEYS", "LATEST", "MANIFESTS", "METADATA", "VERSIONS"]
 __all__ += ["data_path", "index_path", "keys_path", "manifest_path", "version_number", "version_path"]
-__all__ += ["JOBS", "job_plan_path", "job_record_path"]
+__all__ += ["HISTORY", "JOBS", "checkpoint_number", "checkpoint_path", "job_plan_path", "job_record_path"]
 
 METADATA = "_lake/"
 VERSIONS = "_lake/versions/"
+HISTORY = "_lake/history/"
 MANIFESTS = "_lake/manifests/"
 INDEXES = "_lake/indexes/"
 KEYS = "_lake/keys/"
@@ -22,6 +23,7 @@ DATA = "data/"
 LATEST = "_lake/latest"
 
 _VERSION_NAME = re.compile(r"^_lake/versions/(\d{20})\.lake$")
+_CHECKPOINT_NAME = re.compile(r"^_lake/history/(\d{20})\.lake$")
 
 
 def version_path(version: int) -> str:
@@ -32,6 +34,17 @@ def version_path(version: int) -> str:
 def version_number(path: str) -> int | None:
     """The version a path of the versions folder stands for, or None for a foreign name."""
     match = _VERSION_NAME.match(path)
+    return int(match[1]) if match else None
+
+
+def checkpoint_path(version: int) -> str:
+    """The history checkpoint written after ``version``."""
+    return f"{HISTORY}{version:020d}.lake"
+
+
+def checkpoint_number(path: str) -> int | None:
+    """The version a path of the history folder stands for, or None for a foreign name."""
+    match = _CHECKPOINT_NAME.match(path)
     return int(match[1]) if match else None
 
 

@@ -108,15 +108,24 @@ class TableCore(TableDataset):
     def _engine(self) -> Engine:
         return self._given_engine or load_engine()
 
-    def versions(self) -> list[dict[str, Any]]:
-        """The history, oldest first.
+    def versions(self, *, limit: int | None = None, newest_first: bool = False) -> list[dict[str, Any]]:
+        """The history: every version that has not expired, the oldest first; a few requests however many.
+
+        Parameters
+        ----------
+        limit
+            Only so many of the newest versions.
+        newest_first
+            The newest version comes first.
 
         Returns
         -------
         list of dict
-            Each with ``version``, ``committed_at`` (UTC), ``operation``, ``rows``, ``commit_id`` and ``summary``.
+            Each with ``version``, ``committed_at`` (UTC), ``operation``, ``rows``, ``commit_id``, ``writer_id``
+            and ``summary``.
         """
-        rows: list[dict[str, Any]] = self.inspect.versions().to_pylist()
+        found = self.inspect.versions(limit=limit, newest_first=newest_first)
+        rows: list[dict[str, Any]] = found.to_pylist()
         return rows
 
     def refresh(self) -> Self:

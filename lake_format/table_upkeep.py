@@ -14,11 +14,12 @@ from lake_format.compaction import (
 )
 from lake_format.engine import Progress
 from lake_format.errors import ConflictError, InvalidInputError, NotFoundError
-from lake_format.history import moment_of, version_at
+from lake_format.history import moment_of
 from lake_format.model import Fragment, Version
 from lake_format.properties import integer_property
 from lake_format.snapshot import Snapshot
 from lake_format.table_core import TableCore
+from lake_format.timeline import version_at
 from lake_format.transaction import YieldedError
 from lake_format.upkeep import ExpireVersions, ExpiryReport, GarbageReport, collect
 from lake_format.verification import VerificationReport, check_metadata

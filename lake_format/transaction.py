@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 import pyarrow as pa
 
+from lake_format.checkpoint import recent_of_next
 from lake_format.conflicts import Action, Decision, decide_all
 from lake_format.draft import Draft
 from lake_format.errors import ConflictError
@@ -27,6 +28,7 @@ from lake_format.operation_record import OperationRecord
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import Store
 from lake_format.store.paths import check_path
+from lake_format.timeline import write_checkpoint
 
 __all__ = ["Change", "Idempotency", "Overtaken", "Surroundings", "YieldedError", "commit", "first_version"]
 
@@ -163,6 +165,7 @@ def commit(
         candidate = _stamped(draft.settled(), parent, changes, records, around, idempotency)
         if log.claim(candidate):
             log.publish_hint(candidate)
+            write_checkpoint(log, candidate)
             return candidate
         newest = log.latest_from(parent)
         changes = _rebased(log, manifests, parent, newest, changes)
@@ -195,6 +198,7 @@ def _stamped(
         operations=tuple(record.to_json() for record in records),
         summary={name: value for change in changes for name, value in change.summary.items()},
         sequences=sequences,
+        history=recent_of_next(parent),
     )
 
 

@@ -12,13 +12,23 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import pyarrow.compute as pc
 
+from lake_format.checkpoint import BLOCK, block_start
 from lake_format.draft import Draft
 from lake_format.history import is_kept
 from lake_format.log import ExpiredError, VersionLog
 from lake_format.manifest import decode_manifest
 from lake_format.model import ManifestReference, Version
 from lake_format.operation_record import OperationRecord
-from lake_format.paths import DATA, INDEXES, MANIFESTS, VERSIONS, version_number, version_path
+from lake_format.paths import (
+    DATA,
+    HISTORY,
+    INDEXES,
+    MANIFESTS,
+    VERSIONS,
+    checkpoint_number,
+    version_number,
+    version_path,
+)
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import ByteRange, ObjectInfo, Store
 from lake_format.store.paths import is_external
@@ -115,6 +125,7 @@ def collect(store: Store, log: VersionLog, newest: Version, grace: float, *, dry
         _bury(store, log, newest, sorted(infos), report)
         limit = infos[newest.horizon].modified_at - grace if newest.horizon in infos else 0.0
         _remove_unneeded(store, log, newest, limit, report)
+        _remove_checkpoints(store, newest, report)
     home = TableStore.around(store).home
     if not dry_run and isinstance(home, KeepsLeftovers):
         report.leftovers = home.remove_leftovers(max(grace, 1.0))
@@ -151,6 +162,22 @@ def _remove_unneeded(
         report.bytes += candidates[path].size
         if not report.dry_run:
             store.delete(path)
+
+
+def _remove_checkpoints(store: Store, newest: Version, report: GarbageReport) -> None:
+    """Remove history checkpoints that later ones replace, and those that tell of expired versions only."""
+    current = block_start(newest.version)
+    for info in list(store.list(HISTORY)):
+        number = checkpoint_number(info.path)
+        if number is None or number > current:
+            continue
+        told = range(block_start(number) + 1, number + 1)
+        expired = number < newest.horizon and not any(tag in told for tag in newest.refs.values())
+        if number % BLOCK or expired:
+            report.objects.append(info.path)
+            report.bytes += info.size
+            if not report.dry_run:
+                store.delete(info.path)
 
 
 def _spare_needed(store: Store, log: VersionLog, newest: Version, candidates: dict[str, ObjectInfo]) -> None:

@@ -13,13 +13,14 @@ from uuid import uuid4
 import pytest
 from samples import bare_version, still_surroundings
 from stores.faulty import Fault, FaultyStore, SimulatedCrash, count_calls
+from stores.long_history import pour
 from test_upkeep_compact import SCHEMA, contents, fresh, make, reopened, rows
 
 import lake_format as lake
 from lake_format.codec import encode_version
 from lake_format.errors import ConflictError, CorruptionError, InvalidInputError, LakeError, NotFoundError
 from lake_format.log import ExpiredError, VersionLog
-from lake_format.paths import LATEST, version_path
+from lake_format.paths import HISTORY, LATEST, checkpoint_number, checkpoint_path, version_path
 from lake_format.store import Store, forget_memory, open_store
 from lake_format.tombstone import Tombstone, decode_tombstone, encode_tombstone, is_tombstone
 
@@ -94,6 +95,24 @@ def test_work_prepared_on_an_expired_version_is_refused(store: Store) -> None:
             late.append(rows(20, 1))
     late.refresh().append(rows(20, 1))
     assert late.count() == 14
+
+
+def test_checkpoints_that_are_of_no_use_go(store: Store) -> None:
+    """Those that a milestone replaces, and those of expired versions; a tagged one keeps its own. spec: UPK-9"""
+    pour(store, 2200)
+    table = reopened(store).tag("old", 1500)
+    assert not table.collect_garbage(dry_run=False, grace=NOW).objects
+    for horizon, kept in ((10, [1024, 2048]), (1500, [2048]), (2150, [2048])):
+        table.expire_versions(keep=table.version - horizon + 1)
+        report = table.collect_garbage(dry_run=False, grace=NOW)
+        left = [checkpoint_number(path) for path in paths(store) if path.startswith(HISTORY)]
+        assert [number for number in left if number <= 2048] == kept
+        assert set(report.objects).isdisjoint(paths(store))
+        told = [one["version"] for one in table.versions()]
+        assert told == sorted({*range(horizon, table.version + 1), 1500})
+    table.delete_tag("old").collect_garbage(dry_run=False, grace=NOW)
+    assert checkpoint_path(2048) not in paths(store)
+    assert len(table.versions()) == table.version - 2149
 
 
 # --- tombstones ---------------------------------------------------------------------------------------------

@@ -25,11 +25,11 @@ from lake_format.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from lake_format.history import version_at
 from lake_format.log import VersionLog
 from lake_format.paths import version_path
 from lake_format.store import Store, forget_memory, open_store
 from lake_format.store.metered import MeteredStore
+from lake_format.timeline import version_at
 
 SCHEMA = pa.schema([pa.field("id", pa.int64(), False), ("v", pa.list_(pa.float32(), 4))])
 START = 1_700_000_000

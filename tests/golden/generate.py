@@ -347,6 +347,16 @@ def _nearest(rows: pa.Table, query: list[float], metric: str, k: int) -> list[li
     return [[row_id, distance] for distance, row_id in sorted(found)[:k]]
 
 
+def history(golden: Golden) -> None:
+    """Thirty-five versions: a history checkpoint after the thirty-second, and versions that remember those before."""
+    rows = simple_rows(3)
+    table = golden.create(rows.schema)
+    table.append(rows)
+    for number in range(33):
+        table.tag("now", move=True, version=2 + number)
+    golden.expect(rows, range(3), fragments=1, versions=35, first_second=1_750_000_000)
+
+
 TABLES: dict[str, Callable[[Golden], None]] = {
     "empty": empty,
     "append": append,
@@ -360,6 +370,7 @@ TABLES: dict[str, Callable[[Golden], None]] = {
     "superseded-columns": superseded_columns,
     "flat-index": flat_index,
     "vector-index": vector_index,
+    "history": history,
 }
 
 

@@ -72,9 +72,8 @@ def history(
 
     Any of them can be read: pass its number as --version to scan, search, sql, describe or inspect.
     """
-    versions = open_table(uri, version, storage_options).inspect.versions()
-    newest_first = versions.sort_by([("version", "descending")])
-    shown = newest_first if limit is None else newest_first.slice(0, limit)
+    table = open_table(uri, version, storage_options)
+    shown = table.inspect.versions(limit=limit, newest_first=True)
     if output_format == "table":
         shown = _for_people(shown)
     write_rows(shown, output_format)
