@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+import numpy as np
 from pyroaring import BitMap64
 
 from lake_format.draft import Draft, staler
 from lake_format.errors import ConflictError
-from lake_format.model import IndexEntry, NewFragment
+from lake_format.model import IndexEntry, IndexShard, NewFragment
 from lake_format.operation_record import OperationRecord
+from lake_format.row_ids import encode_row_ids
 from lake_format.snapshot import Snapshot
 
-__all__ = ["AddFragments", "AddIndex"]
+__all__ = ["AddFragments", "AddIndex", "DropIndex", "SetProperties"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +29,19 @@ class AddFragments:
     features: frozenset[str] = frozenset()
     roots: Mapping[int, str] = field(default_factory=dict)
     """External roots that the fragments' files lie in."""
+    shards: Mapping[str, IndexShard] = field(default_factory=dict)
+    """Shards over the new rows, by the id of their index; their row ids count on from ``first_row_id``."""
+    first_row_id: int = 0
 
     def apply(self, draft: Draft) -> OperationRecord:
-        """Add the fragments."""
+        """Add the fragments, and to the indexes that are still there what was encoded of them."""
         draft.add_roots(self.roots)
+        shift = draft.version.next_row_id - self.first_row_id
         draft.add_fragments(self.fragments, self.features)
+        for entry in draft.version.indexes:
+            shard = self.shards.get(entry.index_id)
+            if shard is not None:
+                draft.replace_index(replace(entry, shards=(*entry.shards, _shifted(shard, shift))))
         return self.record
 
     def replan(self, latest: Snapshot) -> Self:
@@ -40,6 +50,33 @@ class AddFragments:
             f"version {latest.version.version} brought a rule that the rows were not checked against",
             fix="refresh() the table and append again",
         )
+
+
+def _shifted(shard: IndexShard, distance: int) -> IndexShard:
+    """The shard with the row ids its rows got in the end (IDN-9)."""
+    if distance == 0:
+        return shard
+    row_ids = (shard.decoded_row_ids().astype(np.int64) + distance).astype(np.uint64)
+    return replace(shard, row_ids=encode_row_ids(row_ids))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetProperties:
+    """Set table properties; None removes one, so that its default holds."""
+
+    record: OperationRecord
+    summary: Mapping[str, Any]
+    values: Mapping[str, str | None]
+
+    def apply(self, draft: Draft) -> OperationRecord:
+        """Merge the values into the properties there are."""
+        merged = {**draft.version.properties, **self.values}
+        draft.set_properties({name: value for name, value in merged.items() if value is not None})
+        return self.record
+
+    def replan(self, latest: Snapshot) -> Self:
+        """Fits any version."""
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,3 +108,21 @@ class AddIndex:
             f"the table was restored to an older state as version {latest.version.version}",
             fix="build the index again",
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropIndex:
+    """Remove an index by name; its files are collected once no kept version names them."""
+
+    record: OperationRecord
+    summary: Mapping[str, Any]
+    name: str
+
+    def apply(self, draft: Draft) -> OperationRecord:
+        """Take the index out; one that went with its column is gone already."""
+        draft.remove_indexes([self.name])
+        return self.record
+
+    def replan(self, latest: Snapshot) -> Self:
+        """Fits any version."""
+        return self

@@ -116,6 +116,14 @@ class Draft:
         features = self.version.required_features | {"vector-index"}
         self._change(indexes=(*kept, entry), required_features=features)
 
+    def replace_index(self, entry: IndexEntry) -> None:
+        """Put an index in the place of the one with its id; the order of indexes stays."""
+        self._change(
+            indexes=tuple(
+                entry if index.index_id == entry.index_id else index for index in self.version.indexes
+            )
+        )
+
     def remove_indexes(self, names: Iterable[str]) -> None:
         """Drop indexes by name."""
         gone = set(names)

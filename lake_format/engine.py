@@ -27,6 +27,7 @@ from lake_format.verification import Problem
 
 if TYPE_CHECKING:
     from lake_format.filling import FillRequest
+    from lake_format.index_upkeep import EncodedRows, IndexUpkeepRequest
     from lake_format.model import ColumnGroup
     from lake_format.row_edits import CarriedRows, RowEdits, RowPlan, RowRequest
 
@@ -161,6 +162,14 @@ class Engine(Protocol):
 
     def build_index(self, snapshot: Snapshot, request: IndexRequest) -> IndexEntry:
         """Build and store an index; it is not part of the table until committed."""
+        ...
+
+    def optimize_index(self, snapshot: Snapshot, request: IndexUpkeepRequest) -> EncodedRows | None:
+        """Encode what an index lacks and put its small shards together; None where there is nothing to do."""
+        ...
+
+    def extend_index(self, snapshot: Snapshot, request: IndexUpkeepRequest) -> IndexShard | None:
+        """A shard over all rows of a snapshot by an index's model; None where it has none, or no row a vector."""
         ...
 
     def stage(self, data: object, schema: pa.Schema, extra: str | None = None) -> Any:

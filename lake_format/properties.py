@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lake_format.errors import InvalidInputError
 
-__all__ = ["PROPERTIES", "check_properties", "integer_property", "text_property"]
+__all__ = ["PROPERTIES", "check_properties", "flag_property", "integer_property", "text_property"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,10 @@ PROPERTIES: Mapping[str, _Property] = {
     "write.fragment-bytes": _Property(
         str(2 << 30), _whole_number_from(1 << 16), "a whole number of bytes, at least 65536"
     ),
+    "write.isolation": _Property(
+        "snapshot", lambda text: text in ("snapshot", "serializable"), "'snapshot' or 'serializable'"
+    ),
+    "write.index-on-append": _Property("false", lambda text: text in ("true", "false"), "'true' or 'false'"),
 }
 """Every property a table may have. Those starting with ``user.`` are free text for applications."""
 
@@ -38,7 +42,7 @@ def check_properties(properties: Mapping[str, object] | None) -> dict[str, str]:
     """The properties as stored text; InvalidInputError for an unknown name or a value out of range."""
     checked: dict[str, str] = {}
     for name, value in (properties or {}).items():
-        text = str(value)
+        text = str(value).lower() if isinstance(value, bool) else str(value)
         if not name.startswith("user."):
             known = PROPERTIES.get(name)
             if known is None:
@@ -58,6 +62,11 @@ def check_properties(properties: Mapping[str, object] | None) -> dict[str, str]:
 def text_property(properties: Mapping[str, str], name: str) -> str:
     """The property's value, or its default."""
     return properties.get(name, PROPERTIES[name].default)
+
+
+def flag_property(properties: Mapping[str, str], name: str) -> bool:
+    """Whether the property, or its default, is ``true``."""
+    return text_property(properties, name) == "true"
 
 
 def integer_property(properties: Mapping[str, str], name: str) -> int:

@@ -13,7 +13,24 @@ from lake_format.errors import InvalidInputError
 from lake_format.row_ids import U64
 from lake_format.schema import field_id, is_vector, require_column
 
-__all__ = ["check_k", "check_queries", "check_recall", "check_row_ids", "vector_column"]
+__all__ = [
+    "METRICS",
+    "check_k",
+    "check_metric",
+    "check_queries",
+    "check_recall",
+    "check_row_ids",
+    "vector_column",
+]
+
+METRICS = ("l2", "cosine", "ip")
+
+
+def check_metric(metric: object) -> str:
+    """One of :data:`METRICS`; InvalidInputError for anything else."""
+    if metric not in METRICS:
+        raise InvalidInputError(f"unknown metric {metric!r}", fix=f"metrics are {', '.join(METRICS)}")
+    return str(metric)
 
 
 def vector_column(schema: pa.Schema, name: str | None, indexed: Sequence[int]) -> pa.Field:

@@ -12,9 +12,8 @@ from typing import Any, Self
 import numpy.typing as npt
 import pyarrow as pa
 
-from lake_format.changes import AddFragments, AddIndex
+from lake_format.changes import AddFragments
 from lake_format.engine import (
-    IndexRequest,
     Progress,
     ScanRequest,
     SearchRequest,
@@ -22,21 +21,29 @@ from lake_format.engine import (
 )
 from lake_format.errors import ConflictError, InvalidInputError
 from lake_format.operation_record import OperationRecord
-from lake_format.queries import check_k, check_queries, check_recall, check_row_ids, vector_column
+from lake_format.queries import (
+    METRICS,
+    check_k,
+    check_metric,
+    check_queries,
+    check_recall,
+    check_row_ids,
+    vector_column,
+)
 from lake_format.result import SearchResult
 from lake_format.schema import DISTANCE, ROW_ID, select_columns
 from lake_format.table_backfill import TableBackfill
 from lake_format.table_core import checked_idempotency
+from lake_format.table_indexes import TableIndexes
+from lake_format.table_properties import TableProperties
 from lake_format.table_rows import TableRows
 from lake_format.table_upkeep import TableUpkeep
 from lake_format.table_versions import TableVersions
 
 __all__ = ["METRICS", "Table"]
 
-METRICS = ("l2", "cosine", "ip")
 
-
-class Table(TableRows, TableBackfill, TableVersions, TableUpkeep):
+class Table(TableRows, TableBackfill, TableVersions, TableIndexes, TableProperties, TableUpkeep):
     """One table at one version; :meth:`refresh` and every write of its own move it to the newest.
 
     Made by :func:`lake_format.create` and :func:`lake_format.open`. Safe to use from several threads.
@@ -163,7 +170,7 @@ class Table(TableRows, TableBackfill, TableVersions, TableUpkeep):
             select=tuple(names),
             recall=check_recall(recall),
             exact=bool(exact),
-            metric=None if metric is None else _checked_metric(metric),
+            metric=None if metric is None else check_metric(metric),
         )
         return SearchResult(self._engine.search(self._snapshot, request), batch=batch)
 
@@ -216,72 +223,24 @@ class Table(TableRows, TableBackfill, TableVersions, TableUpkeep):
         )
         if written.rows == 0:
             return self
+        try:
+            shards = self._shards_over(written, version)
+        except InvalidInputError:
+            self._engine.discard(self._store, written)
+            raise
         change = AddFragments(
             record=OperationRecord(kind="append", rows_added=written.rows),
             summary={"rows": written.rows, "fragments": len(written.fragments), "bytes": written.bytes},
             fragments=written.fragments,
             features=written.features,
+            shards=shards,
+            first_row_id=version.next_row_id,
         )
         try:
             self._commit(change, base=version, idempotency=mark)
         except ConflictError:
             self._engine.discard(self._store, written)
-            raise
-        return self
-
-    def create_index(
-        self,
-        column: str,
-        metric: str = "l2",
-        *,
-        name: str | None = None,
-        progress: Progress | None = None,
-        **options: object,
-    ) -> Self:
-        """Build a vector index over all rows, calibrate its recall, and make it part of the table.
-
-        Parameters
-        ----------
-        column
-            A vector column.
-        metric
-            ``l2``, ``cosine`` or ``ip``.
-        name
-            The index's name; an index of that name is replaced. By default ``<column>_<metric>``.
-        progress
-            Called with ``(stage, done, total)``.
-        options
-            ``lists``: number of inverted lists; ``seed``: of the sampling; ``refine``: whether to keep an int8
-            copy of each vector for faster high-recall searches (default True). An unknown option is an error.
-
-        Raises
-        ------
-        InvalidInputError
-            Not a vector column, an unknown metric or option, no rows to index, or a row with a NaN or infinite
-            value (the row id is named).
-        """
-        self._require_writable()
-        snapshot = self._snapshot
-        field = vector_column(snapshot.schema, column, ())
-        request = IndexRequest(
-            column=field.name,
-            metric=_checked_metric(metric),
-            name=name or f"{column}_{metric}",
-            options=options,
-            progress=progress,
-            new_id=self._around.new_id,
-        )
-        entry = self._engine.build_index(snapshot, request)
-        record = OperationRecord(
-            kind="create_index",
-            fields_read=frozenset({entry.field_id}),
-            claims=frozenset({f"index:{entry.name}"}),
-        )
-        change = AddIndex(record=record, summary={"index": entry.name, "metric": entry.metric}, entry=entry)
-        try:
-            self._commit(change, base=snapshot.version)
-        except ConflictError:
-            self._engine.discard_files(self._store, (), [shard.path for shard in entry.shards])
+            self._engine.discard_files(self._store, (), [shard.path for shard in shards.values()])
             raise
         return self
 
@@ -294,9 +253,3 @@ class Table(TableRows, TableBackfill, TableVersions, TableUpkeep):
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
             raise InvalidInputError(f"limit must be a whole number from 0 up, not {limit!r}")
         return self._engine.scan(self._snapshot, ScanRequest(columns=tuple(names), where=where, limit=limit))
-
-
-def _checked_metric(metric: object) -> str:
-    if metric not in METRICS:
-        raise InvalidInputError(f"unknown metric {metric!r}", fix=f"metrics are {', '.join(METRICS)}")
-    return str(metric)

@@ -19,6 +19,7 @@ from lake_engines.write import discard, discard_objects, write_fragments
 from lake_format.compaction import RewriteRequest, Rewritten
 from lake_format.engine import IndexRequest, ScanRequest, SearchAnswer, SearchRequest, WriteRequest, Written
 from lake_format.filling import FillRequest
+from lake_format.index_upkeep import EncodedRows, IndexUpkeepRequest
 from lake_format.model import ColumnGroup, Fragment, IndexEntry, IndexShard
 from lake_format.row_edits import CarriedRows, RowEdits, RowPlan, RowRequest
 from lake_format.row_ids import U64
@@ -74,6 +75,18 @@ class DefaultEngine:
         from lake_engines.knn.build import build_vector_index  # noqa: PLC0415 - loads faiss
 
         return build_vector_index(snapshot, request, self._files)
+
+    def optimize_index(self, snapshot: Snapshot, request: IndexUpkeepRequest) -> EncodedRows | None:
+        """Encode what an index lacks and put its small shards together."""
+        from lake_engines.knn.optimize import optimize_vector_index  # noqa: PLC0415 - loads faiss
+
+        return optimize_vector_index(snapshot, request, self._files)
+
+    def extend_index(self, snapshot: Snapshot, request: IndexUpkeepRequest) -> IndexShard | None:
+        """A shard over all rows of a snapshot by an index's model."""
+        from lake_engines.knn.optimize import extend_index  # noqa: PLC0415 - loads faiss
+
+        return extend_index(snapshot, request, self._files)
 
     def stage(self, data: object, schema: pa.Schema, extra: str | None = None) -> Any:
         """Rows handed in, kept in memory if they are there, else in a temporary file."""

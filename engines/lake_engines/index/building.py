@@ -12,15 +12,18 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from lake_engines.index.calibration import Measurement, calibrate
-from lake_engines.index.encoding import EncodedBlock, Encoder, RowNamer, check_finite
+from lake_engines.index.copying import CopiedShard
+from lake_engines.index.drift import FLAT_LIMIT, SAMPLE, mean_error
+from lake_engines.index.encoding import Encoder, RowNamer, check_finite
 from lake_engines.index.ground_truth import GroundTruth, held_out_queries
 from lake_engines.index.interface import (
+    F32,
     U8,
     BuiltIndex,
     CalibrationRow,
@@ -51,7 +54,6 @@ from lake_format.puffin import ByteSink, PuffinWriter
 
 __all__ = ["FLAT_LIMIT", "build_index"]
 
-FLAT_LIMIT = 1024  # with fewer vectors, comparing with all of them is as fast and needs no training
 _BLOCK_FLOATS = 1 << 20  # components per block: what fits in a core's cache a few times over
 _MAX_COUNT = (1 << 32) - 1
 
@@ -67,6 +69,8 @@ def build_index(
     lists: int | None = None,
     refine: bool = True,
     model: Model | None = None,
+    copied: Sequence[CopiedShard] = (),
+    calibration: tuple[CalibrationRow, ...] = (),
     fields: Sequence[int] = (),
     name_row: RowNamer = "ordinal {}".format,
 ) -> BuiltIndex:
@@ -91,6 +95,10 @@ def build_index(
     model
         Use this model instead of training one: the shard can then be searched together with others of
         the model.
+    copied
+        Shards of that model whose codes are taken over for the vectors they hold.
+    calibration
+        Use these rows instead of measuring; vectors that are copied are then not read at all.
     fields
         Field ids to record in the container.
     name_row
@@ -111,6 +119,8 @@ def build_index(
         threads=threads or os.cpu_count() or 1,
         fields=tuple(fields),
         name_row=name_row,
+        copied=tuple(copied),
+        calibration=calibration,
     )
     if model is None and source.count < FLAT_LIMIT:
         return job.build_flat()
@@ -122,6 +132,9 @@ def build_index(
             with _pool(job.threads) as pool:
                 model = train_model(source, metric, wanted, seed=seed, name_row=name_row, pool=pool)
             report("train", 1, 1)
+            sample = np.linspace(0, source.count - 1, min(SAMPLE, source.count)).astype(np.int64)
+            job.notes["trained_rows"] = source.count
+            job.notes["training_error"] = mean_error(model, source.gather(sample))
         return job.build(model, seed, refine=refine)
     finally:
         use_threads(before)
@@ -171,7 +184,7 @@ class _Tail:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """What the pass leaves in memory."""
+    """What the pass leaves in memory, filled in as it goes."""
 
     lists: npt.NDArray[np.uint16]
     codes: U8
@@ -188,6 +201,10 @@ class _Build:
     threads: int
     fields: tuple[int, ...]
     name_row: RowNamer
+    copied: tuple[CopiedShard, ...] = ()
+    calibration: tuple[CalibrationRow, ...] = ()
+    notes: dict[str, int | float] = field(default_factory=dict)
+    """Figures of the training, to be kept with the index."""
 
     def build_flat(self) -> BuiltIndex:
         """Write an index that holds no codes; the vectors are still checked."""
@@ -206,6 +223,11 @@ class _Build:
     def build(self, model: Model, seed: int, *, refine: bool) -> BuiltIndex:
         """Encode, pack, calibrate and write."""
         container = PuffinWriter(self.output, properties=_CREATED_BY)
+        if self.calibration:
+            encoded = self._encode(model, None, container, refine=refine)
+            table, region = _pack(encoded, model, container.position)
+            del encoded
+            return self._write(model, table, region, self.calibration, container, refine=refine)
         held_out = held_out_queries(self.source, model, seed)
         truth = GroundTruth(held_out, model)
         encoded = self._encode(model, truth, container, refine=refine)
@@ -232,20 +254,31 @@ class _Build:
         self.report("calibrate", 1, 1)
         return self._write(model, table, region, rows, container, refine=refine)
 
-    def _encode(self, model: Model, truth: GroundTruth, container: PuffinWriter, *, refine: bool) -> _Encoded:
+    def _encode(
+        self, model: Model, truth: GroundTruth | None, container: PuffinWriter, *, refine: bool
+    ) -> _Encoded:
         """Stream the vectors through; refinement records go straight to the file."""
         count = self.source.count
-        lists = np.empty(count, np.uint16)
-        codes = np.empty((count, model.code_size), np.uint8)
+        encoded = _Encoded(np.empty(count, np.uint16), np.empty((count, model.code_size), np.uint8))
+        known = np.zeros(count, bool)
+        for shard in self.copied:
+            shard.copy_codes(encoded.lists, encoded.codes)
+            known[shard.new] = True
         encoder = Encoder(model, refine=refine, name_row=self.name_row)
 
         def work(start: int, stop: int) -> U8 | None:
-            block: EncodedBlock = encoder.encode(self.source.read(start, stop), start)
-            lists[start:stop], codes[start:stop] = block.lists, block.codes
-            directed = np.flatnonzero(block.lists < model.list_count)
-            whole = len(directed) == len(block.lists)
-            truth.add(block.prepared if whole else block.prepared[directed], directed + start)
-            return block.records
+            records = None
+            if not known[start:stop].any():
+                block = encoder.encode(self.source.read(start, stop), np.arange(start, stop))
+                encoded.lists[start:stop], encoded.codes[start:stop] = block.lists, block.codes
+                prepared, records = block.prepared, block.records
+            else:
+                prepared, records = self._complete(encoder, model, encoded, known, (start, stop), truth)
+            if truth is not None:
+                directed = np.flatnonzero(encoded.lists[start:stop] < model.list_count)
+                whole = len(directed) == stop - start
+                truth.add(prepared if whole else prepared[directed], directed + start)
+            return records if refine else None
 
         checksums: list[int] = []
         if refine:
@@ -262,7 +295,41 @@ class _Build:
             container.end(
                 REFINE_BLOB, fields=self.fields, properties={"record-size": str(record_size(model.dimension))}
             )
-        return _Encoded(lists, codes)
+        return encoded
+
+    def _complete(
+        self,
+        encoder: Encoder,
+        model: Model,
+        encoded: _Encoded,
+        known: npt.NDArray[np.bool_],
+        span: tuple[int, int],
+        truth: GroundTruth | None,
+    ) -> tuple[F32, U8]:
+        """Encode the vectors of a span that were not copied; returns prepared vectors and records of all.
+
+        Where no truth is collected, what was copied is not read, and no prepared vectors come back.
+        """
+        start, stop = span
+        records = np.empty((stop - start, record_size(model.dimension)), np.uint8)
+        for shard in self.copied:
+            if shard.reader.refine_place is not None:
+                ordinals, found = shard.records(start, stop)
+                records[ordinals - start] = found
+        missing = start + np.flatnonzero(~known[start:stop])
+        prepared = np.empty((0, model.padded), np.float32)
+        raw = None
+        if truth is not None:
+            raw = self.source.read(start, stop)
+            prepared = model.prepare_vectors(raw, row_norms(raw))
+        if len(missing):
+            block = encoder.encode(
+                self.source.gather(missing) if raw is None else raw[missing - start], missing
+            )
+            encoded.lists[missing], encoded.codes[missing] = block.lists, block.codes
+            if block.records is not None:
+                records[missing - start] = block.records
+        return prepared, records
 
     def _in_order(
         self, work: Callable[[int, int], U8 | None], spans: list[tuple[int, int]]
@@ -320,6 +387,7 @@ class _Build:
             "correction_tables": len(model.corrections),
             "code_size": model.code_size,
             "refine": int(refine),
+            **self.notes,
         }
         return self._result("ivf-pq4", name, parameters, rows)
 

@@ -50,8 +50,8 @@ class Encoder:
         self._refine = refine
         self._name_row = name_row
 
-    def encode(self, vectors: F32, start: int) -> EncodedBlock:
-        """Encode the vectors with ordinals from ``start``; shape ``(n, dimension)``.
+    def encode(self, vectors: F32, ordinals: I64) -> EncodedBlock:
+        """Encode vectors, shape ``(n, dimension)``, that have the ordinals, shape ``(n,)``.
 
         Raises
         ------
@@ -60,7 +60,7 @@ class Encoder:
         """
         model = self._model
         norms = row_norms(vectors)
-        check_finite(norms, start, self._name_row)
+        check_finite(norms, 0, lambda row: self._name_row(int(ordinals[row])))
         prepared = model.prepare_vectors(vectors, norms)
         lists = self._codec.assign(prepared)
         centroids = model.centroids[lists]

@@ -55,6 +55,10 @@ class LoadedLists(Protocol):
         """Return the ordinals of list ``number``; shape ``(rows of the list,)``."""
         ...
 
+    def packed(self, number: int) -> U8:
+        """Return the packed codes of list ``number``."""
+        ...
+
 
 class ListStore(Protocol):
     """Where the lists of one shard come from."""
@@ -114,6 +118,11 @@ class MappedLists:
         """Return the ordinals of a list, without a copy."""
         start = self._table.offsets[number] + self._code_lengths[number]
         return self._region[start : start + 8 * self._table.counts[number]].view(np.int64)
+
+    def packed(self, number: int) -> U8:
+        """Return the packed codes of a list, without a copy."""
+        start = self._table.offsets[number]
+        return self._region[start : start + self._code_lengths[number]]
 
     def undirected(self, transfer: Transfer) -> I64:
         """Return the ordinals of the last entry of the table."""
@@ -266,6 +275,12 @@ class _Fetched:
             return np.empty(0, np.int64)
         buffer = self.buffers[number]
         return buffer[len(buffer) - 8 * int(self.counts[number]) :].view(np.int64)
+
+    def packed(self, number: int) -> U8:
+        if self.counts[number] == 0:
+            return np.empty(0, np.uint8)
+        buffer = self.buffers[number]
+        return buffer[: len(buffer) - 8 * int(self.counts[number])]
 
 
 def _aligned(length: int) -> U8:

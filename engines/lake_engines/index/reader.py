@@ -25,7 +25,7 @@ from lake_format.errors import (
     UnsupportedError,
 )
 from lake_format.puffin import MAGIC, FileMetadata, decode_footer
-from lake_format.store.base import Store
+from lake_format.store.base import ByteRange, Store
 
 __all__ = ["IndexReader"]
 
@@ -44,10 +44,22 @@ class IndexReader:
         Of the indexed vectors.
     model_id
         Name of the model, equal for shards that share one; empty for an index without codes.
+    refine_place
+        Where the refinement region lies in the file; None where there is none.
     """
 
-    def __init__(self, *, path: str, count: int, dimension: int, metric: Metric, shard: Shard | None) -> None:
+    def __init__(
+        self,
+        *,
+        path: str,
+        count: int,
+        dimension: int,
+        metric: Metric,
+        shard: Shard | None,
+        refine_place: ByteRange | None = None,
+    ) -> None:
         self.path = path
+        self.refine_place = refine_place
         self.count = count
         self.dimension = dimension
         self.metric: Metric = metric
@@ -103,10 +115,21 @@ class IndexReader:
             flat = Flat.decode(_part(tail, metadata, FLAT_BLOB, size, path), path)
             return cls(path=path, count=flat.count, dimension=flat.dimension, metric=flat.metric, shard=None)
         shard = _open_shard(store, path, metadata, tail, size, region, cache_bytes)
-        model = shard.model
+        model, blob = shard.model, metadata.find(REFINE_BLOB)
         return cls(
-            path=path, count=shard.head.count, dimension=model.dimension, metric=model.metric, shard=shard
+            path=path,
+            count=shard.head.count,
+            dimension=model.dimension,
+            metric=model.metric,
+            shard=shard,
+            refine_place=ByteRange(path, blob.offset, blob.length) if blob else None,
         )
+
+    @property
+    def shard(self) -> Shard:
+        """The parts of an index with codes; only for one that has them."""
+        assert self._shard is not None
+        return self._shard
 
     @property
     def model(self) -> Model | None:

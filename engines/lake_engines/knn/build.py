@@ -22,10 +22,10 @@ from lake_format.row_ids import encode_row_ids
 from lake_format.schema import field_id
 from lake_format.snapshot import Snapshot
 
-__all__ = ["build_vector_index"]
+__all__ = ["SnapshotVectors", "build_vector_index", "rows_with_vectors"]
 
 
-class _SnapshotVectors:
+class SnapshotVectors:
     """The vectors of a snapshot's live rows as one sequence: ordinal = rank of the row id among rows covered."""
 
     def __init__(self, column: VectorColumn, address_runs: Runs) -> None:
@@ -80,7 +80,7 @@ def build_vector_index(snapshot: Snapshot, request: IndexRequest, pool: ReaderPo
     options = _checked_options(request)
     addresses = Addresses(snapshot)
     column = VectorColumn(snapshot, addresses, request.column, pool)
-    row_ids, runs = _rows_with_vectors(addresses, column)
+    row_ids, runs = rows_with_vectors(addresses, column)
     if len(row_ids) == 0:
         raise InvalidInputError(
             f"column {request.column!r} has no vectors to index", fix="append rows before building an index"
@@ -88,7 +88,7 @@ def build_vector_index(snapshot: Snapshot, request: IndexRequest, pool: ReaderPo
     path = index_path(request.new_id())
     with snapshot.store.open_writer(path) as writer:
         built = build_index(
-            _SnapshotVectors(column, runs),
+            SnapshotVectors(column, runs),
             metric=check_metric(request.metric),
             writer=writer,
             progress=request.progress,
@@ -116,7 +116,7 @@ def build_vector_index(snapshot: Snapshot, request: IndexRequest, pool: ReaderPo
     )
 
 
-def _rows_with_vectors(addresses: Addresses, column: VectorColumn) -> tuple[np.ndarray, Runs]:
+def rows_with_vectors(addresses: Addresses, column: VectorColumn) -> tuple[np.ndarray, Runs]:
     """Ascending row ids of live rows whose vector is not NULL, and their addresses as runs in that order."""
     first, length, address = addresses.live_runs()
     if len(column.null_addresses):

@@ -18,7 +18,7 @@ from lake_format.model import IndexEntry, IndexShard
 from lake_format.row_ids import row_id_runs
 from lake_format.snapshot import Snapshot
 
-__all__ = ["Addresses", "Coverage", "ShardMap", "cover"]
+__all__ = ["Addresses", "Coverage", "ShardMap", "cover", "expand"]
 
 Runs = tuple[I64, I64]
 """Starts and lengths of ascending, disjoint runs."""
@@ -86,8 +86,8 @@ class ShardMap:
         """The ordinals whose rows are live and, where there is a mask over addresses, in it."""
         chosen = np.zeros(self.total, bool)
         if len(self.ordinals) > 256:
-            ordinals = _expand(self.ordinals, self.lengths)
-            chosen[ordinals] = True if mask is None else mask[_expand(self.addresses, self.lengths)]
+            ordinals = expand(self.ordinals, self.lengths)
+            chosen[ordinals] = True if mask is None else mask[expand(self.addresses, self.lengths)]
             return chosen
         for ordinal, length, address in zip(
             self.ordinals.tolist(), self.lengths.tolist(), self.addresses.tolist(), strict=True
@@ -163,7 +163,7 @@ def _intersect(first: Runs, second: Runs, *, owner_of_first: Runs) -> tuple[I64,
     high = np.searchsorted(b_start, a_end, side="left")
     counts = np.maximum(high - low, 0)
     a_index = np.repeat(np.arange(len(a_start)), counts)
-    b_index = _expand(low, counts)
+    b_index = expand(low, counts)
     begin = np.maximum(a_start[a_index], b_start[b_index])
     size = np.minimum(a_end[a_index], b_end[b_index]) - begin
     owner = np.searchsorted(owner_of_first[0], begin, side="right") - 1
@@ -213,7 +213,7 @@ def _runs_of(ascending: I64) -> Runs:
     return ascending[heads], np.diff(np.concatenate([heads, [len(ascending)]]))
 
 
-def _expand(starts: I64, lengths: I64) -> I64:
+def expand(starts: I64, lengths: I64) -> I64:
     """Every number of the runs, in order."""
     total = int(lengths.sum())
     before = np.cumsum(lengths) - lengths

@@ -6,8 +6,9 @@ few matching rows are compared one by one, and if an index yields too few candid
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,14 +16,15 @@ import numpy as np
 import pyarrow as pa
 
 from lake_engines.fragment_reader import ReaderPool
-from lake_engines.index import Candidates, IndexReader
-from lake_engines.knn.coverage import Coverage, Runs
+from lake_engines.index import Candidates, SearchStats, Selection
+from lake_engines.knn.coverage import Coverage, Runs, ShardMap, expand
 from lake_engines.knn.distances import F32, I64, Nearest, exact_distances, nearest_in_block
 from lake_engines.knn.matches import Matches
 from lake_engines.knn.state import SearchState
+from lake_engines.parallel import run_all
 from lake_engines.take import take_located
 from lake_format.engine import SearchAnswer, SearchRequest
-from lake_format.model import IndexEntry
+from lake_format.model import IndexEntry, IndexShard
 from lake_format.schema import DISTANCE, DISTANCE_FIELD, ROW_ID, ROW_ID_FIELD
 
 __all__ = ["search"]
@@ -36,6 +38,8 @@ _STRAYED = 8
 _STRAY_ROWS = 100_000
 """Up to so many matching rows are then compared one by one."""
 _RERANK_BYTES = 32 << 20
+_SCATTERED, _SHORT_RUN = 16, 64
+"""More runs than these, of fewer rows on average, are gathered row by row: each run has a price of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,39 +127,74 @@ def _search_shards(
         "recall asked for": request.recall,
         "times probed wider": 1,
     }
-    candidates_seen = 0
+    asked = []
     for shard, shard_map in zip(plan.entry.shards, plan.coverage.shards, strict=True):
         if shard_map.live == 0:
             continue
-        reader = state.index(shard)
         selection = state.selection(shard, shard_map, plan.matches)
-        eligible = shard_map.live if selection is None else selection.count
-        if eligible == 0:
-            continue
-        candidates = reader.search(request.queries, request.k, recall=request.recall, selection=selection)
-        _rerank(state, request, candidates, shard_map.address_of(candidates.ordinals), metric, found)
-        candidates_seen += int((candidates.ordinals >= 0).sum())
-        facts |= _stats(reader, candidates)
-        facts["times probed wider"] = max(facts["times probed wider"], candidates.stats.widened)
-    facts["candidates compared exactly"] = candidates_seen
+        if (shard_map.live if selection is None else selection.count) > 0:
+            asked.append(partial(_search_shard, state, request, shard, shard_map, selection))
+    # Lists of all shards are fetched in the same round; where they are mapped, one after another is quicker.
+    parts = run_all(asked, together=not state.is_local)
+    for candidates, _ in parts:
+        facts = _added(facts, candidates.stats)
+    if parts:
+        addresses = _nearest_candidates(parts, request.k)
+        _rerank(state, request, addresses, metric, found)
+        facts["candidates compared exactly"] = int((addresses >= 0).sum())
+    else:
+        facts["candidates compared exactly"] = 0
     return facts
 
 
-def _stats(reader: IndexReader, candidates: Candidates) -> Mapping[str, Any]:
-    stats = candidates.stats
+def _search_shard(
+    state: SearchState,
+    request: SearchRequest,
+    shard: IndexShard,
+    shard_map: ShardMap,
+    selection: Selection | None,
+) -> tuple[Candidates, I64]:
+    """What one shard finds, and the addresses of it."""
+    reader = state.index(shard)
+    candidates = reader.search(request.queries, request.k, recall=request.recall, selection=selection)
+    return candidates, shard_map.address_of(candidates.ordinals)
+
+
+def _nearest_candidates(parts: Sequence[tuple[Candidates, I64]], k: int) -> I64:
+    """Addresses of the best candidates of all shards, as many a query as the widest shard gave (-1: none).
+
+    Approximate distances of different shards compare, as each is near the true one (IDX-8). Candidates of unknown
+    distance stay, as nothing says how far they are.
+    """
+    if len(parts) == 1:
+        return parts[0][1]
+    addresses = np.concatenate([found for _, found in parts], axis=1)
+    distances = np.concatenate([candidates.distances for candidates, _ in parts], axis=1)
+    distances = np.where(addresses < 0, np.inf, np.where(np.isnan(distances), -np.inf, distances))
+    unknown = int((distances == -np.inf).sum(axis=1).max(initial=0))
+    width = unknown + max(k, *(found.shape[1] for _, found in parts))
+    if width >= addresses.shape[1]:
+        return addresses
+    best = np.argpartition(distances, width - 1, axis=1)[:, :width]
+    return np.take_along_axis(addresses, best, axis=1)
+
+
+def _added(facts: Mapping[str, Any], stats: SearchStats) -> dict[str, Any]:
+    """The facts with what one shard did: figures add up, rounds go side by side."""
     return {
-        "lists probed": stats.probes,
-        "lists read": stats.lists_read,
-        "index requests": stats.requests,
-        "index bytes read": stats.bytes_read,
-        "index rounds": stats.rounds,
+        **facts,
+        "times probed wider": max(facts["times probed wider"], stats.widened),
+        "lists probed": facts.get("lists probed", 0) + stats.probes,
+        "lists read": facts.get("lists read", 0) + stats.lists_read,
+        "index requests": facts.get("index requests", 0) + stats.requests,
+        "index bytes read": facts.get("index bytes read", 0) + stats.bytes_read,
+        "index rounds": max(facts.get("index rounds", 0), stats.rounds),
     }
 
 
 def _rerank(
     state: SearchState,
     request: SearchRequest,
-    candidates: Candidates,
     addresses: I64,
     metric: str,
     found: list[Nearest],
@@ -199,6 +238,9 @@ def _flat_blocks(
     state: SearchState, name: str, flat: Runs | I64, matches: Matches | None
 ) -> Iterator[tuple[I64, F32]]:
     column = state.vectors(name)
+    if isinstance(flat, tuple) and len(flat[0]) > _SCATTERED and flat[1].mean() < _SHORT_RUN:
+        flat = expand(*flat)
+        flat = flat if matches is None else flat[matches.contains(flat)]
     if isinstance(flat, tuple):
         for addresses, vectors in column.blocks(flat):
             if matches is None:
