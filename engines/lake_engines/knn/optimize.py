@@ -62,8 +62,8 @@ def choose_shards(states: Sequence[ShardState], pending: int) -> list[int]:
     """The shards whose rows go into a new one, together with ``pending`` rows that none covers.
 
     Worn ones always. Of the others, by size, all up to the last that is no more than ten times those before it and
-    what there is to write together: each shard that stays is so more than ten times larger than all smaller ones. There
-    are few, then, and a row is seldom copied.
+    what there is to write together: each shard that stays is so more than ten times larger than all smaller ones.
+    There are few, then, and a row is seldom copied.
     """
     worn = [index for index, state in enumerate(states) if _is_worn(state)]
     size = pending + sum(states[index].current + states[index].stale for index in worn)
