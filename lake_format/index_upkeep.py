@@ -1,7 +1,7 @@
 """Upkeep of indexes: what an engine is asked to encode anew, and the commit that puts shards in place of others.
 
 Plain values between the table, which commits, and the engine, which reads vectors and writes shards. An index is
-never wrong, only behind; upkeep lets it catch up (spec/upkeep.md, UPK-9 to UPK-12; spec/identity.md, IDN-8 to 10).
+never wrong, only behind; upkeep lets it catch up (spec/upkeep.md, UPK-20 to UPK-23; spec/identity.md, IDN-8 to 10).
 """
 
 from __future__ import annotations

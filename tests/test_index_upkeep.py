@@ -61,7 +61,7 @@ def flat_rows(table: lake.Table) -> int:
 
 
 def test_rows_appended_since_get_a_shard_of_the_same_model(table: lake.Table) -> None:
-    """spec: UPK-9"""
+    """spec: UPK-20"""
     model = table.snapshot.version.indexes[0].parameters["model_id"]
     table.append(rows(3000, 200))
     assert flat_rows(table) == 200
@@ -93,7 +93,7 @@ def test_nothing_to_do_is_no_commit(table: lake.Table) -> None:
 
 
 def test_updated_rows_are_encoded_again_and_gone_ones_dropped(table: lake.Table) -> None:
-    """spec: IDN-10, UPK-10"""
+    """spec: IDN-10, UPK-21"""
     moved = VECTORS[5000].tolist()
     table.update({"v": moved}, "id < 400")
     table.delete("id >= 2000")
@@ -125,7 +125,7 @@ def test_a_few_stale_rows_leave_a_large_shard_alone(table: lake.Table) -> None:
 
 
 def test_drifted_vectors_train_the_model_anew(table: lake.Table) -> None:
-    """spec: UPK-11"""
+    """spec: UPK-22"""
     before = table.snapshot.version.indexes[0]
     far = pa.FixedSizeListArray.from_arrays(pa.array((VECTORS[3000:5000] * -9 + 400).ravel()), DIMENSION)
     table.append(pa.table([pa.array(np.arange(3000, 5000)), far], SCHEMA))
@@ -170,7 +170,7 @@ def test_an_index_of_no_rows_starts_over(table: lake.Table) -> None:
 
 
 def test_appends_are_indexed_at_once_where_wanted(table: lake.Table) -> None:
-    """spec: IDN-9, UPK-9"""
+    """spec: IDN-9, UPK-20"""
     other = lake.open("unused", store=table.snapshot.store)
     table.set_properties({"write.index-on-append": True})
     other.refresh().append(rows(3000, 300))
@@ -246,7 +246,7 @@ def test_rows_of_a_compaction_meanwhile_are_found_again(table: lake.Table) -> No
 
 
 def test_which_shards_are_written_anew() -> None:
-    """spec: UPK-12"""
+    """spec: UPK-23"""
     large, small = ShardState(100_000, 100_000, 0), ShardState(500, 500, 0)
     assert choose_shards([large], 0) == []
     assert choose_shards([large], 5000) == []
@@ -264,7 +264,7 @@ def test_which_shards_are_written_anew() -> None:
 
 
 def test_drift_is_measured_against_the_training() -> None:
-    """spec: UPK-11"""
+    """spec: UPK-22"""
     notes = {"lists": 30, "trained_rows": 3000, "training_error": 0.5}
     assert drift(notes, 3000, 0.6) == ""
     assert "trained on 3,000 rows, and there are 9,001" in drift(notes, 9001, 0.5)

@@ -124,7 +124,7 @@ def run(store: Store, program: list[tuple[str, int]]) -> None:
 @settings(max_examples=3, deadline=None)
 @given(PROGRAMS)
 def test_a_search_equals_brute_force_after_any_sequence(program: list[tuple[str, int]]) -> None:
-    """spec: IDN-8, IDN-10, UPK-10"""
+    """spec: IDN-8, IDN-10, UPK-21"""
     uri = f"memory://index-model-{uuid4().hex}"
     try:
         run(open_store(uri), program)
@@ -136,7 +136,7 @@ def test_a_search_equals_brute_force_after_any_sequence(program: list[tuple[str,
 @settings(max_examples=300, deadline=None)
 @given(PROGRAMS)
 def test_a_search_equals_brute_force_after_many_sequences(program: list[tuple[str, int]]) -> None:
-    """spec: IDN-8, IDN-10, UPK-10"""
+    """spec: IDN-8, IDN-10, UPK-21"""
     uri = f"memory://index-model-{uuid4().hex}"
     try:
         run(open_store(uri), program)
