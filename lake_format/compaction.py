@@ -13,11 +13,13 @@ from uuid import UUID, uuid4
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from lake_format.draft import Draft
 from lake_format.manifest import FragmentTable
 from lake_format.model import Fragment, NewFragment
 from lake_format.operation_record import OperationRecord
+from lake_format.patching import MOST_PATCHES, PATCHED_SHARE
 from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot, deleted_positions
 from lake_format.transaction import YieldedError
@@ -43,7 +45,8 @@ class CompactionTarget:
     rows, bytes
         The most a new fragment should have; fragments below half of both are put together.
     deleted_share
-        Fragments with at least this share of deleted rows are written anew, also alone.
+        Fragments with at least this share of deleted rows are written anew, also alone. So are those in which
+        patches hold a quarter as many rows, or that have as many patches as a column may have.
     """
 
     rows: int
@@ -102,6 +105,8 @@ def choose_fragments(fragments: FragmentTable, target: CompactionTarget) -> list
     live = rows - deleted
     size = (_stored_bytes(fragments) * (live / np.maximum(rows, 1))).astype(np.int64)
     worn = deleted >= np.maximum(rows * target.deleted_share, 1)
+    patches, patched = _patches(fragments)
+    worn |= (patches >= MOST_PATCHES) | (patched >= np.maximum(rows * PATCHED_SHARE, 1))
     small = (2 * live < target.rows) & (2 * size < target.bytes)
     chosen = np.flatnonzero(worn | small)
     return [
@@ -117,6 +122,20 @@ def _stored_bytes(fragments: FragmentTable) -> _I64:
     lengths = column.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
     stops = np.cumsum(lengths)
     return np.asarray(ends[stops] - ends[stops - lengths])
+
+
+def _patches(fragments: FragmentTable) -> tuple[_I64, _I64]:
+    """How many patches each fragment has, and how many rows they hold together; shape ``(fragments,)`` each."""
+    column = fragments.table.column("patches")
+    if column.null_count == len(fragments):
+        return np.zeros(len(fragments), np.int64), np.zeros(len(fragments), np.int64)
+    lists = column.combine_chunks()
+    owners = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
+    rows = lists.flatten().field("count").to_numpy(zero_copy_only=False).astype(np.int64)
+    return (
+        np.bincount(owners, minlength=len(fragments)),
+        np.bincount(owners, weights=rows, minlength=len(fragments)).astype(np.int64),
+    )
 
 
 def _gathered(chosen: _I64, live: _I64, size: _I64, target: CompactionTarget) -> Iterator[list[int]]:
@@ -174,7 +193,7 @@ class CompactFragments:
 
     def _departed(self, source: Fragment, now: Fragment | None) -> U64:
         """Row ids that were live in the fragment when it was read and are not now."""
-        if now is None or now.groups != source.groups:
+        if now is None or not now.holds_what(source):
             raise YieldedError(
                 f"fragment {source.fragment_id} was replaced while it was compacted", fix="compact again"
             )

@@ -130,7 +130,7 @@ def _suspects(old: Snapshot, new: Snapshot, common: Runs, told: RowRuns | None) 
     known = None if told is None else np.array(told.runs, np.int64).reshape(-1, 2)
     for fragment in new.fragments.fragments():
         earlier = old.fragments.by_id(fragment.fragment_id)
-        if earlier is not None and earlier.groups == fragment.groups:
+        if earlier is not None and earlier.holds_what(fragment):
             ids = _revived_ids(earlier, fragment)  # the others lie where they lay
         else:
             ids = _live_ids(fragment)

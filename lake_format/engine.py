@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lake_format.filling import FillRequest
     from lake_format.index_upkeep import EncodedRows, IndexUpkeepRequest
     from lake_format.model import ColumnGroup
-    from lake_format.row_edits import CarriedRows, RowEdits, RowPlan, RowRequest
+    from lake_format.row_edits import CarriedRows, RowEdits, RowPlan, RowRequest, RowsPlanned
 
 __all__ = [
     "Engine",
@@ -183,8 +183,8 @@ class Engine(Protocol):
         """Find the rows a change concerns and write its files; nothing becomes visible."""
         ...
 
-    def explain_rows(self, snapshot: Snapshot, request: RowRequest) -> dict[str, Any]:
-        """What an update would do and cost; nothing is written."""
+    def explain_rows(self, snapshot: Snapshot, request: RowRequest) -> RowsPlanned:
+        """What a change of rows would do and cost; nothing is written."""
         ...
 
     def carry_rows(
@@ -221,8 +221,11 @@ class Engine(Protocol):
         """Write the live rows of fragments as one new fragment, in bounded memory; None where there are none."""
         ...
 
-    def check_fragment(self, snapshot: Snapshot, fragment: Fragment) -> Iterator[Problem]:
-        """What is wrong with a fragment's files, read whole, or with its statistics."""
+    def check_fragment(self, snapshot: Snapshot, fragment: Fragment, checked: set[str]) -> Iterator[Problem]:
+        """What is wrong with a fragment's files, read whole, or with its statistics.
+
+        ``checked`` holds paths of files that need no second look; those looked at are added.
+        """
         ...
 
     def check_shard(self, store: Store, shard: IndexShard) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lake_format.model import FILE_COLUMNS
 from lake_format.schema import field_id, walk_fields
 from lake_format.statistics import bound_kind
 
@@ -76,7 +77,7 @@ class FieldHistory:
         return self._corrected[identity]
 
     def _correct(self, identity: int, column: int, found: Bounds | None, table: pa.Table) -> Bounds | None:
-        comparable, missing = self._standing(identity, _written_with(table.column("groups"), column))
+        comparable, missing = self._standing(identity, _newest_schema(table, column))
         if found is None:
             if not missing.any():
                 return None
@@ -109,16 +110,27 @@ class FieldHistory:
         return comparable, missing
 
 
-def _written_with(groups: pa.ChunkedArray, column: int) -> _I64:
-    """For each fragment the schema id of the group that holds a column, -1 where none does."""
-    lists = groups.combine_chunks()
+def _newest_schema(table: pa.Table, column: int) -> _I64:
+    """For each fragment the newest schema that values of a column were written with, -1 where it has none."""
+    found = np.full(table.num_rows, _NO_SCHEMA, np.int64)
+    for name in FILE_COLUMNS:
+        if table.column(name).null_count < table.num_rows:
+            found = np.maximum(found, _written_with(table.column(name), column))
+    return found
+
+
+def _written_with(files: pa.ChunkedArray, column: int) -> _I64:
+    lists = files.combine_chunks()
     if isinstance(lists, pa.ChunkedArray):
-        lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], groups.type)
+        lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], files.type)
     found = np.full(len(lists), _NO_SCHEMA, np.int64)
     values = lists.flatten()
-    fragment_of_group = np.repeat(np.arange(len(lists)), pc.list_value_length(lists).to_numpy())
+    fragment_of_group = np.repeat(
+        np.arange(len(lists)), pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    )
     field_ids = values.field("field_ids")
     group_of_id = np.repeat(np.arange(len(values)), pc.list_value_length(field_ids).to_numpy())
     holders = group_of_id[field_ids.flatten().to_numpy() == column]
-    found[fragment_of_group[holders]] = values.field("schema_id").to_numpy()[holders].astype(np.int64)
+    schemas = values.field("schema_id").to_numpy()[holders].astype(np.int64)
+    np.maximum.at(found, fragment_of_group[holders], schemas)
     return found

@@ -36,6 +36,7 @@ _FRAGMENTS = pa.schema(
         ("fragment_id", pa.int64()),
         ("rows", pa.int64()),
         ("deleted_rows", pa.int64()),
+        ("patches", pa.int64()),
         ("first_row_id", pa.int64()),
         ("files", pa.int64()),
         ("bytes", pa.int64()),
@@ -102,8 +103,9 @@ class Inspect:
                 "fragment_id": fragment.fragment_id,
                 "rows": fragment.row_count,
                 "deleted_rows": fragment.deleted_count,
+                "patches": len(fragment.patches),
                 "first_row_id": fragment.first_row_id,
-                "files": len(fragment.groups),
+                "files": len(fragment.groups) + len(fragment.patches),
                 "bytes": sum(group.size for group in fragment.groups),
             }
             for fragment in self._snapshot.fragments.fragments()
@@ -111,7 +113,7 @@ class Inspect:
         return pa.Table.from_pylist(rows, schema=_FRAGMENTS)
 
     def files(self) -> pa.Table:
-        """One row a data file."""
+        """One row a data file of a fragment; files of patches are there once for each fragment that shares them."""
         rows = [row for fragment in self._snapshot.fragments.fragments() for row in self._file_rows(fragment)]
         return pa.Table.from_pylist(rows, schema=_FILES)
 
@@ -150,12 +152,13 @@ class Inspect:
     def roots(self) -> pa.Table:
         """One row a place outside the table's root that the table reads files from, and what lies there."""
         held = {number: [0, 0] for number in self._snapshot.version.roots}
-        for fragment in self._snapshot.fragments.fragments() if held else ():
-            for group in fragment.groups:
-                number, _ = split_external(group.path)
-                if number in held:
-                    held[number][0] += 1
-                    held[number][1] += group.size
+        fragments = self._snapshot.fragments.fragments() if held else []
+        files = {file.path: file.size for fragment in fragments for file in fragment.files()}
+        for path, size in files.items():
+            number, _ = split_external(path)
+            if number in held:
+                held[number][0] += 1
+                held[number][1] += size
         rows = [
             {"root": number, "uri": uri, "files": held[number][0], "bytes": held[number][1]}
             for number, uri in sorted(self._snapshot.version.roots.items())
@@ -165,7 +168,8 @@ class Inspect:
     def _file_rows(self, fragment: Fragment) -> list[dict[str, Any]]:
         schemas = self._snapshot.version.schemas
         rows = []
-        for group in fragment.groups:
+        counts = [fragment.row_count] * len(fragment.groups) + [patch.count for patch in fragment.patches]
+        for group, count in zip(fragment.files(), counts, strict=True):
             fields = [field_by_id(schemas[group.schema_id], field_id) for field_id in group.live_field_ids]
             rows.append(
                 {
@@ -173,7 +177,7 @@ class Inspect:
                     "path": group.path,
                     "format": group.format,
                     "bytes": group.size,
-                    "rows": fragment.row_count,
+                    "rows": count,
                     "columns": [field.name if field else "?" for field in fields],
                 }
             )

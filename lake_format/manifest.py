@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from lake_format.errors import CorruptionError
 from lake_format.field_history import FieldHistory
-from lake_format.model import ColumnGroup, Fragment, ManifestReference
+from lake_format.model import FILE_COLUMNS, ColumnGroup, ColumnPatch, Fragment, ManifestReference
 from lake_format.row_ids import U64
 from lake_format.statistics import ColumnStatistics
 from lake_format.store.paths import check_object_path, split_external
@@ -32,6 +32,15 @@ _GROUP = pa.struct(
         pa.field("schema_id", pa.uint32(), False),
         pa.field("field_ids", pa.list_(pa.field("item", pa.uint32(), False)), False),
         pa.field("layout", pa.binary(), False),
+    ]
+)
+_PATCH = pa.struct(
+    [
+        *_GROUP,
+        pa.field("file_rows", pa.uint64(), False),
+        pa.field("first_row", pa.uint64(), False),
+        pa.field("count", pa.uint64(), False),
+        pa.field("positions", pa.binary(), False),
     ]
 )
 _STATISTICS = pa.struct(
@@ -53,11 +62,13 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("deletions", pa.binary()),
         pa.field("groups", pa.list_(pa.field("item", _GROUP, False)), False),
         pa.field("statistics", pa.list_(pa.field("item", _STATISTICS, False)), False),
+        pa.field("patches", pa.list_(pa.field("item", _PATCH, False))),
     ]
 )
+_OPTIONAL = frozenset({"patches"})
+"""Columns that are left out of a manifest in which they are NULL throughout."""
 _SUPERSEDED = 1 << 31
 """Added to the id of a file's column whose values another group has by now; ids themselves are smaller."""
-_NO_GROUPS = pa.array([], MANIFEST_SCHEMA.field("groups").type)
 _NO_STATISTICS = pa.array([], MANIFEST_SCHEMA.field("statistics").type)
 _Column = tuple[pa.BinaryArray, pa.BinaryArray, pa.UInt64Array, pa.UInt64Array]
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -66,8 +77,10 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 def encode_manifest(fragments: pa.Table | Sequence[Fragment]) -> bytes:
     """The bytes of a manifest holding these fragments, in this order."""
     table = fragments if isinstance(fragments, pa.Table) else _to_table(fragments)
+    unused = [name for name in _OPTIONAL if table.column(name).null_count == table.num_rows]
+    table = table.drop_columns(unused)
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, MANIFEST_SCHEMA, options=_OPTIONS) as writer:
+    with pa.ipc.new_file(sink, table.schema, options=_OPTIONS) as writer:
         writer.write_table(table.combine_chunks())
     return bytes(sink.getvalue())
 
@@ -106,6 +119,8 @@ def decode_manifest(data: bytes, reference: ManifestReference) -> pa.Table:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptionError(f"manifest {where} cannot be read: {error}") from error
     for field in MANIFEST_SCHEMA:
+        if field.name in _OPTIONAL and field.name not in table.schema.names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
         index = table.schema.get_field_index(field.name)
         if index < 0 or table.schema.field(index).type != field.type:
             raise CorruptionError(f"manifest {where} has no column {field.name!r} of type {field.type}")
@@ -123,16 +138,24 @@ def decode_manifest(data: bytes, reference: ManifestReference) -> pa.Table:
 
 def _placed_in(table: pa.Table, root: int) -> pa.Table:
     """The fragments of a manifest that lies in an external root: its own paths are relative to that root (MAN-8)."""
-    lists = pa.concat_arrays([*table.column("groups").chunks, _NO_GROUPS])
-    groups = lists.flatten()
-    path = groups.field("path")
-    outer = pc.starts_with(path, "@")
-    placed = pc.if_else(outer, path, pc.binary_join_element_wise(f"@{root}", path, "/"))
-    columns = [placed if name == "path" else groups.field(name) for name in _GROUP.names]
-    moved = pa.ListArray.from_arrays(
-        lists.offsets, pa.StructArray.from_arrays(columns, fields=list(_GROUP)), type=_NO_GROUPS.type
-    )
-    return table.set_column(MANIFEST_SCHEMA.get_field_index("groups"), MANIFEST_SCHEMA.field("groups"), moved)
+    for name in FILE_COLUMNS:
+        field = MANIFEST_SCHEMA.field(name)
+        lists = pa.concat_arrays([*table.column(name).chunks, pa.array([], field.type)])
+        files = lists.flatten()
+        path = files.field("path")
+        placed = pc.if_else(
+            pc.starts_with(path, "@"), path, pc.binary_join_element_wise(f"@{root}", path, "/")
+        )
+        members = list(field.type.value_type)
+        columns = [placed if one.name == "path" else files.field(one.name) for one in members]
+        moved = pa.ListArray.from_arrays(
+            lists.offsets,
+            pa.StructArray.from_arrays(columns, fields=members),
+            type=field.type,
+            mask=lists.is_null() if lists.null_count else None,
+        )
+        table = table.set_column(MANIFEST_SCHEMA.get_field_index(name), field, moved)
+    return table
 
 
 def _has_forbidden_null(array: pa.Array, field: pa.Field) -> bool:
@@ -261,19 +284,8 @@ def _fragment_to_row(fragment: Fragment) -> dict[str, Any]:
         "row_id_sequence": fragment.row_id_sequence,
         "deleted_count": fragment.deleted_count,
         "deletions": fragment.deletions,
-        "groups": [
-            {
-                "path": group.path,
-                "format": group.format,
-                "size": group.size,
-                "schema_id": group.schema_id,
-                "field_ids": [
-                    one | _SUPERSEDED if one in group.superseded else one for one in group.field_ids
-                ],
-                "layout": group.layout,
-            }
-            for group in fragment.groups
-        ],
+        "groups": [_group_to_struct(group) for group in fragment.groups],
+        "patches": [_patch_to_struct(patch) for patch in fragment.patches] or None,
         "statistics": [
             {
                 "field_id": column.field_id,
@@ -287,24 +299,34 @@ def _fragment_to_row(fragment: Fragment) -> dict[str, Any]:
     }
 
 
+def _group_to_struct(group: ColumnGroup) -> dict[str, Any]:
+    return {
+        "path": group.path,
+        "format": group.format,
+        "size": group.size,
+        "schema_id": group.schema_id,
+        "field_ids": [one | _SUPERSEDED if one in group.superseded else one for one in group.field_ids],
+        "layout": group.layout,
+    }
+
+
+def _patch_to_struct(patch: ColumnPatch) -> dict[str, Any]:
+    return {
+        **_group_to_struct(patch.file),
+        "file_rows": patch.file_rows,
+        "first_row": patch.first_row,
+        "count": patch.count,
+        "positions": patch.positions,
+    }
+
+
 def _fragment_from_row(row: dict[str, Any]) -> Fragment:
     name = f"fragment {row['fragment_id']}"
     if (row["first_row_id"] is None) == (row["row_id_sequence"] is None):
         raise CorruptionError(f"{name} must have either a first row id or a row-id sequence")
     if row["deleted_count"] > row["row_count"] or row["row_count"] == 0 or not row["groups"]:
         raise CorruptionError(f"{name} has impossible row counts or no column groups")
-    groups = tuple(
-        ColumnGroup(
-            field_ids=tuple(one & ~_SUPERSEDED for one in group["field_ids"]),
-            superseded=frozenset(one & ~_SUPERSEDED for one in group["field_ids"] if one & _SUPERSEDED),
-            schema_id=group["schema_id"],
-            path=check_object_path(group["path"]),
-            format=group["format"],
-            size=group["size"],
-            layout=group["layout"],
-        )
-        for group in row["groups"]
-    )
+    groups = tuple(_group_from_struct(group) for group in row["groups"])
     held = [field_id for group in groups for field_id in group.live_field_ids]
     if len(set(held)) != len(held):
         raise CorruptionError(f"{name} holds a column in two groups")
@@ -316,5 +338,30 @@ def _fragment_from_row(row: dict[str, Any]) -> Fragment:
         deleted_count=row["deleted_count"],
         deletions=row["deletions"],
         groups=groups,
+        patches=tuple(_patch_from_struct(patch, name) for patch in row["patches"] or ()),
         statistics=tuple(ColumnStatistics(**column) for column in row["statistics"]),
+    )
+
+
+def _group_from_struct(raw: dict[str, Any]) -> ColumnGroup:
+    return ColumnGroup(
+        field_ids=tuple(one & ~_SUPERSEDED for one in raw["field_ids"]),
+        superseded=frozenset(one & ~_SUPERSEDED for one in raw["field_ids"] if one & _SUPERSEDED),
+        schema_id=raw["schema_id"],
+        path=check_object_path(raw["path"]),
+        format=raw["format"],
+        size=raw["size"],
+        layout=raw["layout"],
+    )
+
+
+def _patch_from_struct(raw: dict[str, Any], name: str) -> ColumnPatch:
+    if raw["count"] == 0 or raw["first_row"] + raw["count"] > raw["file_rows"]:
+        raise CorruptionError(f"{name} has a patch of rows that its file {raw['path']!r} does not have")
+    return ColumnPatch(
+        file=_group_from_struct(raw),
+        file_rows=raw["file_rows"],
+        first_row=raw["first_row"],
+        count=raw["count"],
+        positions=raw["positions"],
     )

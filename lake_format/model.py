@@ -6,7 +6,7 @@ into bytes and back (spec/tables.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +18,11 @@ from lake_format.statistics import ColumnStatistics
 
 __all__ = [
     "EXTERNAL_FEATURE",
+    "FILE_COLUMNS",
     "FORMAT_VERSION",
     "KNOWN_FEATURES",
     "ColumnGroup",
+    "ColumnPatch",
     "CommitDetails",
     "Fragment",
     "HistoryEntry",
@@ -34,6 +36,9 @@ __all__ = [
 FORMAT_VERSION = 0
 EXTERNAL_FEATURE = "external-files"
 
+FILE_COLUMNS = ("groups", "patches")
+"""The columns of a manifest that name data files."""
+
 KNOWN_FEATURES = frozenset(
     {
         "vortex-files",
@@ -43,6 +48,7 @@ KNOWN_FEATURES = frozenset(
         "vector-index",
         "evolved-types",
         "superseded-columns",
+        "patch-files",
         "keys",
         "expired-versions",
         EXTERNAL_FEATURE,
@@ -84,6 +90,31 @@ class ColumnGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnPatch:
+    """New values of some columns for some rows of a fragment, over those of its groups and of patches before it.
+
+    One file serves many fragments: each patch takes some consecutive rows of it.
+
+    Attributes
+    ----------
+    file
+        The file, as a column group is told.
+    file_rows
+        How many rows it has.
+    first_row, count
+        Which of them are this patch's.
+    positions
+        A portable 64-bit roaring bitmap: the i-th smallest position gets row ``first_row + i``.
+    """
+
+    file: ColumnGroup
+    file_rows: int
+    first_row: int
+    count: int
+    positions: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewFragment:
     """Rows written to files but not committed yet: they have no fragment id and no row ids."""
 
@@ -110,7 +141,8 @@ class Fragment:
     """A horizontal slice of rows: column groups of equal length, row ids and deleted positions.
 
     Exactly one of ``first_row_id`` (contiguous ids) and ``row_id_sequence`` (encoded) is set. ``deletions`` is a
-    portable 64-bit roaring bitmap of positions, or None when no row is deleted.
+    portable 64-bit roaring bitmap of positions, or None when no row is deleted. Of ``patches`` a later one counts
+    before an earlier.
     """
 
     fragment_id: int
@@ -120,7 +152,25 @@ class Fragment:
     deleted_count: int = 0
     deletions: bytes | None = None
     groups: tuple[ColumnGroup, ...]
+    patches: tuple[ColumnPatch, ...] = ()
     statistics: tuple[ColumnStatistics, ...]
+
+    def files(self) -> Iterator[ColumnGroup]:
+        """Every file its values lie in: those of groups, then those of patches, which other fragments may share."""
+        yield from self.groups
+        for patch in self.patches:
+            yield patch.file
+
+    def holds_what(self, other: Fragment) -> bool:
+        """Whether another entry of this fragment has the same values at every position."""
+        return self.groups == other.groups and self.patches == other.patches
+
+    def holders(self, identity: int) -> tuple[ColumnGroup | ColumnPatch, ...]:
+        """Where the values of a top-level field lie: the group, if one has it, then patches, the latest last."""
+        return (
+            *(group for group in self.groups if identity in group.live_field_ids),
+            *(patch for patch in self.patches if identity in patch.file.live_field_ids),
+        )
 
     def row_ids(self) -> U64:
         """The permanent row id of every position, deleted ones included; shape ``(row_count,)``."""

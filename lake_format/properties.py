@@ -34,6 +34,11 @@ PROPERTIES: Mapping[str, _Property] = {
         "snapshot", lambda text: text in ("snapshot", "serializable"), "'snapshot' or 'serializable'"
     ),
     "write.index-on-append": _Property("false", lambda text: text in ("true", "false"), "'true' or 'false'"),
+    "write.update-strategy": _Property(
+        "auto",
+        lambda text: text in ("auto", "rewrite", "patch", "move"),
+        "'auto' (by cost), 'rewrite', 'patch' or 'move'",
+    ),
 }
 """Every property a table may have. Those starting with ``user.`` are free text for applications."""
 

@@ -1,8 +1,8 @@
 """Commits of row changes: what was prepared against one version, made to fit the version it lands on.
 
-Deletes and moves become masks, rewrites new groups of their fragments. Where a fragment was replaced meanwhile the
-rows are found again by row id (spec/identity.md, IDN-12); new values whose place was taken are handed back to the
-engine to be written again. Nothing here evaluates a predicate or reads a data file.
+Deletes and moves become masks, rewrites new groups of their fragments, patches values laid over them. Where a
+fragment was replaced meanwhile the rows are found again by row id (spec/identity.md, IDN-12); new values whose place
+was taken are handed back to the engine to be written again. Nothing here evaluates a predicate or reads a data file.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from pyroaring import BitMap64
 from lake_format.draft import Draft
 from lake_format.engine import Engine
 from lake_format.errors import CorruptionError
-from lake_format.model import Fragment
+from lake_format.model import ColumnPatch, Fragment
 from lake_format.operation_record import OperationRecord
+from lake_format.patching import patched, superseded, without_columns
 from lake_format.positions import positions_of
 from lake_format.row_edits import (
     CarriedRows,
+    FragmentPatch,
     FragmentRewrite,
     RowEdits,
     RowMove,
@@ -38,6 +40,9 @@ __all__ = ["ChangeRows"]
 
 _SUPERSEDED = "superseded-columns"
 """A group's file has columns whose values another group of the fragment holds by now (EVO-6)."""
+
+_PATCHES = "patch-files"
+"""A fragment has patches (MAN-9)."""
 
 _Positions = npt.NDArray[np.int64]
 
@@ -108,6 +113,7 @@ class _Landing:
 
     masks: dict[int, BitMap64] = field(default_factory=dict)
     rewrites: dict[int, FragmentRewrite] = field(default_factory=dict)
+    patches: dict[int, FragmentPatch] = field(default_factory=dict)
     moved: list[tuple[RowMove, U64, npt.NDArray[np.bool_]]] = field(default_factory=list)
     """New fragment, row ids by position, and which positions are dead on arrival."""
     updated: list[U64] = field(default_factory=list)
@@ -125,6 +131,8 @@ def _land(draft: Draft, base: Snapshot, edits: RowEdits, touched: _Touched) -> l
         _land_delete(finder, rows, landing)
     for rewrite in edits.rewrites:
         _land_rewrite(finder, rewrite, edits.field_ids, landing)
+    for patch in edits.patches:
+        _land_patch(finder, patch, landing)
     for move in edits.moves:
         _land_move(finder, move, landing)
     _write(draft, finder, edits, landing, touched)
@@ -144,7 +152,7 @@ def _land_rewrite(
     found = finder.find(rewrite.rows)
     landing.updated.append(found.live_ids())
     fits = found.now is not None and all(
-        _holder(found.before, identity) == _holder(found.now, identity) for identity in field_ids
+        _places(found.before, identity) == _places(found.now, identity) for identity in field_ids
     )
     if fits:
         landing.rewrites[rewrite.rows.fragment_id] = rewrite
@@ -160,6 +168,25 @@ def _land_rewrite(
         )
 
 
+def _land_patch(finder: _Finder, patch: FragmentPatch, landing: _Landing) -> None:
+    """A patch lies over whatever the fragment holds by now; rows that live elsewhere get their values there."""
+    found = finder.find(patch.rows)
+    landing.updated.append(found.live_ids())
+    fits = found.now is not None and bool(found.stayed)
+    if fits:
+        landing.patches[patch.rows.fragment_id] = patch
+    again = found.elsewhere_at if fits else found.live_at()
+    if len(again):
+        landing.carried.append(
+            CarriedRows(
+                groups=patch.files,
+                row_count=patch.file_rows,
+                positions=patch.first_row + np.flatnonzero(np.isin(found.all_at(), again)),
+                row_ids=found.ids_at(again),
+            )
+        )
+
+
 def _land_move(finder: _Finder, move: RowMove, landing: _Landing) -> None:
     """Rows whose values were not touched meanwhile arrive as written; the others are merged anew by the engine."""
     ids, dead, again = [], [], []
@@ -168,7 +195,7 @@ def _land_move(finder: _Finder, move: RowMove, landing: _Landing) -> None:
         landing.updated.append(found.live_ids())
         own = found.all_at()
         ids.append(found.ids_at(own))
-        unchanged = found.now is not None and found.now.groups == found.before.groups
+        unchanged = found.now is not None and found.now.holds_what(found.before)
         if unchanged and not found.has_left:
             landing.mask(rows.fragment_id, found.stayed)
             dead.append(np.zeros(len(own), bool))
@@ -194,21 +221,25 @@ def _land_move(finder: _Finder, move: RowMove, landing: _Landing) -> None:
 
 def _write(draft: Draft, finder: _Finder, edits: RowEdits, landing: _Landing, touched: _Touched) -> None:
     entries: dict[int, Fragment | None] = {}
-    superseded = False
-    for fragment_id in {*landing.masks, *landing.rewrites}:
+    features = set(edits.features)
+    for fragment_id in {*landing.masks, *landing.rewrites, *landing.patches}:
         now = finder.latest_fragment(fragment_id)
         assert now is not None
         entry: Fragment | None = now
         if fragment_id in landing.rewrites:
             entry = _regrouped(now, landing.rewrites[fragment_id])
-            superseded = superseded or any(group.superseded for group in entry.groups)
+            touched.rewritten.add(fragment_id)
+        if fragment_id in landing.patches:
+            entry = patched(now, landing.patches[fragment_id], draft.version.schemas)
+            features.add(_PATCHES)
             touched.rewritten.add(fragment_id)
         if fragment_id in landing.masks and entry is not None:
             entry = _masked(entry, landing.masks[fragment_id])
             (touched.masked if entry is not None else touched.removed).add(fragment_id)
         entries[fragment_id] = entry
     draft.replace_fragments(entries)
-    features = set(edits.features) | ({_SUPERSEDED} if superseded else set())
+    if any(file.superseded for entry in entries.values() if entry for file in entry.files()):
+        features.add(_SUPERSEDED)
     _add_moved(draft, landing)
     draft.add_fragments(edits.fresh, features)
     if any(index.field_id in edits.field_ids for index in draft.version.indexes) and landing.updated:
@@ -245,21 +276,27 @@ def _masked(entry: Fragment, positions: BitMap64) -> Fragment | None:
 
 def _regrouped(entry: Fragment, rewrite: FragmentRewrite) -> Fragment:
     """The entry with new groups, the columns they replace superseded, and bounds that hold."""
-    replaced = {identity for group in rewrite.groups for identity in group.live_field_ids}
+    replaced = frozenset(identity for group in rewrite.groups for identity in group.live_field_ids)
     kept = [
-        replace(group, superseded=group.superseded | (replaced & set(group.field_ids)))
-        for group in entry.groups
-        if not replaced.issuperset(group.live_field_ids)
+        superseded(group, replaced) for group in entry.groups if not replaced.issuperset(group.live_field_ids)
     ]
     new = {column.field_id: column for column in rewrite.statistics}
     old: list[ColumnStatistics] = [one for one in entry.statistics if one.field_id not in new]
     statistics = tuple(sorted((*old, *new.values()), key=lambda column: column.field_id))
-    return replace(entry, groups=(*kept, *rewrite.groups), statistics=statistics)
+    return replace(
+        entry,
+        groups=(*kept, *rewrite.groups),
+        patches=without_columns(entry.patches, replaced),
+        statistics=statistics,
+    )
 
 
-def _holder(entry: Fragment, identity: int) -> str | None:
-    """The file that holds a field."""
-    return next((group.path for group in entry.groups if identity in group.live_field_ids), None)
+def _places(entry: Fragment, identity: int) -> list[tuple[str, int]]:
+    """Where the values of a field lie: files, and the first row in each that counts."""
+    return [
+        (one.file.path, one.first_row) if isinstance(one, ColumnPatch) else (one.path, 0)
+        for one in entry.holders(identity)
+    ]
 
 
 @dataclass(slots=True)

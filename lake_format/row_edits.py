@@ -27,14 +27,18 @@ from lake_format.statistics import ColumnStatistics
 __all__ = [
     "CarriedRows",
     "DuplicateKeyError",
+    "FragmentPatch",
     "FragmentRewrite",
     "MergeClause",
     "RowEdits",
     "RowMove",
     "RowPlan",
     "RowRequest",
+    "RowsPlanned",
+    "StrategyUse",
     "TouchedRows",
     "row_runs",
+    "strategy_text",
 ]
 
 _MAX_RUNS = 32_768
@@ -128,11 +132,44 @@ class FragmentRewrite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FragmentPatch:
+    """New values of some columns for some rows of a fragment, in files that other fragments' patches share.
+
+    Attributes
+    ----------
+    rows
+        The rows; their values lie in consecutive rows of the files, in order of position.
+    files, file_rows, first_row
+        The files, their number of rows, and which of them is the first of this fragment.
+    statistics
+        Of the new values.
+    replaced
+        Of the values they replace; only counts matter. Empty if none of those is NULL or NaN.
+    """
+
+    rows: TouchedRows
+    files: tuple[ColumnGroup, ...]
+    file_rows: int
+    first_row: int
+    statistics: tuple[ColumnStatistics, ...]
+    replaced: tuple[ColumnStatistics, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RowMove:
     """A new fragment of existing rows: those of ``rows``, in order, positions ascending in each."""
 
     rows: tuple[TouchedRows, ...]
     fragment: NewFragment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrategyUse:
+    """What one way to write new values was used for: in how many fragments, for how many rows, how many bytes."""
+
+    fragments: int = 0
+    rows: int = 0
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +180,9 @@ class RowEdits:
     ----------
     field_ids
         Top-level fields that the updated rows got new values of.
-    deletes, rewrites, moves, fresh
-        Rows that go; fragments with new column files; rows that change their place; new rows.
+    deletes, rewrites, patches, moves, fresh
+        Rows that go; fragments with new column files; fragments with values laid over some of their rows; rows that
+        change their place; new rows.
     features
         What a reader must know to read the files.
     """
@@ -152,20 +190,23 @@ class RowEdits:
     field_ids: frozenset[int] = frozenset()
     deletes: tuple[TouchedRows, ...] = ()
     rewrites: tuple[FragmentRewrite, ...] = ()
+    patches: tuple[FragmentPatch, ...] = ()
     moves: tuple[RowMove, ...] = ()
     fresh: tuple[NewFragment, ...] = ()
     features: frozenset[str] = frozenset()
 
     def files(self) -> Iterator[ColumnGroup]:
-        """Every file written."""
+        """Every file written, once."""
         for rewrite in self.rewrites:
             yield from rewrite.groups
+        yield from {file.path: file for patch in self.patches for file in patch.files}.values()
         for fragment in (*(move.fragment for move in self.moves), *self.fresh):
             yield from fragment.groups
 
     def updated(self) -> Iterator[TouchedRows]:
         """The rows with new values."""
         yield from (rewrite.rows for rewrite in self.rewrites)
+        yield from (patch.rows for patch in self.patches)
         for move in self.moves:
             yield from move.rows
 
@@ -178,12 +219,68 @@ class RowPlan:
     edits: RowEdits
     record: OperationRecord
     summary: Mapping[str, Any]
+    uses: Mapping[Any, StrategyUse] = field(default_factory=dict)
+    """How new values were written, by strategy."""
 
     @property
     def changes_nothing(self) -> bool:
         """Whether no row is concerned."""
         edits = self.edits
-        return not (edits.deletes or edits.rewrites or edits.moves or edits.fresh)
+        return not (edits.deletes or edits.rewrites or edits.patches or edits.moves or edits.fresh)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsPlanned:
+    """What a change of rows would do to a version; nothing was written.
+
+    Attributes
+    ----------
+    version
+        The version looked at.
+    deleted, updated, inserted
+        How many rows.
+    fragments
+        How many fragments the version has.
+    strategies
+        How new values would be written: fragments, rows and estimated bytes by ``rewrite``, ``patch`` and ``move``.
+    bytes
+        Estimated bytes read and written for them, and of rows inserted.
+    """
+
+    version: int
+    deleted: int = 0
+    updated: int = 0
+    inserted: int = 0
+    fragments: int
+    strategies: Mapping[Any, StrategyUse]
+    bytes: int
+
+    @property
+    def strategy(self) -> str:
+        """The strategies in words."""
+        return strategy_text(self.strategies)
+
+    def explain(self) -> str:
+        """The plan, one fact a line."""
+        facts = {
+            "version": f"{self.version:,}",
+            "rows deleted": f"{self.deleted:,}",
+            "rows updated": f"{self.updated:,}",
+            "rows inserted": f"{self.inserted:,}",
+            "strategy": self.strategy,
+        }
+        for name, use in self.strategies.items():
+            facts[name] = (
+                f"{use.rows:,} rows in {use.fragments:,} of {self.fragments:,} fragments, ~{use.bytes:,} bytes"
+            )
+        facts["bytes"] = f"~{self.bytes:,}"
+        return "\n".join(f"{name:<13}  {text}" for name, text in facts.items())
+
+
+def strategy_text(uses: Mapping[Any, StrategyUse]) -> str:
+    """The strategies used, in a word or a few."""
+    names = [name for name in ("rewrite", "patch", "move") if name in uses]
+    return " and ".join([", ".join(names[:-1])] * (len(names) > 1) + names[-1:]) or "nothing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

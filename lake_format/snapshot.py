@@ -17,13 +17,14 @@ from lake_format.errors import CorruptionError
 from lake_format.field_history import FieldHistory
 from lake_format.manifest import FragmentTable
 from lake_format.manifest_set import ManifestSet
-from lake_format.model import Fragment, Version
+from lake_format.model import ColumnPatch, Fragment, Version
+from lake_format.positions import positions_of
 from lake_format.row_ids import U64
 from lake_format.schema import without_field_ids
 from lake_format.store.base import Store
 from lake_format.store.table_store import TableStore
 
-__all__ = ["RowLocations", "Snapshot", "deleted_positions"]
+__all__ = ["RowLocations", "Snapshot", "deleted_positions", "patched_positions"]
 
 
 def deleted_positions(fragment: Fragment) -> U64:
@@ -32,15 +33,24 @@ def deleted_positions(fragment: Fragment) -> U64:
         if fragment.deleted_count:
             raise CorruptionError(f"fragment {fragment.fragment_id} counts deleted rows but has no bitmap")
         return np.empty(0, np.uint64)
+    name = f"the deletion bitmap of fragment {fragment.fragment_id}"
+    return _positions(fragment.deletions, fragment.deleted_count, fragment.row_count, name)
+
+
+def patched_positions(fragment: Fragment, patch: ColumnPatch) -> U64:
+    """The positions of one of a fragment's patches, ascending; CorruptionError if the bitmap does not fit it."""
+    name = f"the bitmap of a patch of fragment {fragment.fragment_id}"
+    return _positions(patch.positions, patch.count, fragment.row_count, name)
+
+
+def _positions(data: bytes, count: int, rows: int, name: str) -> U64:
     try:
-        bitmap = BitMap64.deserialize(fragment.deletions)
+        bitmap = BitMap64.deserialize(data)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
-        raise CorruptionError(
-            f"the deletion bitmap of fragment {fragment.fragment_id} cannot be read"
-        ) from error
-    positions = np.fromiter(bitmap, np.uint64, len(bitmap))
-    if len(positions) != fragment.deleted_count or (len(positions) and positions[-1] >= fragment.row_count):
-        raise CorruptionError(f"the deletion bitmap of fragment {fragment.fragment_id} does not fit its rows")
+        raise CorruptionError(f"{name} cannot be read") from error
+    positions = positions_of(bitmap).astype(np.uint64)
+    if len(positions) != count or (len(positions) and positions[-1] >= rows):
+        raise CorruptionError(f"{name} does not fit its rows")
     return positions
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from lake_format.engine import Progress
@@ -16,11 +16,16 @@ from lake_format.errors import ConflictError, InvalidInputError
 from lake_format.keys import key_columns, require_key_type
 from lake_format.model import Version
 from lake_format.row_changes import ChangeRows
-from lake_format.row_edits import MergeClause, RowRequest
+from lake_format.row_edits import MergeClause, RowRequest, RowsPlanned, StrategyUse
 from lake_format.schema import require_column
 from lake_format.table_core import TableCore, checked_idempotency
 
 __all__ = ["Merge", "RowsChanged", "TableRows"]
+
+_UPSERT = (
+    MergeClause(when="matched", action="update"),
+    MergeClause(when="not matched", action="insert"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +39,12 @@ class RowsChanged:
     deleted, updated, inserted
         How many rows.
     strategy
-        How new values were written: ``rewrite`` (column files of whole fragments), ``move`` (changed rows in a new
-        fragment), ``rewrite and move``, or ``nothing``.
+        How new values were written: ``rewrite`` (column files of whole fragments), ``patch`` (values laid over some
+        rows), ``move`` (changed rows in a new fragment), several of them (``patch and move``), or ``nothing``.
     bytes
         Size of the data files written.
+    strategies
+        Fragments, rows and bytes by strategy.
     """
 
     version: int
@@ -46,6 +53,7 @@ class RowsChanged:
     inserted: int = 0
     strategy: str = "nothing"
     bytes: int = 0
+    strategies: Mapping[Any, StrategyUse] = field(default_factory=dict)
 
 
 class TableRows(TableCore):
@@ -117,16 +125,33 @@ class TableRows(TableCore):
         request = replace(_update_request(values, where, inputs), progress=progress)
         return self._change(request, idempotency)
 
-    def explain_update(
+    def plan_delete(self, where: object) -> RowsPlanned:
+        """What :meth:`delete` would do; nothing is written."""
+        _require_filter(where, "delete", 'delete("true") removes every row')
+        return self._explained(RowRequest(kind="delete", where=where))
+
+    def plan_update(
         self,
         values: Mapping[str, object],
         where: object | None = None,
         *,
         inputs: Sequence[str] | None = None,
-    ) -> dict[str, Any]:
-        """What :meth:`update` would do: rows, strategy (rewrite or move) by fragments, estimated bytes."""
-        snapshot = self.refresh().snapshot
-        return self._engine.explain_rows(snapshot, _update_request(values, where, inputs))
+    ) -> RowsPlanned:
+        """What :meth:`update` would do: rows, and how they would be written; nothing is.
+
+        >>> print(table.plan_update({"price": 1.0}, "id = 3").explain())  # doctest: +SKIP
+        """
+        return self._explained(_update_request(values, where, inputs))
+
+    def plan_upsert(
+        self, data: object, on: str | Sequence[str] | None = None, *, order_by: str | None = None
+    ) -> RowsPlanned:
+        """What :meth:`upsert` would do: rows, and how they would be written; nothing is."""
+        names = self._on(on, "upsert")
+        with self._staged(data, order_by) as source:
+            return self._explained(
+                RowRequest(kind="upsert", source=source, on=names, order_by=order_by, clauses=_UPSERT)
+            )
 
     def upsert(
         self,
@@ -158,11 +183,7 @@ class TableRows(TableCore):
         InvalidInputError
             A NULL key, an unknown column, a value that does not fit.
         """
-        clauses = (
-            MergeClause(when="matched", action="update"),
-            MergeClause(when="not matched", action="insert"),
-        )
-        return self._merge_rows("upsert", data, on, order_by, clauses, idempotency, progress)
+        return self._merge_rows("upsert", data, on, order_by, _UPSERT, idempotency, progress)
 
     def merge(
         self, data: object, on: str | Sequence[str] | None = None, *, order_by: str | None = None
@@ -233,6 +254,9 @@ class TableRows(TableCore):
             )
             return self._change(request, idempotency)
 
+    def _explained(self, request: RowRequest) -> RowsPlanned:
+        return self._engine.explain_rows(self.refresh().snapshot, request)
+
     def _on(self, on: str | Sequence[str] | None, kind: str) -> tuple[str, ...]:
         names = (on,) if isinstance(on, str) else tuple(self.key if on is None else on)
         if not names:
@@ -269,7 +293,7 @@ class TableRows(TableCore):
         except ConflictError:
             change.discard()
             raise
-        return _done(landed, change.summary)
+        return _done(landed, change.summary, change.plan.uses)
 
 
 class Merge:
@@ -362,7 +386,7 @@ def _require_filter(where: object, what: str, fix: str) -> None:
         raise InvalidInputError(f"{what} needs a filter", fix=fix)
 
 
-def _done(landed: Version, facts: Mapping[str, Any]) -> RowsChanged:
+def _done(landed: Version, facts: Mapping[str, Any], uses: Mapping[Any, StrategyUse]) -> RowsChanged:
     return RowsChanged(
         version=landed.version,
         deleted=facts["rows_deleted"],
@@ -370,4 +394,5 @@ def _done(landed: Version, facts: Mapping[str, Any]) -> RowsChanged:
         inserted=facts["rows_inserted"],
         strategy=facts.get("strategy", "nothing"),
         bytes=facts["bytes"],
+        strategies=uses,
     )

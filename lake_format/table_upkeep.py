@@ -165,9 +165,10 @@ class TableUpkeep(TableCore):
         report.fragments = len(fragments)
         if not data:
             return report
+        checked: set[str] = set()
         for done, fragment in enumerate(fragments):
-            report.problems += self._engine.check_fragment(snapshot, fragment)
-            report.files += len(fragment.groups)
+            report.problems += self._engine.check_fragment(snapshot, fragment, checked)
+            report.files = len(checked)
             if progress is not None:
                 progress("verify", done + 1, len(fragments))
         for entry in snapshot.version.indexes:

@@ -17,7 +17,7 @@ from lake_format.draft import Draft
 from lake_format.history import is_kept
 from lake_format.log import ExpiredError, VersionLog
 from lake_format.manifest import decode_manifest
-from lake_format.model import ManifestReference, Version
+from lake_format.model import FILE_COLUMNS, ManifestReference, Version
 from lake_format.operation_record import OperationRecord
 from lake_format.paths import (
     DATA,
@@ -227,9 +227,10 @@ def _spare(
     reference: ManifestReference, data: bytes, removed: frozenset[int], candidates: dict[str, ObjectInfo]
 ) -> None:
     table = decode_manifest(data, reference)
-    groups = table.column("groups").combine_chunks()
-    owners = pc.list_parent_indices(groups).to_pylist()
     ids = table.column("fragment_id").to_pylist()
-    for owner, path in zip(owners, groups.flatten().field("path").to_pylist(), strict=True):
-        if ids[owner] not in removed:
-            candidates.pop(path, None)
+    for name in FILE_COLUMNS:
+        files = table.column(name).combine_chunks()
+        owners = pc.list_parent_indices(files).to_pylist()
+        for owner, path in zip(owners, files.flatten().field("path").to_pylist(), strict=True):
+            if ids[owner] not in removed:
+                candidates.pop(path, None)

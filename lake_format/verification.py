@@ -18,7 +18,7 @@ from lake_format.model import Fragment, IndexEntry
 from lake_format.paths import version_path
 from lake_format.row_ids import U64, decode_row_ids
 from lake_format.schema import field_by_id, field_id, walk_fields
-from lake_format.snapshot import RowLocations, Snapshot, deleted_positions
+from lake_format.snapshot import RowLocations, Snapshot, deleted_positions, patched_positions
 
 __all__ = ["WRONG", "Problem", "VerificationReport", "check_metadata"]
 
@@ -94,12 +94,14 @@ def _check_fragments(snapshot: Snapshot, fragments: list[Fragment]) -> Iterator[
         seen.add(fragment.fragment_id)
         if fragment.fragment_id >= version.next_fragment_id:
             yield Problem(where, f"{name} has an id that was never given out")
-        for group in fragment.groups:
+        for group in fragment.files():
             schema = version.schemas.get(group.schema_id)
             if schema is None or any(field_by_id(schema, one) is None for one in group.field_ids):
                 yield Problem(group.path, f"{name} was written with a schema that does not describe it")
         try:
             deleted_positions(fragment)
+            for patch in fragment.patches:
+                patched_positions(fragment, patch)
             if int(fragment.row_ids().max()) >= version.next_row_id:
                 yield Problem(where, f"{name} has row ids that were never given out")
         except WRONG as error:

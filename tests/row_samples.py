@@ -95,10 +95,10 @@ def interrupted(table: Table, meanwhile: Callable[[Table], object]) -> tuple[Tab
 
 
 class Forced:
-    """Makes every change of existing rows a rewrite, or a move, whatever it costs; None leaves it to the costs."""
+    """Makes every change of existing rows a rewrite, patch or move; None leaves it to the costs."""
 
     def __init__(self, strategy: str | None) -> None:
-        costs = {"rewrite": Cost(0, 1), "move": Cost(1, 0)}
+        costs = {"rewrite": Cost(0, 1, 1), "patch": Cost(1, 0, 1), "move": Cost(1, 1, 0)}
         self._patch = mock.patch.object(
             placing, "compare", (lambda *_: costs[strategy]) if strategy else compare
         )

@@ -19,9 +19,9 @@ from lake_format.store.metered import MeteredStore
 from lake_format.table import Table
 
 
-@pytest.fixture(params=["rewrite", "move"])
+@pytest.fixture(params=["rewrite", "patch", "move"])
 def strategy(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Both ways of writing new values, whatever they cost: the result must be the same."""
+    """All ways of writing new values, whatever they cost: the result must be the same."""
     with Forced(request.param):
         yield str(request.param)
 
@@ -200,10 +200,10 @@ def test_bounds_hold_after_a_rewrite(tmp_path: Path, strategy: str) -> None:
     assert table.count("price = 5") == 1
 
 
-def test_explain_update_tells_the_strategy_without_writing(tmp_path: Path) -> None:
+def test_a_plan_tells_the_strategy_without_writing(tmp_path: Path) -> None:
     table = make(tmp_path, *range(1000), fragment_rows=1000)
-    few = table.explain_update({"price": 1.0}, "id = 3")
-    assert (few["strategy"], few["rows moved"], few["fragments rewritten"]) == ("move", 1, 0)
+    few = table.plan_update({"price": 1.0}, "id = 3")
+    assert (few.strategy, few.updated, few.strategies["move"].fragments) == ("move", 1, 1)
     assert table.version == 2
     assert table.update({"price": 1.0}, "id = 3").strategy == "move"
     assert summary(table)["rows_moved"] == 1

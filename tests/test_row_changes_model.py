@@ -27,7 +27,7 @@ Model = dict[int, Row]
 
 IDS = st.integers(0, 30)
 SETS = st.lists(IDS, min_size=1, max_size=12, unique=True)
-STRATEGIES = st.sampled_from(["rewrite", "move", None])
+STRATEGIES = st.sampled_from(["rewrite", "patch", "move", None])
 PRICES = st.integers(0, 9).map(float)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from lake_engines.files.base import gather
 
-__all__ = ["keep", "relabel", "unsliced"]
+__all__ = ["keep", "overlaid", "relabel", "unsliced"]
 
 
 def relabel(array: pa.Array, data_type: pa.DataType) -> pa.Array:
@@ -35,6 +37,46 @@ def keep(batch: pa.RecordBatch, mask: npt.NDArray[np.bool_]) -> pa.RecordBatch:
         return batch.filter(pa.array(mask))
     except pa.ArrowNotImplementedError:
         return gather(batch, np.flatnonzero(mask))
+
+
+def overlaid(base: pa.Array, layers: Sequence[tuple[npt.NDArray[np.int64], pa.Array]]) -> pa.Array:
+    """``base`` with other values in some places; later layers over earlier ones. For every type.
+
+    Parameters
+    ----------
+    layers
+        Places (increasing) and as many values of the same type.
+    """
+    layers = [(at, values) for at, values in layers if len(at)]
+    if not layers:
+        return base
+    if len(layers[-1][0]) == len(base):
+        return layers[-1][1]
+    index = np.arange(len(base))
+    held = len(base)
+    for at, values in layers:
+        index[at] = held + np.arange(len(values))
+        held += len(values)
+    every = _joined([base, *(values for _, values in layers)])
+    return gather(pa.RecordBatch.from_arrays([every], ["value"]), index).column(0)
+
+
+def _joined(arrays: list[pa.Array]) -> pa.Array:
+    try:
+        return pa.concat_arrays(arrays)
+    except pa.ArrowInvalid:  # pyarrow 26 joins no dictionaries that hold a NULL
+        return pa.concat_arrays([_without_null_entries(array) for array in arrays])
+
+
+def _without_null_entries(array: pa.Array) -> pa.Array:
+    """The same values, none of them NULL by way of its dictionary."""
+    if not pa.types.is_dictionary(array.type):
+        return pa.array(array.to_pylist(), array.type)
+    known = array.dictionary.is_valid().to_numpy(zero_copy_only=False)
+    renumbered = pa.array(np.cumsum(known) - 1, array.type.index_type, mask=~known)
+    return pa.DictionaryArray.from_arrays(
+        renumbered.take(array.indices), array.dictionary.drop_null(), ordered=array.type.ordered
+    )
 
 
 def unsliced(array: pa.Array) -> pa.Array:

@@ -21,7 +21,7 @@ from lake_format.engine import IndexRequest, ScanRequest, SearchAnswer, SearchRe
 from lake_format.filling import FillRequest
 from lake_format.index_upkeep import EncodedRows, IndexUpkeepRequest
 from lake_format.model import ColumnGroup, Fragment, IndexEntry, IndexShard
-from lake_format.row_edits import CarriedRows, RowEdits, RowPlan, RowRequest
+from lake_format.row_edits import CarriedRows, RowEdits, RowPlan, RowRequest, RowsPlanned
 from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import Store
@@ -100,8 +100,8 @@ class DefaultEngine:
 
         return plan_rows(snapshot, request, self._files)
 
-    def explain_rows(self, snapshot: Snapshot, request: RowRequest) -> dict[str, Any]:
-        """What an update would do and cost."""
+    def explain_rows(self, snapshot: Snapshot, request: RowRequest) -> RowsPlanned:
+        """What a change of rows would do and cost."""
         from lake_engines.changes import explain_rows  # noqa: PLC0415
 
         return explain_rows(snapshot, request, self._files)
@@ -144,11 +144,11 @@ class DefaultEngine:
 
         return rewrite_fragments(snapshot, request, self._files)
 
-    def check_fragment(self, snapshot: Snapshot, fragment: Fragment) -> Iterator[Problem]:
+    def check_fragment(self, snapshot: Snapshot, fragment: Fragment, checked: set[str]) -> Iterator[Problem]:
         """What is wrong with a fragment's files, read whole, or with its statistics."""
         from lake_engines.upkeep.verifying import check_fragment  # noqa: PLC0415
 
-        return check_fragment(snapshot, fragment)
+        return check_fragment(snapshot, fragment, checked)
 
     def check_shard(self, store: Store, shard: IndexShard) -> Iterator[Problem]:
         """What is wrong with an index file, read whole."""

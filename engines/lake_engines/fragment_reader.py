@@ -1,5 +1,7 @@
 """One fragment as rows: opens its column groups, matches columns by field id, joins groups side by side.
 
+Patches are read along with the groups they lie over, in the same round where storage is remote.
+
 Everything above reads fragments through this and never sees files; deleted rows are still in what it returns,
 as positions must stay countable.
 """
@@ -7,22 +9,25 @@ as positions must stay countable.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
+from itertools import chain
 from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lake_engines.arrays import relabel
+from lake_engines.arrays import overlaid, relabel
 from lake_engines.evolution.projection import Projection, projection
 from lake_engines.files import FileReader, WrittenFile, open_reader
 from lake_engines.files.base import Positions, rows_only
 from lake_engines.files.vector_reader import VectorReader
 from lake_engines.parallel import run_all
+from lake_engines.patched_vectors import PatchedVectors, RawVectors
+from lake_engines.patches import FragmentPatches, Overlay, PatchStream
 from lake_format.errors import CorruptionError
-from lake_format.model import ColumnGroup, Fragment
+from lake_format.model import ColumnGroup, ColumnPatch, Fragment
 from lake_format.row_ids import U64
 from lake_format.schema import ROW_ID, ROW_ID_FIELD, field_id
 from lake_format.snapshot import Snapshot, deleted_positions
@@ -73,7 +78,8 @@ class FragmentReader:
         self._snapshot = snapshot
         self._pool = pool
         self._owner = {field: group for group in fragment.groups for field in group.live_field_ids}
-        self._projections: dict[int, Projection] = {}
+        self._patches = FragmentPatches(fragment)
+        self._projections: dict[tuple[str, int], Projection] = {}
         self._readers: dict[str, FileReader] = {}
         self._row_ids: U64 | None = None
 
@@ -94,14 +100,28 @@ class FragmentReader:
             self._row_ids = self.fragment.row_ids()
         return self._row_ids[positions].astype(np.int64)
 
-    def vectors(self, name: str) -> VectorReader | None:
+    def vectors(self, name: str) -> RawVectors | None:
         """The raw vectors of a column; None where this fragment has no values of it."""
-        group = self._owner.get(field_id(self._snapshot.schema.field(name)))
-        if group is None:
-            return None
-        reader = self._reader(group)
+        field = self._snapshot.schema.field(name)
+        group = self._owner.get(field_id(field))
+        base = None if group is None else self._vector_reader(group, self.fragment.row_count, name)
+        patches = self._patches.of([field_id(field)])
+        if not patches:
+            return base
+        layers = [
+            (
+                self._patches.positions(patch),
+                self._vector_reader(patch.file, patch.file_rows, name),
+                patch.first_row,
+            )
+            for patch in patches
+        ]
+        return PatchedVectors(base, layers, self.fragment.row_count, field.type.list_size)
+
+    def _vector_reader(self, file: ColumnGroup, rows: int, name: str) -> VectorReader:
+        reader = self._reader(file, rows)
         if not isinstance(reader, VectorReader):
-            raise CorruptionError(f"file {group.path!r} of vector column {name!r} has no vector pages")
+            raise CorruptionError(f"file {file.path!r} of vector column {name!r} has no vector pages")
         return reader
 
     def scan(
@@ -110,14 +130,22 @@ class FragmentReader:
         """Rows ``[start, stop)`` as ``(first position, batch)``, columns in the order of ``names``."""
         plan = self._plan(names)
         streams = [
-            self._reader(group).scan(columns, start=start, stop=stop, batch_rows=batch_rows)
+            self._reader(group, self.fragment.row_count).scan(
+                columns, start=start, stop=stop, batch_rows=batch_rows
+            )
             for group, columns in plan
         ]
+        layers = [self._layer(one, columns, start, stop, batch_rows) for one, columns in self._over(names)]
+        if layers and not self.is_local:
+            streams = _begun(streams, layers)
         if not streams:
             streams = [_empty_batches(start, stop, batch_rows)]
         position = start
         for rows, parts in _aligned(streams):
-            yield position, self._assemble(names, plan, parts, rows, np.arange(position, position + rows))
+            positions = np.arange(position, position + rows)
+            overlays = [layer.take(position, position + rows) for layer in layers]
+            over = [one for one in overlays if one is not None]
+            yield position, self._assemble(names, plan, parts, positions, over)
             position += rows
         if position != stop:
             raise CorruptionError(f"fragment {self.fragment.fragment_id} ended at row {position}, not {stop}")
@@ -125,77 +153,144 @@ class FragmentReader:
     def take(self, positions: Positions, names: Sequence[str]) -> pa.RecordBatch:
         """The rows at strictly increasing positions."""
         plan = self._plan(names)
-        takes = [partial(self._reader(group).take, positions, columns) for group, columns in plan]
+        over = [(one, columns, *self._patches.over(one, positions)) for one, columns in self._over(names)]
+        over = [one for one in over if len(one[2])]
+        takes = [
+            partial(self._reader(group, self.fragment.row_count).take, positions, columns)
+            for group, columns in plan
+        ]
+        takes += [
+            partial(self._reader(patch.file, patch.file_rows).take, rows, columns)
+            for patch, columns, _, rows in over
+        ]
         parts = run_all(takes, together=not self.is_local)
-        return self._assemble(names, plan, parts, len(positions), positions.astype(np.int64))
+        overlays = [
+            Overlay(patch, at, part) for (patch, _, at, _), part in zip(over, parts[len(plan) :], strict=True)
+        ]
+        return self._assemble(names, plan, parts[: len(plan)], positions.astype(np.int64), overlays)
 
-    def _reader(self, group: ColumnGroup) -> FileReader:
-        if group.path not in self._readers:
-            self._readers[group.path] = self._opened(group)
-        return self._readers[group.path]
+    def _reader(self, file: ColumnGroup, rows: int) -> FileReader:
+        if file.path not in self._readers:
+            self._readers[file.path] = self._opened(file, rows)
+        return self._readers[file.path]
 
-    def _opened(self, group: ColumnGroup) -> FileReader:
-        schema = self._snapshot.version.schemas.get(group.schema_id)
+    def _opened(self, file: ColumnGroup, rows: int) -> FileReader:
+        schema = self._snapshot.version.schemas.get(file.schema_id)
         if schema is None:
-            raise CorruptionError(
-                f"file {group.path!r} was written with the unknown schema {group.schema_id}"
-            )
+            raise CorruptionError(f"file {file.path!r} was written with the unknown schema {file.schema_id}")
         by_id = {field_id(field): field for field in schema}
-        missing = [identity for identity in group.field_ids if identity not in by_id]
+        missing = [identity for identity in file.field_ids if identity not in by_id]
         if missing:
             raise CorruptionError(
-                f"file {group.path!r} holds field {missing[0]}, which its schema does not have"
+                f"file {file.path!r} holds field {missing[0]}, which its schema does not have"
             )
-        fields = pa.schema([by_id[identity] for identity in group.field_ids])
-        return self._pool.get(self._snapshot.store, group, self.fragment.row_count, fields)
+        fields = pa.schema([by_id[identity] for identity in file.field_ids])
+        return self._pool.get(self._snapshot.store, file, rows, fields)
 
     def _plan(self, names: Sequence[str]) -> list[tuple[ColumnGroup, list[str]]]:
         """The groups to read and, in each, the columns by their name at the time of writing."""
         wanted: dict[str, tuple[ColumnGroup, list[str]]] = {}
-        for name in names:
-            if name == ROW_ID:
-                continue
-            identity = field_id(self._snapshot.schema.field(name))
+        for identity in self._identities(names):
             group = self._owner.get(identity)
             if group is not None:
-                wanted.setdefault(group.path, (group, []))[1].append(self._stored_name(group, identity))
+                columns = wanted.setdefault(group.path, (group, []))[1]
+                columns.append(self._stored_name(group, self.fragment.row_count, identity))
         return list(wanted.values())
 
-    def _stored_name(self, group: ColumnGroup, identity: int) -> str:
-        return str(self._reader(group).schema.names[group.field_ids.index(identity)])
+    def _over(self, names: Sequence[str]) -> list[tuple[ColumnPatch, list[str]]]:
+        """The patches to read, in their order, and in each the columns by their name at the time of writing."""
+        if not self.fragment.patches:
+            return []
+        identities = self._identities(names)
+        return [
+            (
+                patch,
+                [
+                    self._stored_name(patch.file, patch.file_rows, one)
+                    for one in identities
+                    if one in patch.file.live_field_ids
+                ],
+            )
+            for patch in self._patches.of(identities)
+        ]
 
-    def _projection(self, group: ColumnGroup, identity: int, name: str) -> Projection:
-        """How this file's values of a column become values of its present type."""
-        if identity not in self._projections:
-            written = self._reader(group).schema.field(group.field_ids.index(identity))
-            self._projections[identity] = projection(written, self._snapshot.schema.field(name))
-        return self._projections[identity]
+    def _layer(
+        self, patch: ColumnPatch, columns: list[str], start: int, stop: int, batch_rows: int
+    ) -> PatchStream:
+        reader = self._reader(patch.file, patch.file_rows)
+
+        def open_rows(first: int, last: int) -> Iterator[pa.RecordBatch]:
+            return reader.scan(columns, start=first, stop=last, batch_rows=batch_rows)
+
+        return PatchStream(patch, self._patches.positions(patch), (start, stop), open_rows)
+
+    def _identities(self, names: Sequence[str]) -> list[int]:
+        return [field_id(self._snapshot.schema.field(name)) for name in names if name != ROW_ID]
+
+    def _stored_name(self, file: ColumnGroup, rows: int, identity: int) -> str:
+        return str(self._reader(file, rows).schema.names[file.field_ids.index(identity)])
+
+    def _values(self, file: ColumnGroup, rows: int, part: pa.RecordBatch, field: pa.Field) -> pa.Array:
+        """Values of a column as a file has them, as values of its present type."""
+        identity = field_id(field)
+        key = (file.path, identity)
+        if key not in self._projections:
+            written = self._reader(file, rows).schema.field(file.field_ids.index(identity))
+            self._projections[key] = projection(written, field)
+        return self._projections[key](part.column(self._stored_name(file, rows, identity)))
 
     def _assemble(
         self,
         names: Sequence[str],
         plan: list[tuple[ColumnGroup, list[str]]],
         parts: list[pa.RecordBatch],
-        rows: int,
         positions: npt.NDArray[np.int64],
+        overlays: Sequence[Overlay],
     ) -> pa.RecordBatch:
         schema = output_schema(self._snapshot, names)
         found = {group.path: part for (group, _), part in zip(plan, parts, strict=False)}
         arrays = []
-        for name, field in zip(names, schema, strict=True):
+        for name, target in zip(names, schema, strict=True):
             if name == ROW_ID:
                 arrays.append(pa.array(self.row_ids_at(positions)))
                 continue
-            identity = field_id(self._snapshot.schema.field(name))
-            group = self._owner.get(identity)
+            field = self._snapshot.schema.field(name)
+            group = self._owner.get(field_id(field))
             if group is None:
-                arrays.append(pa.nulls(rows, field.type))
-                continue
-            array = found[group.path].column(self._stored_name(group, identity))
-            arrays.append(relabel(self._projection(group, identity, name)(array), field.type))
+                array = pa.nulls(len(positions), target.type)
+            else:
+                array = self._values(group, self.fragment.row_count, found[group.path], field)
+            layers = [
+                (
+                    one.at,
+                    relabel(
+                        self._values(one.patch.file, one.patch.file_rows, one.values, field), target.type
+                    ),
+                )
+                for one in overlays
+                if field_id(field) in one.patch.file.live_field_ids
+            ]
+            arrays.append(overlaid(relabel(array, target.type), layers))
         if not arrays:
-            return rows_only(rows)
+            return rows_only(len(positions))
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _begun(
+    streams: list[Iterator[pa.RecordBatch]], layers: list[PatchStream]
+) -> list[Iterator[pa.RecordBatch]]:
+    """The streams with the first batch of each read already, and of each layer, all in one round."""
+    firsts: list[pa.RecordBatch | None] = [None] * len(streams)
+
+    def begin(number: int) -> None:
+        firsts[number] = next(streams[number], None)
+
+    calls: list[Callable[[], None]] = [partial(begin, number) for number in range(len(streams))]
+    run_all([*calls, *(layer.begin for layer in layers)], together=True)
+    return [
+        iter(()) if first is None else chain([first], rest)
+        for first, rest in zip(firsts, streams, strict=True)
+    ]
 
 
 def _aligned(streams: list[Iterator[pa.RecordBatch]]) -> Iterator[tuple[int, list[pa.RecordBatch]]]:

@@ -47,6 +47,7 @@ def carry_rows(
     return RowEdits(
         field_ids=field_ids,
         rewrites=tuple(into.rewrites),
+        patches=tuple(into.patches),
         moves=tuple(into.moves),
         features=frozenset(into.features),
     )

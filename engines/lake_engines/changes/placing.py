@@ -1,7 +1,7 @@
-"""Writes new values of existing rows: new column files for a fragment, or the rows moved into a new fragment.
+"""Writes new values of existing rows: new column files for a fragment, patches, or the rows in a new fragment.
 
-Which of the two is decided per fragment by :mod:`.costs`. Row ids stay in either way. Memory is bounded by a window
-of rows, whatever the size of the change.
+Which of the three is decided per fragment by :mod:`.costs`, unless the table's ``write.update-strategy`` says. Row
+ids stay in any way. Memory is bounded by a window of rows, whatever the size of the change.
 """
 
 from __future__ import annotations
@@ -12,44 +12,75 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from lake_engines.arrays import keep
-from lake_engines.changes.costs import compare, row_bytes
-from lake_engines.changes.values import I64, NewValues, Target, merged_columns
+from lake_engines.arrays import keep, overlaid
+from lake_engines.changes.costs import Cost, Strategy, compare, row_bytes
+from lake_engines.changes.values import I64, NewValues, Target
 from lake_engines.files.base import gather, rows_only
 from lake_engines.fragment_reader import FragmentReader, ReaderPool
+from lake_engines.ingest import conform
 from lake_engines.write import write_fragments
 from lake_format.engine import WriteRequest, Written
-from lake_format.model import ColumnGroup
+from lake_format.model import ColumnGroup, Fragment
 from lake_format.positions import bitmap_of
-from lake_format.row_edits import FragmentRewrite, RowMove, RowRequest, TouchedRows
+from lake_format.properties import text_property
+from lake_format.row_edits import (
+    FragmentPatch,
+    FragmentRewrite,
+    RowEdits,
+    RowMove,
+    RowRequest,
+    StrategyUse,
+    TouchedRows,
+)
+from lake_format.schema import field_id, walk_fields
 from lake_format.snapshot import Snapshot
+from lake_format.statistics import StatisticsBuilder
 from lake_format.store.base import Store
 
 __all__ = ["Placement", "place", "touched", "write_rows"]
 
 _WINDOW_BYTES = 32 << 20
 _WINDOW_ROWS = 65_536
+_PATCH_ROWS = 16_384
+"""A file of patches is closed after so many rows: every patch in it names its layout, which grows with it."""
 _NO_LIMIT = str(1 << 62)
 
 
 @dataclass(slots=True)
 class Placement:
-    """Files written for new values of existing rows, and what was chosen for how many fragments."""
+    """Files written for new values of existing rows, and what was chosen for how many fragments.
 
+    Attributes
+    ----------
+    dry
+        Nothing is written; what it would cost is counted.
+    uses
+        Fragments, rows and bytes by strategy.
+    """
+
+    dry: bool = False
     rewrites: list[FragmentRewrite] = field(default_factory=list)
+    patches: list[FragmentPatch] = field(default_factory=list)
     moves: list[RowMove] = field(default_factory=list)
     features: set[str] = field(default_factory=set)
-    bytes: int = 0
+    uses: dict[Strategy, StrategyUse] = field(default_factory=dict)
 
-    def take_in(self, written: Written) -> None:
+    def count(self, strategy: Strategy, *, fragments: int = 0, rows: int = 0, size: int = 0) -> None:
+        """Count a use of a strategy in."""
+        known = self.uses.get(strategy, StrategyUse())
+        self.uses[strategy] = StrategyUse(
+            fragments=known.fragments + fragments, rows=known.rows + rows, bytes=known.bytes + size
+        )
+
+    def take_in(self, strategy: Strategy, written: Written) -> None:
         """Count files in."""
         self.features |= written.features
-        self.bytes += written.bytes
+        self.count(strategy, size=written.bytes)
 
-    def files(self) -> list[ColumnGroup]:
-        """Every file written so far."""
-        found = [group for rewrite in self.rewrites for group in rewrite.groups]
-        return found + [group for move in self.moves for group in move.fragment.groups]
+    def files(self) -> Iterable[ColumnGroup]:
+        """Every file written so far, once."""
+        edits = RowEdits(rewrites=tuple(self.rewrites), patches=tuple(self.patches), moves=tuple(self.moves))
+        return edits.files()
 
 
 def place(
@@ -67,15 +98,37 @@ def place(
     into
         What is written is added here as it is written, so that a caller can remove it if a later row fails.
     """
+    wanted = text_property(snapshot.version.properties, "write.update-strategy")
     moving: list[Target] = []
+    patching: list[Target] = []
     for target in targets:
         cost = compare(target.fragment, snapshot.schema, values.columns, len(target.positions))
-        if cost.strategy == "rewrite":
+        strategy = _chosen(cost, wanted)
+        into.count(strategy, fragments=1, rows=len(target.positions))
+        if into.dry:
+            into.count(strategy, size=cost.of(strategy))
+        elif strategy == "rewrite":
             _rewrite(snapshot, target, values, pool, request.new_id, into)
-        else:
+        elif strategy == "move":
             moving.append(target)
+        else:
+            patching.append(target)
+            if sum(len(one.positions) for one in patching) >= _PATCH_ROWS:
+                _patch(snapshot, patching, values, pool, request.new_id, into)
+                patching = []
+    if patching:
+        _patch(snapshot, patching, values, pool, request.new_id, into)
     if moving:
         _move(snapshot, moving, values, pool, request, into)
+
+
+def _chosen(cost: Cost, wanted: str) -> Strategy:
+    if wanted == "auto":
+        return cost.strategy
+    if wanted == "patch" and cost.patch is None:  # reads would suffer (PAT-4)
+        return "rewrite"
+    chosen: dict[str, Strategy] = {"rewrite": "rewrite", "patch": "patch", "move": "move"}
+    return chosen[wanted]
 
 
 def touched(target: Target) -> TouchedRows:
@@ -134,7 +187,7 @@ def _rewrite(
     into.rewrites.append(
         FragmentRewrite(rows=touched(target), groups=fragment.groups, statistics=fragment.statistics)
     )
-    into.take_in(written)
+    into.take_in("rewrite", written)
 
 
 def _rewritten(
@@ -154,7 +207,7 @@ def _rewritten(
         new = values.compute(inputs.select(list(values.inputs)) if values.inputs else inputs, part)
         yield pa.RecordBatch.from_arrays(
             [
-                new[name] if every else merged_columns(batch.column(name), new[name], part.positions - start)
+                new[name] if every else overlaid(batch.column(name), [(part.positions - start, new[name])])
                 for name in names
             ],
             names,
@@ -178,6 +231,76 @@ def _inputs(
     return keep(chosen, mask)
 
 
+# --- patching -------------------------------------------------------------------------------------------------
+
+
+def _patch(
+    snapshot: Snapshot,
+    targets: Sequence[Target],
+    values: NewValues,
+    pool: ReaderPool,
+    new_id: object,
+    into: Placement,
+) -> None:
+    """Write the new values of all targets into one file a column group, and a patch for each target."""
+    names = [name for name in snapshot.schema.names if name in values.columns]
+    schema = pa.schema([snapshot.schema.field(name) for name in names])
+    measured = [_Measured(schema, target.fragment) for target in targets]
+    batches = (
+        batch
+        for target, statistics in zip(targets, measured, strict=True)
+        for batch in _patched(snapshot, target, values, pool, statistics)
+    )
+    written = write_rows(snapshot.store, snapshot, batches, new_id, schema=schema, whole=True)
+    (fragment,) = written.fragments
+    first = 0
+    for target, statistics in zip(targets, measured, strict=True):
+        into.patches.append(
+            FragmentPatch(
+                rows=touched(target),
+                files=fragment.groups,
+                file_rows=fragment.row_count,
+                first_row=first,
+                statistics=tuple(statistics.new.finish()),
+                replaced=tuple(statistics.old.finish()) if statistics.old else (),
+            )
+        )
+        first += len(target.positions)
+    into.take_in("patch", written)
+
+
+class _Measured:
+    """Statistics of the new values of a patch, and of those they replace where that may matter."""
+
+    def __init__(self, schema: pa.Schema, fragment: Fragment) -> None:
+        self.schema = schema
+        self.new = StatisticsBuilder(schema)
+        known = {one.field_id: one for one in fragment.statistics}
+        found = [known.get(field_id(one)) for one in walk_fields(schema)]
+        plain = all(one is not None and not one.null_count and not one.nan_count for one in found)
+        self.old = None if plain else StatisticsBuilder(schema)
+
+
+def _patched(
+    snapshot: Snapshot, target: Target, values: NewValues, pool: ReaderPool, statistics: _Measured
+) -> Iterator[pa.RecordBatch]:
+    """New values of a target's rows, some at a time."""
+    names = statistics.schema.names
+    read = list(dict.fromkeys([*values.inputs, *(names if statistics.old else ())]))
+    reader = FragmentReader(snapshot, target.fragment, pool)
+    step = _step(target.fragment, snapshot.schema)
+    for start in range(0, len(target.positions), step):
+        part = target.part(start, start + step)
+        rows = reader.take(part.positions.astype(np.uint64), read) if read else rows_only(len(part.positions))
+        inputs = rows.select(list(values.inputs)) if values.inputs else rows_only(len(part.positions))
+        new = values.compute(inputs, part)
+        batch = conform(pa.RecordBatch.from_arrays([new[name] for name in names], names), statistics.schema)
+        statistics.new.update(batch)
+        if statistics.old is not None:
+            statistics.old.update(rows.select(names))
+        yield batch
+
+
 # --- moving ---------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +314,7 @@ def _move(
 ) -> None:
     batches = (batch for target in targets for batch in _moved_rows(snapshot, target, values, pool))
     written = write_rows(snapshot.store, snapshot, batches, request.new_id)
-    into.take_in(written)
+    into.take_in("move", written)
     left = iter(targets)
     current = next(left)
     for fragment in written.fragments:
@@ -214,7 +337,7 @@ def _moved_rows(
     schema = snapshot.schema
     kept = [name for name in schema.names if name not in values.columns]
     read = list(dict.fromkeys([*kept, *values.inputs]))
-    step = int(max(256, min(_WINDOW_ROWS, _WINDOW_BYTES // max(1.0, row_bytes(target.fragment, schema)))))
+    step = _step(target.fragment, schema)
     reader = FragmentReader(snapshot, target.fragment, pool)
     for start in range(0, len(target.positions), step):
         part = target.part(start, start + step)
@@ -225,3 +348,8 @@ def _moved_rows(
             **values.compute(inputs, part),
         }
         yield pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema.names)
+
+
+def _step(fragment: Fragment, schema: pa.Schema) -> int:
+    """Whole rows of a fragment that fit a window."""
+    return int(max(256, min(_WINDOW_ROWS, _WINDOW_BYTES // max(1.0, row_bytes(fragment, schema)))))

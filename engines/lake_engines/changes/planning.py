@@ -6,7 +6,7 @@ files written so far are removed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from lake_engines.changes.assignments import Assignments, assign
-from lake_engines.changes.costs import compare
+from lake_engines.changes.costs import Strategy
 from lake_engines.changes.joining import MergeOutcome, join, new_rows, refuse_taken_keys
 from lake_engines.changes.matching import fields_of, matching_rows
 from lake_engines.changes.merging import MergeValues, prepare
 from lake_engines.changes.placing import Placement, place, touched, write_rows
 from lake_engines.changes.source import SourceKeys, StagedRows
 from lake_engines.changes.values import Target
+from lake_engines.files.base import batch_bytes
 from lake_engines.fragment_reader import ReaderPool
 from lake_format.engine import Written
 from lake_format.errors import InvalidInputError, LakeError, UnsupportedError
@@ -29,7 +30,16 @@ from lake_format.keys import encode_key_hashes, key_columns
 from lake_format.model import ColumnGroup
 from lake_format.operation_record import OperationRecord
 from lake_format.paths import keys_path
-from lake_format.row_edits import RowEdits, RowPlan, RowRequest, TouchedRows, row_runs
+from lake_format.row_edits import (
+    RowEdits,
+    RowPlan,
+    RowRequest,
+    RowsPlanned,
+    StrategyUse,
+    TouchedRows,
+    row_runs,
+    strategy_text,
+)
 from lake_format.row_ids import U64
 from lake_format.schema import field_id, require_column
 from lake_format.snapshot import Snapshot
@@ -54,7 +64,7 @@ class _Work:
     key_object: str = ""
 
     def files(self) -> list[ColumnGroup]:
-        found = self.placement.files()
+        found = [*self.placement.files()]
         return found + [group for one in (self.fresh.fragments if self.fresh else ()) for group in one.groups]
 
 
@@ -78,30 +88,26 @@ def plan_rows(snapshot: Snapshot, request: RowRequest, pool: ReaderPool) -> RowP
         raise
 
 
-def explain_rows(snapshot: Snapshot, request: RowRequest, pool: ReaderPool) -> dict[str, Any]:
-    """What an update would do and cost, without writing: rows, and fragments by strategy."""
-    assignments = _assignments(snapshot, request)
-    facts: dict[str, Any] = {
-        "rows": 0,
-        "columns": list(assignments.columns),
-        "fragments": len(snapshot.fragments),
-        "fragments rewritten": 0,
-        "fragments with moved rows": 0,
-        "rows moved": 0,
-        "bytes estimated": 0,
-    }
-    for target in matching_rows(snapshot, request.where, pool):
-        rows = len(target.positions)
-        cost = compare(target.fragment, snapshot.schema, assignments.columns, rows)
-        facts["rows"] += rows
-        facts["bytes estimated"] += min(cost.rewrite, cost.move)
-        if cost.strategy == "rewrite":
-            facts["fragments rewritten"] += 1
-        else:
-            facts["fragments with moved rows"] += 1
-            facts["rows moved"] += rows
-    facts["strategy"] = _strategy(facts["fragments rewritten"], facts["rows moved"])
-    return facts
+def explain_rows(snapshot: Snapshot, request: RowRequest, pool: ReaderPool) -> RowsPlanned:
+    """What a change would do and cost, without writing.
+
+    Raises
+    ------
+    InvalidInputError
+        As :func:`plan_rows`, as far as no value has to be computed to find out.
+    """
+    work = _Work(placement=Placement(dry=True))
+    _PLANNERS[request.kind](snapshot, request, pool, work)
+    uses = work.placement.uses
+    return RowsPlanned(
+        version=snapshot.version.version,
+        deleted=sum(len(rows) for rows in work.deletes),
+        updated=sum(use.rows for use in uses.values()),
+        inserted=work.fresh.rows if work.fresh else 0,
+        fragments=len(snapshot.fragments),
+        strategies=uses,
+        bytes=sum(use.bytes for use in uses.values()) + (work.fresh.bytes if work.fresh else 0),
+    )
 
 
 # --- one planner an operation ---------------------------------------------------------------------------------
@@ -207,6 +213,11 @@ def _no_rows(snapshot: Snapshot, on: Sequence[str]) -> pa.Table:
 def _write_fresh(
     snapshot: Snapshot, request: RowRequest, work: _Work, batches: Iterator[pa.RecordBatch]
 ) -> None:
+    if work.placement.dry:
+        sizes = [(batch.num_rows, batch_bytes(batch)) for batch in batches]
+        rows, size = sum(one for one, _ in sizes), sum(one for _, one in sizes)
+        work.fresh = Written(fragments=(), features=frozenset(), rows=rows, bytes=size)
+        return
     written = write_rows(snapshot.store, snapshot, _reported(batches, request), request.new_id)
     if written.rows:
         work.fresh = written
@@ -257,15 +268,18 @@ def _finished(snapshot: Snapshot, request: RowRequest, work: _Work) -> RowPlan:
         field_ids=_ids(snapshot, work.columns),
         deletes=tuple(work.deletes),
         rewrites=tuple(placement.rewrites),
+        patches=tuple(placement.patches),
         moves=tuple(placement.moves),
         fresh=fresh.fragments if fresh else (),
         features=frozenset(placement.features | (fresh.features if fresh else frozenset())),
     )
+    size = sum(use.bytes for use in placement.uses.values()) + (fresh.bytes if fresh else 0)
     return RowPlan(
         base=snapshot,
         edits=edits,
         record=_record(snapshot, request, work, edits),
-        summary=_summary(edits, fresh.rows if fresh else 0, placement.bytes + (fresh.bytes if fresh else 0)),
+        summary=_summary(edits, fresh.rows if fresh else 0, placement.uses, size),
+        uses=placement.uses,
     )
 
 
@@ -287,7 +301,10 @@ def _record(snapshot: Snapshot, request: RowRequest, work: _Work, edits: RowEdit
         rows_deleted=row_runs([ids.of(rows) for rows in edits.deletes]),
         rows_updated=row_runs([ids.of(rows) for rows in edits.updated()]),
         fragments_masked=frozenset({rows.fragment_id for rows in edits.deletes} | moved_from),
-        fragments_rewritten=frozenset(rewrite.rows.fragment_id for rewrite in edits.rewrites),
+        fragments_rewritten=frozenset(
+            rows.fragment_id
+            for rows in (*(one.rows for one in edits.rewrites), *(one.rows for one in edits.patches))
+        ),
         key_hashes=hashes,
         key_hashes_at=work.key_object,
     )
@@ -307,28 +324,23 @@ class _RowIds:
         return fragment.row_ids()[positions]
 
 
-def _summary(edits: RowEdits, inserted: int, size: int) -> dict[str, Any]:
-    moved = sum(len(rows) for move in edits.moves for rows in move.rows)
-    updated = moved + sum(len(rewrite.rows) for rewrite in edits.rewrites)
+def _summary(
+    edits: RowEdits, inserted: int, uses: Mapping[Strategy, StrategyUse], size: int
+) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "rows_deleted": sum(len(rows) for rows in edits.deletes),
-        "rows_updated": updated,
+        "rows_updated": sum(use.rows for use in uses.values()),
         "rows_inserted": inserted,
         "bytes": size,
     }
-    if updated:
+    if uses:
         facts |= {
-            "strategy": _strategy(len(edits.rewrites), moved),
+            "strategy": strategy_text(uses),
             "fragments_rewritten": len(edits.rewrites),
-            "rows_moved": moved,
+            "fragments_patched": len(edits.patches),
+            "rows_moved": sum(len(rows) for move in edits.moves for rows in move.rows),
         }
     return facts
-
-
-def _strategy(rewritten: int, moved: int) -> str:
-    """What was done to rows with new values, in a word or two."""
-    parts = ["rewrite"] * bool(rewritten) + ["move"] * bool(moved)
-    return " and ".join(parts) or "nothing"
 
 
 def _ids(snapshot: Snapshot, columns: Iterable[str]) -> frozenset[int]:

@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lake_engines.files.base import gather
 from lake_format.model import Fragment
 
-__all__ = ["I64", "NewValues", "Target", "merged_columns"]
+__all__ = ["I64", "NewValues", "Target"]
 
 I64 = npt.NDArray[np.int64]
 
@@ -70,15 +69,3 @@ class NewValues(Protocol):
     def compute(self, rows: pa.RecordBatch, target: Target) -> Mapping[str, pa.Array]:
         """New values for exactly the rows of ``target``; ``rows`` holds their inputs, in the same order."""
         ...
-
-
-def merged_columns(old: pa.Array, new: pa.Array, at: I64) -> pa.Array:
-    """``old`` with ``new`` in the places ``at`` (increasing); for every type."""
-    if len(at) == len(old):
-        return new
-    if len(at) == 0:
-        return old
-    index = np.arange(len(old))
-    index[at] = len(old) + np.arange(len(new))
-    both = pa.RecordBatch.from_arrays([pa.concat_arrays([old, new])], ["value"])
-    return gather(both, index).column(0)

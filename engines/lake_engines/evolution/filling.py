@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lake_engines.arrays import keep, unsliced
+from lake_engines.arrays import keep, overlaid, unsliced
 from lake_engines.changes.matching import live_positions
 from lake_engines.changes.placing import touched
-from lake_engines.changes.values import Target, merged_columns
+from lake_engines.changes.values import Target
 from lake_engines.evolution.sources import Source, open_source
 from lake_engines.files import open_writer
 from lake_engines.files.base import rows_only
@@ -189,7 +189,7 @@ def _merged(
     if found is not None and not found.all():
         at = at[found]
         values = keep(pa.RecordBatch.from_arrays([values], ["value"]), found).column(0)
-    return merged_columns(old, values, at), at
+    return overlaid(old, [(at, values)]), at
 
 
 class _Filler:

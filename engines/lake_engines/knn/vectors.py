@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from lake_engines.files.vector_reader import VectorReader
 from lake_engines.fragment_reader import FragmentReader, ReaderPool
 from lake_engines.knn.coverage import Addresses, Runs
 from lake_engines.knn.distances import F32, I64
+from lake_engines.patched_vectors import RawVectors, vector_parts
 from lake_format.errors import CorruptionError
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import ByteRange
@@ -30,7 +30,7 @@ class VectorColumn:
         self._addresses = addresses
         self._name = name
         self._pool = pool
-        self._readers: dict[int, VectorReader | None] = {}
+        self._readers: dict[int, RawVectors | None] = {}
         self.dimension: int = snapshot.schema.field(name).type.list_size
 
     def gather(self, addresses: I64) -> F32:
@@ -88,40 +88,34 @@ class VectorColumn:
                     yield _present(base + first, vectors, valid)
             start = min(stop, end)
 
-    def _fetch(self, readers: dict[int, VectorReader], owners: I64, positions: I64) -> F32:
+    def _fetch(self, readers: dict[int, RawVectors], owners: I64, positions: I64) -> F32:
         """One round of range requests for vectors of any number of files."""
-        if len({reader.dtype for reader in readers.values()}) > 1:  # a column widened since
-            return self._fetch_each(readers, owners, positions)
-        ranges: list[ByteRange | None] = [None] * len(owners)
-        for owner, reader in readers.items():
+        ranges: list[ByteRange] = []
+        parts = []
+        for owner, vectors in readers.items():
             rows = np.flatnonzero(owners == owner)
-            offsets, length, _ = reader.byte_ranges(positions[rows])
-            for row, offset in zip(rows.tolist(), offsets.tolist(), strict=True):
-                ranges[row] = ByteRange(reader.path, offset, length)
-        found = read_coalesced(self._snapshot.store, [one for one in ranges if one is not None])
-        dtype = next(iter(readers.values())).dtype if readers else np.dtype(np.float32)
-        data = b"".join(found)
-        if len(data) != len(owners) * self.dimension * dtype.itemsize:
-            raise CorruptionError(f"storage returned too few bytes for vectors of column {self._name!r}")
-        flat = np.frombuffer(data, dtype)
-        return flat.reshape(len(owners), self.dimension).astype(np.float32, copy=False)
-
-    def _fetch_each(self, readers: dict[int, VectorReader], owners: I64, positions: I64) -> F32:
-        """One round for each element type among the files."""
+            for file, at, places in vector_parts(vectors, positions[rows]):
+                offsets, length, _ = file.byte_ranges(places)
+                parts.append((file.dtype, rows[at]))
+                ranges += [ByteRange(file.path, offset, length) for offset in offsets.tolist()]
+        found = read_coalesced(self._snapshot.store, ranges)
         out = np.empty((len(owners), self.dimension), np.float32)
-        for dtype in {reader.dtype for reader in readers.values()}:
-            alike = {owner: reader for owner, reader in readers.items() if reader.dtype == dtype}
-            rows = np.flatnonzero(np.isin(owners, list(alike)))
-            out[rows] = self._fetch(alike, owners[rows], positions[rows])
+        start = 0
+        for dtype, rows in parts:  # files differ in type where the column was widened
+            data = b"".join(found[start : start + len(rows)])
+            start += len(rows)
+            if len(data) != len(rows) * self.dimension * dtype.itemsize:
+                raise CorruptionError(f"storage returned too few bytes for vectors of column {self._name!r}")
+            out[rows] = np.frombuffer(data, dtype).reshape(len(rows), self.dimension)
         return out
 
-    def _reader(self, owner: int) -> VectorReader | None:
+    def _reader(self, owner: int) -> RawVectors | None:
         if owner not in self._readers:
             fragment = self._snapshot.fragments.fragment(owner)
             self._readers[owner] = FragmentReader(self._snapshot, fragment, self._pool).vectors(self._name)
         return self._readers[owner]
 
-    def _require(self, owner: int) -> VectorReader:
+    def _require(self, owner: int) -> RawVectors:
         reader = self._reader(owner)
         assert reader is not None, "addresses of NULL vectors are left out before"
         return reader

@@ -30,9 +30,21 @@ __all__ = ["check_fragment", "check_shard"]
 _LISTS_AT_ONCE = 16
 
 
-def check_fragment(snapshot: Snapshot, fragment: Fragment) -> Iterator[Problem]:
-    """Problems of one fragment's files, and of what its statistics say about their live rows."""
-    found = [problem for group in fragment.groups for problem in _check_file(snapshot, fragment, group)]
+def check_fragment(snapshot: Snapshot, fragment: Fragment, checked: set[str]) -> Iterator[Problem]:
+    """Problems of one fragment's files, and of what its statistics say about their live rows.
+
+    Parameters
+    ----------
+    checked
+        Files that need no second look, as patches of many fragments share one; those looked at are added.
+    """
+    files = [(group, fragment.row_count) for group in fragment.groups]
+    files += [(patch.file, patch.file_rows) for patch in fragment.patches]
+    found: list[Problem] = []
+    for file, rows in files:
+        if file.path not in checked:
+            checked.add(file.path)
+            found += _check_file(snapshot, file, rows)
     yield from found
     if found:
         return
@@ -46,10 +58,10 @@ def check_fragment(snapshot: Snapshot, fragment: Fragment) -> Iterator[Problem]:
 
 
 def _paths(snapshot: Snapshot, fragment: Fragment) -> str:
-    return ", ".join(name_of(snapshot.store, group.path) for group in fragment.groups)
+    return ", ".join(name_of(snapshot.store, file.path) for file in fragment.files())
 
 
-def _check_file(snapshot: Snapshot, fragment: Fragment, group: ColumnGroup) -> Iterator[Problem]:
+def _check_file(snapshot: Snapshot, group: ColumnGroup, rows: int) -> Iterator[Problem]:
     where = name_of(snapshot.store, group.path)
     try:
         size = snapshot.store.size(group.path)
@@ -63,14 +75,14 @@ def _check_file(snapshot: Snapshot, fragment: Fragment, group: ColumnGroup) -> I
         file = WrittenFile(
             path=group.path,
             format=group.format,
-            rows=fragment.row_count,
+            rows=rows,
             size=group.size,
             layout=group.layout,
         )
         reader = open_reader(snapshot.store, file, pa.schema([one for one in fields if one is not None]))
         reader.verify()
-        if reader.rows != fragment.row_count:
-            yield Problem(where, f"the file has {reader.rows} rows, its fragment {fragment.row_count}")
+        if reader.rows != rows:
+            yield Problem(where, f"the file has {reader.rows} rows, not the {rows} recorded for it")
         if isinstance(reader, VectorReader):
             _check_as_parquet(snapshot.store, file)
     except WRONG as error:
