@@ -53,13 +53,15 @@ _DEFAULT = "lake_engines:DefaultEngine"
 class ScanRequest:
     """Rows wanted: columns by name in order, a filter, and at most how many.
 
-    ``where`` is SQL text, a ``pyarrow.compute.Expression``, or None. ``columns`` may name ``_row_id``.
+    ``where`` is SQL text, a ``pyarrow.compute.Expression``, or None. ``columns`` may name ``_row_id``. ``fragments``
+    are the ids of those to read, None is all: so that several readers share a scan.
     """
 
     columns: tuple[str, ...]
     where: object | None = None
     limit: int | None = None
     batch_rows: int | None = None
+    fragments: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +148,10 @@ class Engine(Protocol):
 
     def scan(self, snapshot: Snapshot, request: ScanRequest) -> pa.RecordBatchReader:
         """Live rows in fragment order, filtered exactly."""
+        ...
+
+    def scan_parts(self, snapshot: Snapshot, where: object | None) -> list[tuple[int, int]]:
+        """The fragments that may hold matching rows: id and live rows of each, in scan order."""
         ...
 
     def count(self, snapshot: Snapshot, where: object | None) -> int:

@@ -17,7 +17,7 @@ import lake_format as lake
 from lake_format.errors import LakeError
 
 LISTING = Path(__file__).with_name("public_api.txt")
-MODULES = ("lake_format", "lake_connectors.duckdb")
+MODULES = ("lake_format", "lake_connectors.duckdb", "lake_connectors.datafusion", "lake_connectors.polars")
 
 
 def listing() -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from lake_engines.evolution.filling import fill_column, fill_inputs
 from lake_engines.evolution.sources import gathered, infer_type
 from lake_engines.fragment_reader import ReaderPool
-from lake_engines.scan import count_rows, scan_rows
+from lake_engines.scan import count_rows, scan_parts, scan_rows
 from lake_engines.take import take_rows
 from lake_engines.write import discard, discard_objects, write_fragments
 from lake_format.compaction import RewriteRequest, Rewritten
@@ -55,6 +55,10 @@ class DefaultEngine:
     def scan(self, snapshot: Snapshot, request: ScanRequest) -> pa.RecordBatchReader:
         """Live rows in fragment order, filtered exactly."""
         return scan_rows(snapshot, request, self._files)
+
+    def scan_parts(self, snapshot: Snapshot, where: object | None) -> list[tuple[int, int]]:
+        """The fragments that may hold matching rows: id and live rows of each, in scan order."""
+        return scan_parts(snapshot, where)
 
     def count(self, snapshot: Snapshot, where: object | None) -> int:
         """The number of live rows that match."""

@@ -6,7 +6,7 @@ The plan is a generator from end to end: a reader that stops early costs what it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,17 +22,29 @@ from lake_format.model import Fragment
 from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot
 
-__all__ = ["count_rows", "matching_positions", "prune", "scan_rows"]
+__all__ = ["count_rows", "matching_positions", "prune", "scan_parts", "scan_rows"]
 
 _BATCH_ROWS = 131_072
 _DENSE = 0.25
 """Above this share of surviving rows a window's other columns are read whole and filtered."""
 
 
-def prune(snapshot: Snapshot, predicate: BoundPredicate | None) -> list[Fragment]:
-    """The fragments that may hold matching rows."""
+def prune(
+    snapshot: Snapshot, predicate: BoundPredicate | None, only: Collection[int] | None = None
+) -> list[Fragment]:
+    """The fragments that may hold matching rows, among those with the ids ``only`` (None is all)."""
     table = snapshot.fragments
-    return table.fragments(None if predicate is None else predicate.prune(table))
+    wanted = None if predicate is None else predicate.prune(table)
+    if only is not None:
+        named = np.isin(table.integers("fragment_id"), np.array(sorted(only), np.uint64))
+        wanted = named if wanted is None else named & wanted
+    return table.fragments(wanted)
+
+
+def scan_parts(snapshot: Snapshot, where: object | None) -> list[tuple[int, int]]:
+    """Id and live rows of each fragment that may hold matching rows."""
+    found = prune(snapshot, compile_filter(snapshot, where))
+    return [(fragment.fragment_id, fragment.row_count - fragment.deleted_count) for fragment in found]
 
 
 def scan_rows(snapshot: Snapshot, request: ScanRequest, pool: ReaderPool) -> pa.RecordBatchReader:
@@ -95,7 +107,7 @@ def _batches(
     snapshot: Snapshot, request: ScanRequest, predicate: BoundPredicate | None, pool: ReaderPool
 ) -> Iterator[pa.RecordBatch]:
     batch_rows = request.batch_rows or _BATCH_ROWS
-    for fragment in prune(snapshot, predicate):
+    for fragment in prune(snapshot, predicate, request.fragments):
         reader = FragmentReader(snapshot, fragment, pool)
         if predicate is not None:
             yield from _filtered(reader, request.columns, predicate, batch_rows)

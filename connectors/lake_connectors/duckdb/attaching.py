@@ -15,11 +15,12 @@ from duckdb import DuckDBPyConnection
 
 import lake_format as lake
 from lake_connectors.adapter.following import Observer
+from lake_connectors.adapter.names import default_name
 from lake_connectors.duckdb import public
 from lake_connectors.duckdb.gate import MARK_FUNCTION, mark_rows
 from lake_connectors.duckdb.lateral import answer_type, vector_search
 from lake_connectors.duckdb.macros import macros, vector_macro
-from lake_connectors.duckdb.names import default_name, hidden_name, identifier, vector_function
+from lake_connectors.duckdb.names import hidden_name, identifier, vector_function
 from lake_connectors.duckdb.relations import Nearest, Nothing, Ranks, Relation, Rows
 from lake_connectors.duckdb.showing import TableFollower, follow
 from lake_format.errors import InvalidInputError, NotFoundError, UnsupportedError

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
-from lake_format.errors import InvalidInputError
-
-__all__ = ["default_name", "hidden_name", "identifier", "text_literal", "vector_function"]
+__all__ = ["hidden_name", "identifier", "text_literal", "vector_function"]
 
 
 def identifier(name: str) -> str:
@@ -27,12 +23,3 @@ def hidden_name(kind: str, name: str) -> str:
 def vector_function(name: str | None) -> str:
     """The function for neighbour searches row by row, of a table or of the one attached first."""
     return "knn_vec" if name is None else f"knn_vec_{name.lower()}"
-
-
-def default_name(uri: str) -> str:
-    """The last part of a table's URI."""
-    name = PurePosixPath(uri.split("?", 1)[0].rstrip("/")).name
-    name = name.split("://")[-1].strip()
-    if not name:
-        raise InvalidInputError(f"no table name can be taken from {uri!r}", fix="give name=")
-    return name

@@ -6,7 +6,7 @@ import importlib
 
 from conformance.engine import EngineUnderTest
 
-ENGINES = ("duckdb", "polars", "pyarrow")
+ENGINES = ("duckdb", "datafusion", "polars", "pyarrow")
 
 
 def load(name: str) -> EngineUnderTest:

@@ -1,0 +1,264 @@
+"""The session users hold: DataFusion's own, in which tables of a lake have names and searches use their index."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+from datafusion import DataFrame, SessionConfig, SessionContext, udtf
+
+import lake_format as lake
+from lake_connectors.adapter.following import Observer
+from lake_connectors.adapter.names import default_name
+from lake_connectors.adapter.requests import NearestRequest
+from lake_connectors.datafusion.catalog import FolderOfTables, LakeTables, Mentions, following
+from lake_connectors.datafusion.datasets import LakeDataset, NearestDataset, TableDataset, TableFollower
+from lake_connectors.datafusion.functions import distance_functions
+from lake_connectors.datafusion.plans import Ordered, constant, ordered_scans, residual_scans, settle
+from lake_format.errors import InvalidInputError, NotFoundError
+from lake_format.schema import is_vector
+from lake_format.table import Table
+
+__all__ = ["LakeContext", "connect"]
+
+_CATALOG, _SCHEMA = "datafusion", "public"
+_KNN = ("table", "vector", "k", "column", "metric", "recall", "exact")
+
+
+def connect(config: SessionConfig | None = None, runtime: Any | None = None) -> LakeContext:
+    """A DataFusion session to which tables can be attached; parameters as of ``datafusion.SessionContext``."""
+    return LakeContext(config, runtime)
+
+
+class LakeContext(SessionContext):
+    """A DataFusion session with tables of a lake in it.
+
+    Statements see the newest version of a table, each mention of it one version. ``knn(table, vector, k)`` and
+    ``ORDER BY array_distance(vec, …) LIMIT k`` use the index, if the statement is given to :meth:`sql`. Conditions on
+    what ``knn`` returns apply before the search, written in WHERE or following from an equality in a join; k rows
+    come back where k rows match.
+    """
+
+    def __init__(self, config: SessionConfig | None = None, runtime: Any | None = None) -> None:
+        super().__init__(config or SessionConfig(), runtime)
+        self._mentions = Mentions()
+        self._parameters: Mapping[str, Any] = {}
+        self._partitions = os.cpu_count() or 1
+        catalog = self.catalog(_CATALOG)
+        self._tables = LakeTables(self._mentions, self._partitions)
+        catalog.deregister_schema(_SCHEMA, cascade=True)
+        catalog.register_schema(_SCHEMA, self._tables)
+        self._folders: dict[str, LakeTables] = {}
+        self.register_udtf(udtf(self._knn, "knn"))
+        for function in distance_functions():
+            self.register_udf(function)
+
+    # --- tables -------------------------------------------------------------------------------------------
+
+    def attach(
+        self,
+        table: Table | str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        version: int | None = None,
+        max_staleness: float = 0.0,
+        storage_options: Mapping[str, str] | None = None,
+        observer: Observer | None = None,
+    ) -> Self:
+        """Make a table readable by name.
+
+        Parameters
+        ----------
+        table
+            A table, or where it is. One opened at an older version stays there; any other is followed.
+        name
+            How SQL names it; by default the last part of the URI. Attaching a name again replaces it.
+        version
+            With a URI: that version, for good.
+        max_staleness
+            Seconds for which a version is taken for the newest without asking the store again.
+        observer
+            Called with a ``Pushdown`` whenever a statement reads the table.
+
+        Raises
+        ------
+        NotFoundError
+            There is no table at the URI, or no such version.
+        """
+        if isinstance(table, Table):
+            if version is not None:
+                raise InvalidInputError("version= goes with a URI", fix="open the table at that version")
+            opened = table
+        else:
+            opened = lake.open(os.fspath(table), version, storage_options=storage_options)
+        chosen = default_name(opened.uri) if name is None else str(name)
+        if not chosen.strip():
+            raise InvalidInputError("the table's name is empty", fix="give name=")
+        self._tables.followers[chosen] = following(chosen, opened, max_staleness, observer)
+        return self
+
+    def attach_folder(
+        self,
+        uri: str | os.PathLike[str],
+        name: str = "lake",
+        *,
+        max_staleness: float = 0.0,
+        storage_options: Mapping[str, str] | None = None,
+        observer: Observer | None = None,
+    ) -> Self:
+        """Make all tables of a folder readable as ``name.table``, those that are made later too."""
+
+        def follow(table_name: str, opened: Table) -> TableFollower:
+            return following(table_name, opened, max_staleness, observer)
+
+        folder = FolderOfTables(self._mentions, self._partitions, os.fspath(uri), storage_options, follow)
+        self.catalog(_CATALOG).register_schema(name, folder)
+        self._folders[name] = folder
+        return self
+
+    def detach(self, name: str) -> Self:
+        """Take an attached table out; the table itself is not touched."""
+        if self._tables.followers.pop(name, None) is None:
+            known = ", ".join(self._tables.followers) or "none"
+            raise NotFoundError(f"no table {name!r} is attached to this session", fix=f"attached: {known}")
+        return self
+
+    # --- statements ---------------------------------------------------------------------------------------
+
+    def sql(
+        self,
+        query: str,
+        options: Any | None = None,
+        param_values: dict[str, Any] | None = None,
+        **named_params: Any,
+    ) -> DataFrame:
+        """A frame over a query, as DataFusion's ``sql``; searches in it are found and use the index."""
+        with self._mentions.lock:
+            self._parameters = param_values or {}
+            self._mentions.taken()
+            try:
+                frame = super().sql(query, options, param_values, **named_params)
+                self._settle(frame, self._mentions.taken())
+            finally:
+                self._parameters = {}
+            return frame
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _settle(self, frame: DataFrame, made: list[LakeDataset]) -> None:
+        """Give every search of a statement the rows it needs."""
+        if not made:
+            return
+        plan = frame.optimized_logical_plan()
+        if any(isinstance(dataset, TableDataset) for dataset in made):
+            for search in ordered_scans(plan):
+                self._order(search, made)
+        nearest = [dataset for dataset in made if isinstance(dataset, NearestDataset)]
+        if nearest:
+            for residual in residual_scans(plan):
+                dataset = self._read_by(residual.plan, nearest)
+                if dataset is not None:
+                    settle(dataset, dataset.candidates, partial(self._count, residual.plan))
+
+    def _order(self, search: Ordered, made: list[LakeDataset]) -> None:
+        """Let the table under an ORDER BY hand out its nearest rows only."""
+        named = [
+            one for one in made if isinstance(one, TableDataset) and one.follower.name == search.name[-1]
+        ]
+        if len(named) != 1 or named[0].nearest is not None:
+            return  # mentioned several times: which mention this is cannot be told
+        schema = named[0].snapshot.schema
+        column = schema.field(search.column) if search.column in schema.names else None
+        if column is None or not is_vector(column.type) or len(search.vector) != column.type.list_size:
+            return
+        if not np.isfinite(np.asarray(search.vector, np.float64)).all():
+            return
+        ordered = named[0].order_by(search.request())
+        if search.residual is not None:
+            settle(ordered, search.rows, partial(self._count, search.residual))
+
+    def _read_by(self, plan: Any, datasets: list[NearestDataset]) -> NearestDataset | None:
+        """Which of the datasets a part of a plan reads; None where it reads another table."""
+        if len(datasets) == 1 and "knn()" in plan.display_indent():
+            return datasets[0]
+        for dataset in datasets:
+            dataset.was_read = False
+        self._count(plan)
+        return next((dataset for dataset in datasets if dataset.was_read), None)
+
+    def _count(self, plan: Any) -> int:
+        return int(self.create_dataframe_from_logical_plan(plan).count())
+
+    def _knn(self, *arguments: Any) -> NearestDataset:
+        """The table function: ``knn(table, vector, k [, column, metric, recall, exact])``."""
+        if not 2 <= len(arguments) <= len(_KNN):
+            raise InvalidInputError(
+                f"knn() takes a table, a vector and k, not {len(arguments)} arguments",
+                fix="and then, as wanted: vector column, metric, recall, exact",
+            )
+        given = {name: self._value(name, one) for name, one in zip(_KNN, arguments, strict=False)}
+        follower = self._named(given["table"])
+        request = NearestRequest(
+            vector=_vector(given["vector"]),
+            k=int(_number("k", given.get("k", 10))),
+            ordered=False,
+            metric=given.get("metric"),
+            recall=_number("recall", given.get("recall", 0.95)),
+            exact=bool(given.get("exact") or False),
+            column=given.get("column"),
+        )
+        dataset = NearestDataset(follower, request)
+        self._mentions.add(dataset)
+        return dataset
+
+    def _value(self, name: str, expression: Any) -> Any:
+        """The value of an argument: a constant, or a parameter of the statement."""
+        if expression.variant_name() == "Placeholder":
+            key = str(expression).removeprefix("Expr(").removesuffix(")").lstrip("$")
+            if key not in self._parameters:
+                raise InvalidInputError(
+                    f"knn(): no value was given for ${key}", fix="pass it in param_values"
+                )
+            value = self._parameters[key]
+            return value.as_py() if hasattr(value, "as_py") else value
+        try:
+            return constant(expression)
+        except ValueError as error:
+            raise InvalidInputError(
+                f"knn(): {name} must be a constant or a parameter, not {expression}",
+                fix="for many queries call Table.search with a batch of vectors",
+            ) from error
+
+    def _named(self, name: object) -> TableFollower:
+        folder, dot, rest = str(name).partition(".")
+        tables = self._folders.get(folder) if dot else self._tables
+        found = tables.follower(rest if dot else str(name)) if tables is not None else None
+        if found is None:
+            known = ", ".join(self._tables.followers) or "none"
+            raise NotFoundError(f"knn(): no lake table {name!r} is attached", fix=f"attached: {known}")
+        return found
+
+
+def _vector(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise InvalidInputError(f"knn(): the vector {value!r} is no list of numbers") from error
+    try:
+        return np.asarray(value, np.float32).ravel()
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            "the query vector is NULL or holds something that is no number",
+            fix="search with finite numbers only",
+        ) from error
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidInputError(f"knn(): {name} must be a number, not {value!r}")
+    return value
