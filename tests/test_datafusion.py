@@ -109,7 +109,7 @@ SEARCHES = [
     "SELECT id FROM items ORDER BY array_distance(vec, $q), title LIMIT 6",
 ]
 LEFT = [
-    "SELECT id FROM items ORDER BY array_distance(vec, $q) DESC LIMIT 5",
+    "SELECT id FROM items WHERE vec IS NOT NULL ORDER BY array_distance(vec, $q) DESC LIMIT 5",
     "SELECT id FROM items ORDER BY array_distance(vec, $q) ASC NULLS FIRST, id LIMIT 20",
     "SELECT DISTINCT category FROM items ORDER BY category LIMIT 2",
     "SELECT a.id FROM items a JOIN items b ON a.id = b.id ORDER BY array_distance(a.vec, $q) LIMIT 5",
