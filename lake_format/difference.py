@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from lake_format.id_ranges import IdRanges, ids_of, within, without
 from lake_format.log import ExpiredError, VersionLog
 from lake_format.model import Fragment
 from lake_format.operation_record import OperationRecord
+from lake_format.row_compare import differing
 from lake_format.row_ids import U64
 from lake_format.row_runs import RowRuns
 from lake_format.schema import field_id
@@ -26,8 +27,6 @@ __all__ = ["VersionDifference", "difference"]
 _BATCH_ROWS = 8192
 _REPLACES = frozenset({"restore"})
 Take = Callable[[Snapshot, U64, tuple[str, ...]], pa.Table]
-Runs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""First row ids and the ids after the last, ascending and disjoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,43 +55,24 @@ def difference(old: Snapshot, new: Snapshot, log: VersionLog, take: Take) -> Ver
         Reads rows by row id.
     """
     before, after = _live(old), _live(new)
-    common = _without(after, _without(after, before))
+    common = without(after, without(after, before))
     names = _common_columns(old, new)
     changed = [
-        ids[_differing(take(old, ids, names[0]), take(new, ids, names[1]))]
+        ids[differing(take(old, ids, names[0]), take(new, ids, names[1]))]
         for ids in _suspects(old, new, common, _told(old, new, log))
         if names[0]
     ]
     return VersionDifference(
-        added=_ids(_without(after, before)),
-        removed=_ids(_without(before, after)),
+        added=ids_of(without(after, before)),
+        removed=ids_of(without(before, after)),
         changed=np.sort(np.concatenate(changed)) if changed else np.empty(0, np.uint64),
     )
 
 
-def _live(snapshot: Snapshot) -> Runs:
+def _live(snapshot: Snapshot) -> IdRanges:
     first, length, _, _ = snapshot.locations.runs
     starts = first.astype(np.int64)
     return starts, starts + length
-
-
-def _without(runs: Runs, others: Runs) -> Runs:
-    """The parts of runs that are in none of the others: a sweep over both boundaries."""
-    starts, stops = runs
-    edges = np.concatenate([starts, stops, others[0], others[1]])
-    step = np.repeat([1, -1, -2, 2], [len(starts), len(stops), len(others[0]), len(others[1])])
-    order = np.argsort(edges, kind="stable")
-    edges, depth = edges[order], np.cumsum(step[order])
-    inside = np.append((depth[:-1] == 1) & (edges[1:] > edges[:-1]), False) if len(edges) else edges > 0
-    at = np.flatnonzero(inside)
-    return edges[at], edges[at + 1]
-
-
-def _ids(runs: Runs) -> U64:
-    lengths = runs[1] - runs[0]
-    ends = np.cumsum(lengths)
-    within = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - lengths, lengths)
-    return np.asarray(np.repeat(runs[0], lengths) + within, np.uint64)
 
 
 def _common_columns(old: Snapshot, new: Snapshot) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -125,7 +105,7 @@ def _told(old: Snapshot, new: Snapshot, log: VersionLog) -> RowRuns | None:
     return RowRuns(tuple(merged))
 
 
-def _suspects(old: Snapshot, new: Snapshot, common: Runs, told: RowRuns | None) -> Iterator[U64]:
+def _suspects(old: Snapshot, new: Snapshot, common: IdRanges, told: RowRuns | None) -> Iterator[U64]:
     """Rows of both versions that may have other values, in batches."""
     known = None if told is None else np.array(told.runs, np.int64).reshape(-1, 2)
     for fragment in new.fragments.fragments():
@@ -134,9 +114,9 @@ def _suspects(old: Snapshot, new: Snapshot, common: Runs, told: RowRuns | None) 
             ids = _revived_ids(earlier, fragment)  # the others lie where they lay
         else:
             ids = _live_ids(fragment)
-        ids = ids[_within(ids, common)]
+        ids = ids[within(ids, common)]
         if known is not None:
-            ids = ids[_within(ids, (known[:, 0], known[:, 0] + known[:, 1]))]
+            ids = ids[within(ids, (known[:, 0], known[:, 0] + known[:, 1]))]
         for start in range(0, len(ids), _BATCH_ROWS):
             yield ids[start : start + _BATCH_ROWS]
 
@@ -153,37 +133,3 @@ def _revived_ids(earlier: Fragment, fragment: Fragment) -> U64:
         return np.empty(0, np.uint64)
     positions = np.setdiff1d(deleted_positions(earlier), deleted_positions(fragment))
     return np.asarray(fragment.row_ids()[positions.astype(np.int64)], np.uint64)
-
-
-def _within(ids: U64, runs: Runs) -> npt.NDArray[np.bool_]:
-    if len(runs[0]) == 0:
-        return np.zeros(len(ids), bool)
-    at = np.searchsorted(runs[0], ids.astype(np.int64), side="right") - 1
-    return np.asarray((at >= 0) & (ids.astype(np.int64) < runs[1][at]))
-
-
-def _differing(old: pa.Table, new: pa.Table) -> npt.NDArray[np.bool_]:
-    found = np.zeros(new.num_rows, bool)
-    for before, after in zip(old.columns, new.columns, strict=True):
-        same_type = before if before.type == after.type else before.cast(after.type)
-        _mark(_bits(same_type.combine_chunks()), _bits(after.combine_chunks()), 0, found)
-    return found
-
-
-def _bits(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Numbers with a fraction as the integers of their bits, so that NaN equals NaN."""
-    if pa.types.is_floating(column.type):
-        return column.view({16: pa.int16(), 32: pa.int32(), 64: pa.int64()}[column.type.bit_width])
-    return column
-
-
-def _mark(old: pa.Array, new: pa.Array, start: int, found: npt.NDArray[np.bool_]) -> None:
-    """Mark rows that differ, by halving what is not equal as a whole: works for every type."""
-    if len(new) == 0 or old.equals(new):
-        return
-    if len(new) == 1:
-        found[start] = True
-        return
-    half = len(new) // 2
-    _mark(old.slice(0, half), new.slice(0, half), start, found)
-    _mark(old.slice(half), new.slice(half), start + half, found)

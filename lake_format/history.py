@@ -19,7 +19,7 @@ from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
 from lake_format.snapshot import Snapshot
 
-__all__ = ["MoveTag", "RestoreVersion", "check_tag", "is_kept", "moment_of", "tagged"]
+__all__ = ["MoveTag", "RestoreVersion", "check_tag", "is_kept", "is_tag", "moment_of", "tagged"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/]{0,127}")
@@ -57,9 +57,14 @@ def is_kept(version: Version, number: int) -> bool:
     return version.horizon <= number <= version.version or number in version.refs.values()
 
 
+def is_tag(name: object) -> bool:
+    """Whether this can be the name of a tag; no moment in ISO 8601 with a time of day can."""
+    return isinstance(name, str) and _TAG.fullmatch(name) is not None
+
+
 def check_tag(name: object) -> str:
     """A tag's name; InvalidInputError for what cannot be one."""
-    if not isinstance(name, str) or not _TAG.fullmatch(name):
+    if not isinstance(name, str) or not is_tag(name):
         raise InvalidInputError(
             f"{name!r} cannot be the name of a tag",
             fix="use 1 to 128 letters, digits and _ . - /, starting with a letter, a digit or _",

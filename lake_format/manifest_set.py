@@ -15,6 +15,7 @@ from threading import Lock
 from uuid import UUID
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,6 +23,7 @@ from lake_format.errors import CorruptionError
 from lake_format.manifest import FragmentTable, decode_manifest, inline_manifest
 from lake_format.model import Fragment, ManifestReference
 from lake_format.paths import manifest_path
+from lake_format.row_ids import U64
 from lake_format.store.base import ByteRange, Store
 
 __all__ = ["ManifestSet"]
@@ -101,6 +103,22 @@ class ManifestSet:
         kept = (changed.get(id(reference), reference) for reference in references)
         return tuple(reference for reference in kept if reference is not None), taken
 
+    def difference(
+        self, old: Sequence[ManifestReference], new: Sequence[ManifestReference]
+    ) -> tuple[FragmentTable, FragmentTable]:
+        """Fragment entries that only the old, and only the new ones of these manifests hold.
+
+        Reads manifests that only one side has, and those of which the sides hold other fragments.
+        """
+        gone = self.load([reference for reference in old if reference not in new]).table
+        came = self.load([reference for reference in new if reference not in old]).table
+        both = np.intersect1d(gone.column("fragment_id").to_numpy(), came.column("fragment_id").to_numpy())
+        if len(both) == 0:
+            return FragmentTable([gone]), FragmentTable([came])
+        before, after = (_only(table, both) for table in (gone, came))
+        same = both[~_changed(before, after)]
+        return FragmentTable([_except(gone, same)]), FragmentTable([_except(came, same)])
+
     def settle(self, references: Sequence[ManifestReference]) -> tuple[ManifestReference, ...]:
         """The same fragments in few manifests: merges and spills where a budget is exceeded.
 
@@ -164,10 +182,31 @@ class ManifestSet:
 
 
 def _without(table: pa.Table, reference: ManifestReference) -> pa.Table:
-    if not reference.removed:
-        return table
-    removed = pa.array(reference.removed, pa.uint64())
-    return table.filter(pc.invert(pc.is_in(table.column("fragment_id"), value_set=removed)))
+    return _except(table, np.array(reference.removed, np.uint64)) if reference.removed else table
+
+
+def _only(table: pa.Table, ids: U64) -> pa.Table:
+    return table.filter(pc.is_in(table.column("fragment_id"), value_set=pa.array(ids, pa.uint64())))
+
+
+def _except(table: pa.Table, ids: U64) -> pa.Table:
+    found = pc.is_in(table.column("fragment_id"), value_set=pa.array(ids, pa.uint64()))
+    return table.filter(pc.invert(found))
+
+
+def _changed(old: pa.Table, new: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which rows of two tables with the same fragment ids differ, by halving what is not equal as a whole."""
+    found = np.zeros(len(old), bool)
+    waiting = [(0, len(old))]
+    while waiting:
+        start, count = waiting.pop()
+        if not old.slice(start, count).equals(new.slice(start, count)):
+            if count == 1:
+                found[start] = True
+            else:
+                half = count // 2
+                waiting += [(start, half), (start + half, count - half)]
+    return found
 
 
 def _less(reference: ManifestReference, gone: list[Fragment]) -> ManifestReference | None:

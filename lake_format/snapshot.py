@@ -6,6 +6,7 @@ when first asked. It reads manifests but never data files.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -145,6 +146,19 @@ class Snapshot:
             store.learn(version.roots)
         self.version = version
         self.manifests = manifests
+
+    def viewed(self, fragments: FragmentTable, schema: pa.Schema) -> Snapshot:
+        """Some fragments of this version, read as another version's schema; columns are matched by field id.
+
+        Costs nothing that grows with the table: rows are looked for in these fragments alone.
+        """
+        own = self.version
+        other = max(own.schemas) + 1
+        version = replace(own, schema_id=other, schemas={**own.schemas, other: schema})
+        view = Snapshot(self.store, version, self.manifests)
+        fragments.history = FieldHistory(version.schemas, other)
+        view.fragments = fragments
+        return view
 
     @property
     def schema(self) -> pa.Schema:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Self
 
+import pyarrow as pa
+
+from lake_format.change_feed import change_feed
 from lake_format.difference import VersionDifference, difference
 from lake_format.errors import InvalidInputError
-from lake_format.history import MoveTag, RestoreVersion, check_tag, tagged
+from lake_format.history import MoveTag, RestoreVersion, check_tag, is_tag, moment_of, tagged
 from lake_format.model import Version
+from lake_format.schema import select_columns
+from lake_format.snapshot import Snapshot
 from lake_format.table_core import TableCore
+from lake_format.timeline import version_at
 
 __all__ = ["TableVersions"]
 
 
 class TableVersions(TableCore):
-    """Time travel, tags and restore."""
+    """Time travel, tags, restore, and what changed between versions."""
 
     def checkout(self, version: int | str) -> Self:
         """The table as it was: a table of its own that stays at that version and cannot be written to.
@@ -107,6 +115,52 @@ class TableVersions(TableCore):
         """
         to = self if to_version is None else self.checkout(to_version)
         return difference(self.checkout(from_version).snapshot, to.snapshot, self._log, self._engine.take)
+
+    def changes(
+        self,
+        since: int | str | datetime,
+        until: int | str | datetime | None = None,
+        *,
+        columns: Iterable[str] | None = None,
+    ) -> pa.RecordBatchReader:
+        """The change data feed: which rows were inserted, updated and deleted since a version, as a stream.
+
+        Commits come in their order. Moves of rows (compaction, clustering) are no changes. All values are in the
+        schema of the last version: dropped columns are gone, later ones NULL before they were filled.
+
+        Parameters
+        ----------
+        since, until
+            Versions: a number, the name of a tag, or a moment (a ``datetime`` or ISO 8601 text with a time
+            zone). Changes of ``since`` itself do not count, those of ``until`` do; by default that is the
+            version this table reads.
+        columns
+            Only these; None is all. Changes of other columns are told all the same.
+
+        Returns
+        -------
+        pyarrow.RecordBatchReader
+            ``_change`` (``insert``, ``delete``, or ``update_preimage`` followed by its ``update_postimage``),
+            ``_row_id``, ``_version``, ``_committed_at``, then the columns. A row is told at most once a version.
+
+        Raises
+        ------
+        ExpiredError
+            A version in between has expired, so that what it changed cannot be told.
+        InvalidInputError
+            ``until`` is earlier than ``since``, or a column that is unknown or named like one of the feed's own.
+        """
+        newest = self._log.latest_from(self._snapshot.version)
+        last = self.snapshot if until is None else self._snapshot_at(newest, until)
+        names = select_columns(last.schema, columns)
+        return change_feed(self._log, self._snapshot_at(newest, since), last, names, newest, self._engine)
+
+    def _snapshot_at(self, newest: Version, when: int | str | datetime) -> Snapshot:
+        if isinstance(when, datetime) or (isinstance(when, str) and not is_tag(when)):
+            version = version_at(self._log, newest, moment_of(when))
+        else:
+            version = self._log.read(tagged(newest, when) if isinstance(when, str) else self._number(when))
+        return Snapshot(self._store, version, self._manifests)
 
     def _older(self, version: int | str) -> Version:
         return self._log.read(self._number(version))

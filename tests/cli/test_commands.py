@@ -168,6 +168,23 @@ def test_describe_names_columns_readers_and_indexes(cli: Run, items: lake.Table)
     )
 
 
+def test_changes_since_a_version_or_a_tag(cli: Run, items: lake.Table) -> None:
+    since = items.tag("loaded").version
+    items.delete("id = 3")
+    items.update({"title": "new"}, where="id = 4")
+    expected = [("delete", 3), ("update_preimage", 4), ("update_postimage", 4)]
+    for when in (since, "loaded"):
+        done = cli("changes", "items", "--since", when, "--columns", "id,title", "--format", "json")
+        assert done.code == 0, done.err
+        assert [(one["_change"], one["id"]) for one in done.rows] == expected
+        assert done.rows[2]["title"] == "new"
+    assert (
+        cli("changes", "items", "--since", since, "--until", since + 1, "--format", "csv").out.count("\n")
+        == 2
+    )
+    assert "there is no tag" in cli("changes", "items", "--since", "nothing").err
+
+
 def test_history_is_newest_first(cli: Run, items: lake.Table) -> None:
     done = cli("history", "items", "--format", "json")
     assert [(row["version"], row["operation"], row["rows"]) for row in done.rows] == [
