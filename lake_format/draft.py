@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,8 @@ from lake_format.snapshot import Snapshot
 
 __all__ = ["Draft", "staler"]
 
+_DRAFTS = count()
+
 
 class Draft:
     """The next version while changes are applied to it; starts as a copy of its parent.
@@ -35,6 +38,7 @@ class Draft:
 
     def __init__(self, parent: Version, manifests: ManifestSet) -> None:
         self.version = parent
+        self._parent = parent
         self._manifests = manifests
         self._snapshot: Snapshot | None = None
 
@@ -42,7 +46,10 @@ class Draft:
     def snapshot(self) -> Snapshot:
         """The draft as a snapshot: where rows live with everything done so far."""
         if self._snapshot is None:
-            self._snapshot = Snapshot(self._manifests.store, self.version, self._manifests)
+            version = self.version
+            if version is not self._parent:  # whoever keeps something about a snapshot goes by its commit id
+                version = replace(version, commit_id=f"{version.commit_id}/{next(_DRAFTS)}")
+            self._snapshot = Snapshot(self._manifests.store, version, self._manifests)
         return self._snapshot
 
     def add_fragments(self, fragments: Iterable[NewFragment], features: Iterable[str] = ()) -> None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import base64
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from sys import byteorder
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lake_format.errors import CorruptionError
 from lake_format.row_runs import RowRuns
+
+if TYPE_CHECKING:
+    from lake_format.model import Version
 
 __all__ = ["OperationRecord"]
 
@@ -94,6 +97,17 @@ class OperationRecord:
             result["key_hashes"] = _pack(self.key_hashes)
         return result
 
+    def before(self, version: Version) -> OperationRecord:
+        """The record without the rows, fragments and columns that were not there yet in a version."""
+        parts: dict[str, Any] = {}
+        for name in _FIELD_SETS:
+            parts[name] = _below(getattr(self, name), version.next_field_id)
+        for name in _FRAGMENT_SETS:
+            parts[name] = _below(getattr(self, name), version.next_fragment_id)
+        for name in _ROW_SETS:
+            parts[name] = getattr(self, name).below(version.next_row_id)
+        return replace(self, **parts)
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> OperationRecord:
         """Return the record of a stored dict. Keys this release does not know are passed over.
@@ -120,6 +134,12 @@ class OperationRecord:
         packed = data.get("key_hashes", "")
         values["key_hashes"] = None if place or packed is None else _unpack(packed, kind)
         return cls(**values)
+
+
+def _below(numbers: frozenset[int], limit: int) -> frozenset[int]:
+    return (
+        numbers if all(one < limit for one in numbers) else frozenset(one for one in numbers if one < limit)
+    )
 
 
 def _natural(value: object) -> bool:

@@ -78,6 +78,14 @@ class RowRuns:
                 return True
         return False
 
+    def below(self, limit: int) -> RowRuns:
+        """Return the set of those row ids that are less than ``limit``."""
+        if not self.runs or sum(self.runs[-1]) <= limit:
+            return self
+        return RowRuns(
+            tuple((first, min(count, limit - first)) for first, count in self.runs if first < limit)
+        )
+
     def coarsened(self, max_runs: int) -> RowRuns:
         """Return a set of at most ``max_runs`` runs that holds this one: the narrowest gaps are closed."""
         surplus = len(self.runs) - max(1, max_runs)

@@ -47,6 +47,11 @@ class AddColumn:
     column: pa.Field
     parent: int | None = None
 
+    @property
+    def names_fields(self) -> frozenset[int]:
+        """Ids of the columns it is about."""
+        return frozenset() if self.parent is None else frozenset({self.parent})
+
     def apply(self, draft: Draft) -> OperationRecord:
         """Give the column the next field ids and make it part of the schema."""
         added = put_column(draft, self.column, self.parent)
@@ -76,6 +81,11 @@ class DropColumn:
     field_id: int
     nested: bool = False
 
+    @property
+    def names_fields(self) -> frozenset[int]:
+        """Ids of the columns it is about."""
+        return frozenset({self.field_id})
+
     def apply(self, draft: Draft) -> OperationRecord:
         """Take the field out of the schema and its indexes out of the version."""
         gone = self.record.fields_written
@@ -99,6 +109,11 @@ class RenameColumn:
     summary: Mapping[str, Any]
     field_id: int
     name: str
+
+    @property
+    def names_fields(self) -> frozenset[int]:
+        """Ids of the columns it is about."""
+        return frozenset({self.field_id})
 
     def apply(self, draft: Draft) -> OperationRecord:
         """Put the new name into the schema."""
@@ -131,6 +146,11 @@ class AlterColumn:
     check: Callable[[Snapshot], None] | None = None
     features: frozenset[str] = field(default_factory=frozenset)
 
+    @property
+    def names_fields(self) -> frozenset[int]:
+        """Ids of the columns it is about."""
+        return frozenset({self.field_id})
+
     def apply(self, draft: Draft) -> OperationRecord:
         """Put the altered field into the schema."""
         _edit(draft, lambda schema: edit_field(schema, self.field_id, self.edit))
@@ -156,6 +176,11 @@ class ReorderColumns:
     summary: Mapping[str, Any]
     first: tuple[int, ...]
     parent: int | None = None
+
+    @property
+    def names_fields(self) -> frozenset[int]:
+        """Ids of the columns it is about."""
+        return frozenset(self.first)
 
     def apply(self, draft: Draft) -> OperationRecord:
         """Reorder the draft's schema; columns others added meanwhile stay behind those named."""

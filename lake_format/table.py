@@ -37,13 +37,16 @@ from lake_format.table_core import checked_idempotency
 from lake_format.table_indexes import TableIndexes
 from lake_format.table_properties import TableProperties
 from lake_format.table_rows import TableRows
+from lake_format.table_transaction import TableTransaction
 from lake_format.table_upkeep import TableUpkeep
 from lake_format.table_versions import TableVersions
 
 __all__ = ["METRICS", "Table"]
 
 
-class Table(TableRows, TableBackfill, TableVersions, TableIndexes, TableProperties, TableUpkeep):
+class Table(
+    TableRows, TableBackfill, TableVersions, TableIndexes, TableProperties, TableTransaction, TableUpkeep
+):
     """One table at one version; :meth:`refresh` and every write of its own move it to the newest.
 
     Made by :func:`lake_format.create` and :func:`lake_format.open`. Safe to use from several threads.
@@ -235,6 +238,7 @@ class Table(TableRows, TableBackfill, TableVersions, TableIndexes, TableProperti
             features=written.features,
             shards=shards,
             first_row_id=version.next_row_id,
+            schema=version.schema if self._pending else None,
         )
         try:
             self._commit(change, base=version, idempotency=mark)

@@ -119,6 +119,7 @@ class TableBackfill(TableSchema):
         InvalidInputError
             A job of this name does something else, or ``where`` is not text.
         """
+        self._require_alone("a backfill as a job")
         if where is not None and not isinstance(where, str):
             raise UnsupportedError(
                 "a backfill in parts takes its filter as text", fix='write where="price > 10"'

@@ -20,6 +20,7 @@ from lake_format.inspect import Inspect
 from lake_format.log import VersionLog
 from lake_format.manifest_set import ManifestSet
 from lake_format.model import Version
+from lake_format.pending import PendingCommit
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import Store
 from lake_format.store.table_store import TableStore
@@ -39,6 +40,7 @@ class TableCore(TableDataset):
         engine: Engine | None = None,
         surroundings: Surroundings | None = None,
         pinned: bool = False,
+        pending: PendingCommit | None = None,
     ) -> None:
         self._store = TableStore.around(store)
         self._around = surroundings or Surroundings()
@@ -47,6 +49,7 @@ class TableCore(TableDataset):
         self._snapshot = Snapshot(self._store, version, self._manifests)
         self._given_engine = engine
         self._pinned = pinned
+        self._pending = pending
         self._moving = threading.Lock()
 
     @classmethod
@@ -129,22 +132,37 @@ class TableCore(TableDataset):
         return rows
 
     def refresh(self) -> Self:
-        """Move to the newest version; a table opened at an older version stays where it is."""
-        if not self._pinned:
+        """Move to the newest version; a table opened at an older version, or in a transaction, stays where it is."""
+        if not self._pinned and self._pending is None:
             self._move_to(self._log.latest_from(self._snapshot.version))
         return self
 
     # --- inside -------------------------------------------------------------------------------------------
 
     def _commit(
-        self, *changes: Change, base: Version | None = None, idempotency: Idempotency | None = None
+        self,
+        *changes: Change,
+        base: Version | None = None,
+        idempotency: Idempotency | None = None,
+        serializable: bool | None = None,
     ) -> Version:
         """Land changes that were prepared against ``base`` (None: the version read now), and move on to them.
 
         A table used by several threads may have moved on since a change was prepared: then base must be given.
         """
-        prepared_on = base or self._snapshot.version
-        landed = commit(self._log, self._manifests, prepared_on, changes, self._around, idempotency)
+        if self._pending is not None:
+            self._pending.add(changes, idempotent=idempotency is not None)
+            self._snapshot = self._pending.draft.snapshot
+            return self._snapshot.version
+        landed = commit(
+            self._log,
+            self._manifests,
+            base or self._snapshot.version,
+            changes,
+            self._around,
+            idempotency,
+            serializable=serializable,
+        )
         self._move_to(landed)
         return landed
 
@@ -160,7 +178,21 @@ class TableCore(TableDataset):
         with suppress(LakeError):  # whoever needs what is damaged or unreachable will be told then
             self._engine.warm(self._snapshot)
 
+    def _release(self, source: Any) -> None:
+        """Let go of rows handed in, or keep them for as long as a transaction may have to look again."""
+        if self._pending is None:
+            source.close()
+        else:
+            self._pending.keep(source)
+
+    def _require_alone(self, what: str) -> None:
+        """UnsupportedError in a transaction: for what is a commit, or several, of its own."""
+        if self._pending is not None:
+            raise UnsupportedError(f"{what} cannot be part of a transaction", fix="do it before or after")
+
     def _require_writable(self) -> None:
+        if self._pending is not None:
+            self._pending.require_open()
         if self._pinned:
             raise UnsupportedError(
                 f"this table was opened at version {self.version}, which cannot be written to",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Self
 
 from lake_format.changes import AddIndex, DropIndex
@@ -71,7 +72,13 @@ class TableIndexes(TableCore):
             fields_read=frozenset({entry.field_id}),
             claims=frozenset({f"index:{entry.name}"}),
         )
-        change = AddIndex(record=record, summary={"index": entry.name, "metric": entry.metric}, entry=entry)
+        again = self._pending is not None and self._pending.changes
+        change = AddIndex(
+            record=record,
+            summary={"index": entry.name, "metric": entry.metric},
+            entry=entry,
+            rebuild=partial(self._engine.build_index, request=request) if again else None,
+        )
         try:
             self._commit(change, base=snapshot.version)
         except ConflictError:
@@ -123,6 +130,7 @@ class TableIndexes(TableCore):
         if retrain is not None and not isinstance(retrain, bool):
             raise InvalidInputError(f"retrain must be True, False or None, not {retrain!r}")
         self._require_writable()
+        self._require_alone("optimize_index")
         entries = self.refresh().snapshot.version.indexes
         names = [entry.name for entry in entries] if name is None else [self._index(name).name]
         return [self._optimize(one, retrain, progress) for one in names]

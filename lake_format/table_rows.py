@@ -274,7 +274,7 @@ class TableRows(TableCore):
         try:
             yield source
         finally:
-            source.close()
+            self._release(source)
 
     def _change(self, request: RowRequest, idempotency: tuple[str, int] | None) -> RowsChanged:
         """Plan on the newest version, commit, and tell what was done."""

@@ -61,6 +61,7 @@ class TableUpkeep(TableCore):
             A target that is not positive, or a share out of range.
         """
         self._require_writable()
+        self._require_alone("compact")
         properties = self.refresh().snapshot.version.properties
         target = CompactionTarget(
             rows=_positive("target_rows", target_rows, integer_property(properties, "write.fragment-rows")),
@@ -91,6 +92,7 @@ class TableUpkeep(TableCore):
             At least so many of the newest versions stay, whatever their age.
         """
         self._require_writable()
+        self._require_alone("expire_versions")
         newest = self.refresh().snapshot.version
         before, oldest = max(newest.horizon, 1), newest.version - _positive("keep", keep, 1) + 1
         if older_than is not None:
@@ -140,6 +142,7 @@ class TableUpkeep(TableCore):
         if not isinstance(grace, timedelta) or grace < timedelta(0):
             raise InvalidInputError(f"grace must be a timedelta of 0 or more, not {grace!r}")
         self._require_writable()
+        self._require_alone("collect_garbage")
         newest = self.refresh().snapshot.version
         return collect(self._store, self._log, newest, grace.total_seconds(), dry_run=dry_run)
 

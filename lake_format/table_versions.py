@@ -61,6 +61,7 @@ class TableVersions(TableCore):
             There is no such version, or it has expired.
         """
         self._require_writable()
+        self._require_alone("tag")
         number = self.version if version is None else self._number(version)
         self._commit(MoveTag(name=check_tag(name), number=number, move=move, summary={"tag": name}))
         return self
@@ -72,6 +73,7 @@ class TableVersions(TableCore):
     def delete_tag(self, name: str) -> Self:
         """Remove a tag; NotFoundError where there is none. The version it names may expire from now on."""
         self._require_writable()
+        self._require_alone("delete_tag")
         self._commit(MoveTag(name=check_tag(name), number=None, summary={"tag": name}))
         return self
 
@@ -93,6 +95,7 @@ class TableVersions(TableCore):
             There is no such version or tag, or the version has expired.
         """
         self._require_writable()
+        self._require_alone("restore")
         old = self._older(version)
         self._commit(RestoreVersion(old=old, summary={"restored": old.version, "rows": old.row_count}))
         return self

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 from uuid import UUID, uuid4
@@ -99,6 +99,26 @@ class Overtaken(Protocol):
         ...
 
 
+@runtime_checkable
+class Lasting(Protocol):
+    """A change that stays as it is when others of its transaction are planned anew, unless it must be itself."""
+
+    @property
+    def lasting(self) -> bool:
+        """Whether it does now."""
+        ...
+
+
+@runtime_checkable
+class NamesFields(Protocol):
+    """A change that knows columns by their ids alone, wherever it is planned."""
+
+    @property
+    def names_fields(self) -> frozenset[int]:
+        """The ids."""
+        ...
+
+
 def first_version(
     schema: pa.Schema,
     next_field_id: int,
@@ -133,15 +153,19 @@ def commit(
     changes: Sequence[Change],
     around: Surroundings,
     idempotency: Idempotency | None = None,
+    *,
+    serializable: bool | None = None,
 ) -> Version:
     """Land changes, all or none, on top of the newest version.
 
     Parameters
     ----------
     base
-        The version the changes were prepared against.
+        The version the changes were prepared against: the first on it, each other on what those before it made.
     idempotency
         Commit only if this writer has not committed this number, or a later one, before.
+    serializable
+        The isolation to judge by; None is the table's ``write.isolation``.
 
     Returns
     -------
@@ -156,19 +180,20 @@ def commit(
     StateUnknownError
         The store gave no answer; see :meth:`VersionLog.claim`.
     """
-    parent = base
+    parent, planned = base, list(changes)
     for attempt in range(_ATTEMPTS):
         if idempotency and parent.sequences.get(idempotency.writer, -1) >= idempotency.sequence:
             return parent
         draft = Draft(parent, manifests)
-        records = [change.apply(draft) for change in changes]
-        candidate = _stamped(draft.settled(), parent, changes, records, around, idempotency)
+        records = [change.apply(draft) for change in planned]
+        candidate = _stamped(draft.settled(), parent, planned, records, around, idempotency)
         if log.claim(candidate):
             log.publish_hint(candidate)
             write_checkpoint(log, candidate)
             return candidate
         newest = log.latest_from(parent)
-        changes = _rebased(log, manifests, parent, newest, changes)
+        theirs = _committed_between(log, manifests.store, parent, newest, planned)
+        planned = _rebased(manifests, (parent, newest), planned, theirs, serializable)
         parent = newest
         around.sleep(around.chance() * min(0.001 * 2**attempt, 0.25))
     raise ConflictError(
@@ -196,16 +221,26 @@ def _stamped(
         writer_id=around.writer_id,
         committed_at=max(around.microseconds(), parent.committed_at + 1),
         operations=tuple(record.to_json() for record in records),
-        summary={name: value for change in changes for name, value in change.summary.items()},
+        summary=_added(change.summary for change in changes),
         sequences=sequences,
         history=recent_of_next(parent),
     )
 
 
-def _rebased(
-    log: VersionLog, manifests: ManifestSet, parent: Version, newest: Version, changes: Sequence[Change]
-) -> Sequence[Change]:
-    """The changes made fit to follow every commit between ``parent`` and ``newest``."""
+def _added(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of all changes: numbers add up, of anything else the last counts."""
+    total: dict[str, Any] = {}
+    for summary in summaries:
+        for name, value in summary.items():
+            both = isinstance(value, int) and isinstance(total.get(name), int)
+            total[name] = total[name] + value if both else value
+    return total
+
+
+def _committed_between(
+    log: VersionLog, store: Store, parent: Version, newest: Version, changes: Sequence[Change]
+) -> list[OperationRecord]:
+    """What was committed after ``parent`` up to ``newest``, with keys where one of the changes has any."""
     if parent.version < newest.horizon and parent.table_id == newest.table_id:
         raise ConflictError(
             f"this was prepared on version {parent.version}, and the versions before {newest.horizon} have "
@@ -219,19 +254,52 @@ def _rebased(
             raise ConflictError("the table was dropped and made anew meanwhile", fix="open it again")
         theirs += [OperationRecord.from_json(raw) for raw in version.operations]
     if any(change.record.key_hashes for change in changes):
-        theirs = [_with_key_hashes(manifests.store, record) for record in theirs]
-    decision = decide_all(
-        [change.record for change in changes],
-        theirs,
-        serializable=parent.properties.get("write.isolation") == "serializable",
-    )
-    if decision.action in (Action.COMMUTE, Action.REMAP):
-        return [
-            change.overtaken_by(theirs) if isinstance(change, Overtaken) else change for change in changes
-        ]
-    if decision.action is Action.REPLAN and len(changes) == 1:
-        return [changes[0].replan(Snapshot(manifests.store, newest, manifests))]
-    raise _refusal(decision)
+        theirs = [_with_key_hashes(store, record) for record in theirs]
+    return theirs
+
+
+def _rebased(
+    manifests: ManifestSet,
+    versions: tuple[Version, Version],
+    changes: Sequence[Change],
+    theirs: Sequence[OperationRecord],
+    serializable: bool | None,
+) -> list[Change]:
+    """The changes made fit to follow every commit between two versions.
+
+    If one of several has to be planned anew, or builds on what another of them made, all are, in their order, each on
+    what those before it made of the newest version.
+    """
+    parent, newest = versions
+    if serializable is None:
+        serializable = parent.properties.get("write.isolation") == "serializable"
+    several = len(changes) > 1
+    seen = [change.record.before(parent) if several else change.record for change in changes]
+    decisions = [decide_all([record], theirs, serializable=serializable) for record in seen]
+    worst = max(decisions, key=lambda decision: decision.action.strength)
+    if worst.action in (Action.YIELD, Action.CONFLICT):
+        raise _refusal(worst)
+    independent = all(record == change.record for record, change in zip(seen, changes, strict=True))
+    if worst.action is not Action.REPLAN and independent:
+        return [_overtaken(change, theirs) for change in changes]
+    draft = Draft(newest, manifests)
+    moved = newest.next_field_id != parent.next_field_id
+    planned: list[Change] = []
+    for change, decision in zip(changes, decisions, strict=True):
+        stays = decision.action is not Action.REPLAN and isinstance(change, Lasting)
+        named = change.names_fields if isinstance(change, NamesFields) else frozenset()
+        if moved and any(field_id >= parent.next_field_id for field_id in named):
+            raise ConflictError(
+                "others added columns while this transaction did, so that its columns have other numbers now",
+                fix="nothing was written; do the transaction again",
+            )
+        planned.append(_overtaken(change, theirs) if stays else change.replan(draft.snapshot))
+        planned[-1].apply(draft)
+    return planned
+
+
+def _overtaken(change: Change, theirs: Sequence[OperationRecord]) -> Change:
+    return change.overtaken_by(theirs) if isinstance(change, Overtaken) else change
 
 
 def _with_key_hashes(store: Store, record: OperationRecord) -> OperationRecord:
