@@ -11,7 +11,8 @@ import pyarrow as pa
 from lake_format.engine import Engine
 from lake_format.errors import AlreadyExistsError, InvalidInputError
 from lake_format.history import check_tag, moment_of, tagged
-from lake_format.keys import KEY_FEATURE, KEY_PROPERTY, check_key_columns, with_key
+from lake_format.key_index import KEY_INDEX_FEATURE, KeyIndex
+from lake_format.keys import KEY_FEATURE, KEY_PROPERTY, check_key_columns, key_field_ids, with_key
 from lake_format.log import VersionLog
 from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
@@ -71,7 +72,11 @@ def create(
         numbered, checked[KEY_PROPERTY] = with_key(numbered, check_key_columns(numbered, key))
     version = first_version(numbered, next_field_id, checked, OperationRecord(kind="create"), around)
     if key is not None:
-        version = replace(version, required_features=version.required_features | {KEY_FEATURE})
+        version = replace(
+            version,
+            required_features=version.required_features | {KEY_FEATURE, KEY_INDEX_FEATURE},
+            key_index=KeyIndex(field_ids=key_field_ids(checked)),
+        )
     log = VersionLog(root, around.sleep)
     if not log.claim(version):
         raise AlreadyExistsError(f"there is a table at {root.uri} already", fix="open it with lake.open()")

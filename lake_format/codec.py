@@ -16,6 +16,7 @@ from typing import Any
 
 from lake_format.checkpoint import entries_to_json, recent_from_json
 from lake_format.errors import CorruptionError, InvalidInputError, UnsupportedError
+from lake_format.key_index import KeyIndex
 from lake_format.model import (
     EXTERNAL_FEATURE,
     FORMAT_VERSION,
@@ -86,6 +87,7 @@ def _version_to_json(version: Version) -> dict[str, Any]:
         "horizon": version.horizon,
         "roots": {str(number): uri for number, uri in version.roots.items()},
         "history": entries_to_json(version.history),
+        "key_index": None if version.key_index is None else version.key_index.to_json(),
     }
     return {
         **version.extra,
@@ -139,6 +141,7 @@ _KNOWN_KEYS = frozenset(
         "horizon",
         "roots",
         "history",
+        "key_index",
     ]
 )
 
@@ -176,6 +179,7 @@ def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
         row_count=_integer(raw, "row_count"),
         manifests=manifests,
         indexes=indexes,
+        key_index=KeyIndex.from_json(raw["key_index"]) if "key_index" in raw else None,
         properties=_text_mapping(raw, "properties"),
         sequences={writer: _integer(raw["sequences"], writer) for writer in _mapping(raw, "sequences")},
         required_features=_texts(raw, "required_features"),

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyroaring import BitMap64
 
 from lake_format.errors import ConflictError
+from lake_format.key_index import KEY_INDEX_FEATURE, KeyIndex
 from lake_format.manifest_set import ManifestSet
 from lake_format.model import EXTERNAL_FEATURE, Fragment, IndexEntry, NewFragment, Version
 from lake_format.positions import bitmap_of
@@ -107,6 +108,9 @@ class Draft:
     def mark_stale(self, field_ids: Iterable[int], row_ids: U64) -> None:
         """Take rows with new values of these fields out of the indexes over them; they are searched flat."""
         wanted = set(field_ids)
+        keys = self.version.key_index
+        if len(row_ids) and keys is not None and not wanted.isdisjoint(keys.field_ids):
+            self._change(key_index=keys.with_stale(row_ids))
         if len(row_ids) == 0 or not any(entry.field_id in wanted for entry in self.version.indexes):
             return
         changed = bitmap_of(np.unique(row_ids))
@@ -116,6 +120,11 @@ class Draft:
                 for entry in self.version.indexes
             )
         )
+
+    def set_key_index(self, index: KeyIndex | None) -> None:
+        """Put a key index in place of the one there is."""
+        features = {KEY_INDEX_FEATURE} if index is not None else set()
+        self._change(key_index=index, required_features=self.version.required_features | features)
 
     def put_index(self, entry: IndexEntry) -> None:
         """Add an index, in place of the one of the same name."""
@@ -172,6 +181,7 @@ class Draft:
             schemas={**old.schemas, **self.version.schemas},
             manifests=old.manifests,
             indexes=old.indexes,
+            key_index=old.key_index,
             row_count=old.row_count,
             required_features=self.version.required_features | old.required_features,
             roots={**old.roots, **self.version.roots},

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from lake_format.compaction import RewriteRequest, Rewritten
 from lake_format.errors import InvalidInputError
+from lake_format.key_index import KeyIndex, KeyRunsMerged
 from lake_format.model import Fragment, IndexEntry, IndexShard, NewFragment
 from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot
@@ -236,6 +237,24 @@ class Engine(Protocol):
 
     def check_shard(self, store: Store, shard: IndexShard) -> Iterator[Problem]:
         """What is wrong with an index file, read whole."""
+        ...
+
+    def check_keys(self, snapshot: Snapshot) -> Iterator[Problem]:
+        """What is wrong with the keys of a table or with its key index; data is read whole."""
+        ...
+
+    def build_key_index(
+        self, snapshot: Snapshot, columns: Sequence[str], new_id: Callable[[], UUID]
+    ) -> KeyIndex:
+        """Make sure that columns identify rows, and index all live ones; InvalidInputError where they do not."""
+        ...
+
+    def settle_key_index(self, snapshot: Snapshot, new_id: Callable[[], UUID]) -> KeyRunsMerged | None:
+        """Write the runs of the key index as one that knows every row; None where that is not worth it."""
+        ...
+
+    def get_rows(self, snapshot: Snapshot, keys: pa.Table, columns: tuple[str, ...]) -> pa.Table:
+        """The rows that have these keys, in the order of the keys; keys that no row has are passed over."""
         ...
 
     def warm(self, snapshot: Snapshot) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from lake_format.errors import CorruptionError, InvalidInputError, UnsupportedError
 from lake_format.model import Version
+from lake_format.promotion import promotion
 from lake_format.row_ids import U64
 from lake_format.schema import field_by_id, field_id, require_column
 
@@ -24,6 +25,7 @@ __all__ = [
     "encode_key_hashes",
     "hash_keys",
     "is_number",
+    "keeps_key_hash",
     "key_columns",
     "key_field_ids",
     "key_words",
@@ -89,6 +91,18 @@ def with_key(schema: pa.Schema, names: Sequence[str]) -> tuple[pa.Schema, str]:
         numbers.append(str(field_id(schema.field(index))))
         schema = schema.set(index, schema.field(index).with_nullable(False))
     return schema, ",".join(numbers)
+
+
+def keeps_key_hash(source: pa.DataType, target: object) -> bool:
+    """Whether a key's values hash alike in both types (spec/identity.md, IDN-14): whole numbers, text, bytes do."""
+    types = pa.types
+    if not isinstance(target, pa.DataType) or promotion(source, target) is None or source == target:
+        return True  # refused for another reason, or no change
+    return bool(
+        (types.is_integer(source) and types.is_integer(target))
+        or (types.is_string(source) and types.is_large_string(target))
+        or (types.is_binary(source) and types.is_large_binary(target))
+    )
 
 
 def hash_keys(columns: Sequence[pa.Array]) -> U64:

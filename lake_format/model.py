@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lake_format.key_index import KeyIndex
 from lake_format.row_ids import U64, decode_row_ids
 from lake_format.statistics import ColumnStatistics
 
@@ -50,6 +51,7 @@ KNOWN_FEATURES = frozenset(
         "superseded-columns",
         "patch-files",
         "keys",
+        "key-index",
         "expired-versions",
         EXTERNAL_FEATURE,
     }
@@ -280,6 +282,8 @@ class Version:
     row_count: int
     manifests: tuple[ManifestReference, ...] = ()
     indexes: tuple[IndexEntry, ...] = ()
+    key_index: KeyIndex | None = None
+    """Where keys are found; None in a table without key, or whose key index was not built yet."""
     properties: Mapping[str, str] = field(default_factory=dict)
     required_features: frozenset[str] = frozenset()
     sequences: Mapping[str, int] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from uuid import UUID
 __all__ = ["DATA", "INDEXES", "KEYS", "LATEST", "MANIFESTS", "METADATA", "VERSIONS"]
 __all__ += ["data_path", "index_path", "keys_path", "manifest_path", "version_number", "version_path"]
 __all__ += ["HISTORY", "JOBS", "checkpoint_number", "checkpoint_path", "job_plan_path", "job_record_path"]
+__all__ += ["key_run_path"]
 
 METADATA = "_lake/"
 VERSIONS = "_lake/versions/"
@@ -61,6 +62,11 @@ def index_path(unique: UUID) -> str:
 def keys_path(unique: UUID) -> str:
     """A new key-hash object's path: the hashes of a commit that brought too many for its record."""
     return f"{KEYS}{unique}.keys"
+
+
+def key_run_path(unique: UUID) -> str:
+    """A new path for a run of the key index."""
+    return f"{INDEXES}{unique}.keys.puffin"
 
 
 def job_plan_path(job: str) -> str:

@@ -7,7 +7,7 @@ was taken are handed back to the engine to be written again. Nothing here evalua
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -87,6 +87,18 @@ class ChangeRows:
             fragments_removed=frozenset(touched.removed),
         )
 
+    def overtaken_by(self, theirs: Sequence[OperationRecord]) -> Self:
+        """Give up runs merged from a version whose keys others have changed since."""
+        index = self.plan.base.version.key_index
+        fields = set(index.field_ids if index is not None else ())
+        if self.plan.edits.merged_runs is not None and any(
+            not fields.isdisjoint(record.fields_written) for record in theirs
+        ):
+            run = self.plan.edits.merged_runs.run
+            self._engine.discard_files(self.plan.base.store, (), [run.run.path] if run is not None else [])
+            self.plan = replace(self.plan, edits=replace(self.plan.edits, merged_runs=None))
+        return self
+
     def replan(self, latest: Snapshot) -> Self:
         """Plan the same request on the version at hand; the files of the old plan are removed."""
         self.discard()
@@ -96,7 +108,7 @@ class ChangeRows:
     def discard(self) -> None:
         """Remove the files of a plan that will not be committed."""
         place = self.plan.record.key_hashes_at
-        others = (place,) if place else ()
+        others = (*([place] if place else []), *self.plan.edits.key_files())
         self._engine.discard_files(self.plan.base.store, tuple(self.plan.edits.files()), others)
 
 
@@ -135,7 +147,7 @@ def _land(draft: Draft, base: Snapshot, edits: RowEdits, touched: _Touched) -> l
         _land_patch(finder, patch, landing)
     for move in edits.moves:
         _land_move(finder, move, landing)
-    _write(draft, finder, edits, landing, touched)
+    _write(draft, base, finder, edits, landing, touched)
     return landing.carried
 
 
@@ -219,7 +231,9 @@ def _land_move(finder: _Finder, move: RowMove, landing: _Landing) -> None:
         )
 
 
-def _write(draft: Draft, finder: _Finder, edits: RowEdits, landing: _Landing, touched: _Touched) -> None:
+def _write(
+    draft: Draft, base: Snapshot, finder: _Finder, edits: RowEdits, landing: _Landing, touched: _Touched
+) -> None:
     entries: dict[int, Fragment | None] = {}
     features = set(edits.features)
     for fragment_id in {*landing.masks, *landing.rewrites, *landing.patches}:
@@ -241,9 +255,23 @@ def _write(draft: Draft, finder: _Finder, edits: RowEdits, landing: _Landing, to
     if any(file.superseded for entry in entries.values() if entry for file in entry.files()):
         features.add(_SUPERSEDED)
     _add_moved(draft, landing)
+    first_new = draft.version.next_row_id
     draft.add_fragments(edits.fresh, features)
-    if any(index.field_id in edits.field_ids for index in draft.version.indexes) and landing.updated:
+    if landing.updated:
         draft.mark_stale(edits.field_ids, np.concatenate(landing.updated))
+    _index_keys(draft, base, edits, first_new)
+
+
+def _index_keys(draft: Draft, base: Snapshot, edits: RowEdits, first_new: int) -> None:
+    """Let the key index know the new rows, unless the table has another key by now."""
+    index, planned = draft.version.key_index, base.version.key_index
+    if index is None or planned is None or index.field_ids != planned.field_ids:
+        return
+    changed = index.with_fresh(edits.key_runs, first_new)
+    if edits.merged_runs is not None:
+        changed = changed.with_merged(edits.merged_runs)
+    if changed != index:
+        draft.set_key_index(changed)
 
 
 def _add_moved(draft: Draft, landing: _Landing) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pyroaring import BitMap64
 
 from lake_format.errors import InvalidInputError
+from lake_format.key_index import KeyRunsMerged, NewKeyRun
 from lake_format.model import ColumnGroup, NewFragment
 from lake_format.operation_record import OperationRecord
 from lake_format.row_ids import U64
@@ -185,6 +186,10 @@ class RowEdits:
         change their place; new rows.
     features
         What a reader must know to read the files.
+    key_runs
+        Runs of the key index over the new rows, in order.
+    merged_runs
+        A run to be put in place of runs of the base, as there were many.
     """
 
     field_ids: frozenset[int] = frozenset()
@@ -194,6 +199,15 @@ class RowEdits:
     moves: tuple[RowMove, ...] = ()
     fresh: tuple[NewFragment, ...] = ()
     features: frozenset[str] = frozenset()
+    key_runs: tuple[NewKeyRun, ...] = ()
+    merged_runs: KeyRunsMerged | None = None
+
+    def key_files(self) -> list[str]:
+        """Every file of the key index written."""
+        runs = [*self.key_runs]
+        if self.merged_runs is not None and self.merged_runs.run is not None:
+            runs.append(self.merged_runs.run.run)
+        return [run.path for run in runs if run.path]
 
     def files(self) -> Iterator[ColumnGroup]:
         """Every file written, once."""

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from lake_format.draft import Draft
 from lake_format.errors import ConflictError, InvalidInputError
+from lake_format.keys import keeps_key_hash, key_field_ids
 from lake_format.operation_record import OperationRecord
-from lake_format.schema import field_id, walk_fields
+from lake_format.schema import field_by_id, field_id, walk_fields
 from lake_format.schema_edit import add_field, edit_field, numbered, reorder
 from lake_format.snapshot import Snapshot
 
@@ -152,7 +153,15 @@ class AlterColumn:
         return frozenset({self.field_id})
 
     def apply(self, draft: Draft) -> OperationRecord:
-        """Put the altered field into the schema."""
+        """Put the altered field into the schema; refused where the field has become part of the key meanwhile."""
+        now = field_by_id(draft.version.schema, self.field_id)
+        if now is not None and self.field_id in key_field_ids(draft.version.properties):
+            after = self.edit(now)
+            if after.nullable or not keeps_key_hash(now.type, after.type):
+                raise ConflictError(
+                    f"column {now.name!r} has become part of the table's key meanwhile",
+                    fix="refresh() the table; a key is NOT NULL, and its values hash alike in their new type",
+                )
         _edit(draft, lambda schema: edit_field(schema, self.field_id, self.edit))
         draft.require_features(self.features)
         return self.record

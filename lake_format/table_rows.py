@@ -13,12 +13,13 @@ from typing import Any, Literal, Self
 
 from lake_format.engine import Progress
 from lake_format.errors import ConflictError, InvalidInputError
-from lake_format.keys import key_columns, require_key_type
+from lake_format.keys import require_key_type
 from lake_format.model import Version
 from lake_format.row_changes import ChangeRows
 from lake_format.row_edits import MergeClause, RowRequest, RowsPlanned, StrategyUse
 from lake_format.schema import require_column
-from lake_format.table_core import TableCore, checked_idempotency
+from lake_format.table_core import checked_idempotency
+from lake_format.table_keys import TableKeys
 
 __all__ = ["Merge", "RowsChanged", "TableRows"]
 
@@ -56,13 +57,8 @@ class RowsChanged:
     strategies: Mapping[Any, StrategyUse] = field(default_factory=dict)
 
 
-class TableRows(TableCore):
+class TableRows(TableKeys):
     """Changes to rows; row ids survive updates, and searches see every change at once."""
-
-    @property
-    def key(self) -> list[str]:
-        """The columns that identify a row; empty for a table without key."""
-        return list(key_columns(self._snapshot.version))
 
     def delete(
         self,
@@ -117,8 +113,8 @@ class TableRows(TableCore):
         ------
         InvalidInputError
             An unknown column, a value that does not fit its column.
-        UnsupportedError
-            A column of the table's key.
+        DuplicateKeyError
+            A row would get the key of another one.
         ConflictError
             Another commit changed the same values, or values by which these were chosen or computed.
         """

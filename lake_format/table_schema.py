@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from lake_format.engine import Progress
 from lake_format.errors import ConflictError, InvalidInputError, UnsupportedError
 from lake_format.filling import AddFilledColumn, Backfill, FillRequest, fields_read, fill_plan
-from lake_format.keys import key_field_ids
+from lake_format.keys import keeps_key_hash, key_field_ids
 from lake_format.operation_record import OperationRecord
 from lake_format.promotion import promotion, value_range
 from lake_format.schema import check_column_type, check_names, child_fields, field_id, with_child_fields
@@ -237,7 +237,7 @@ class TableSchema(TableCore):
         place = self._place(path)
         if nullable:
             self._refuse_key(place, "made nullable")
-        if type is not None and not _keeps_key_hash(place.field.type, type):
+        if type is not None and not keeps_key_hash(place.field.type, type):
             self._refuse_key(place, f"made {type}, as its values would count as other keys")
         metadata = _metadata(comment, properties)
         checks = _type_checks(place, type) if type is not None else []
@@ -414,18 +414,6 @@ def _type_checks(place: Place, target: object) -> list[_Check]:
             fix="take a coarser unit, or change these rows first",
         )
     ]
-
-
-def _keeps_key_hash(source: pa.DataType, target: object) -> bool:
-    """Whether a key's values hash alike in both types (spec/identity.md, IDN-14): whole numbers, text, bytes do."""
-    types = pa.types
-    if not isinstance(target, pa.DataType) or promotion(source, target) is None or source == target:
-        return True  # refused for another reason, or no change
-    return bool(
-        (types.is_integer(source) and types.is_integer(target))
-        or (types.is_string(source) and types.is_large_string(target))
-        or (types.is_binary(source) and types.is_large_binary(target))
-    )
 
 
 def _null_checks(place: Place) -> list[_Check]:

@@ -18,7 +18,7 @@ from lake_format.history import moment_of
 from lake_format.model import Fragment, Version
 from lake_format.properties import integer_property
 from lake_format.snapshot import Snapshot
-from lake_format.table_core import TableCore
+from lake_format.table_keys import TableKeys
 from lake_format.timeline import version_at
 from lake_format.transaction import YieldedError
 from lake_format.upkeep import ExpireVersions, ExpiryReport, GarbageReport, collect
@@ -27,7 +27,7 @@ from lake_format.verification import VerificationReport, check_metadata
 __all__ = ["TableUpkeep"]
 
 
-class TableUpkeep(TableCore):
+class TableUpkeep(TableKeys):
     """What keeps a table fast and small; users' work always goes first."""
 
     def compact(
@@ -74,6 +74,7 @@ class TableUpkeep(TableCore):
         fragments = self._snapshot.fragments
         for group in choose_fragments(fragments, target):
             self._compact_group([fragments.fragment(index) for index in group], progress, report)
+        self._settle_key_index()
         return report
 
     def expire_versions(
@@ -178,6 +179,7 @@ class TableUpkeep(TableCore):
             for shard in entry.shards:
                 report.problems += self._engine.check_shard(self._store, shard)
             report.indexes += 1
+        report.problems += self._engine.check_keys(snapshot)
         return report
 
     def _compact_group(

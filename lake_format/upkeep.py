@@ -217,6 +217,8 @@ def _named(version: Version) -> Iterator[str]:
             yield reference.path
     for entry in version.indexes:
         yield from (shard.path for shard in entry.shards)
+    if version.key_index is not None:
+        yield from version.key_index.paths()
     for record in version.operations:
         place = record.get("key_hashes_at")
         if isinstance(place, str):

@@ -20,6 +20,7 @@ from lake_format.compaction import RewriteRequest, Rewritten
 from lake_format.engine import IndexRequest, ScanRequest, SearchAnswer, SearchRequest, WriteRequest, Written
 from lake_format.filling import FillRequest
 from lake_format.index_upkeep import EncodedRows, IndexUpkeepRequest
+from lake_format.key_index import KeyIndex, KeyRunsMerged
 from lake_format.model import ColumnGroup, Fragment, IndexEntry, IndexShard
 from lake_format.row_edits import CarriedRows, RowEdits, RowPlan, RowRequest, RowsPlanned
 from lake_format.row_ids import U64
@@ -159,6 +160,32 @@ class DefaultEngine:
         from lake_engines.upkeep.verifying import check_shard  # noqa: PLC0415
 
         return check_shard(store, shard)
+
+    def check_keys(self, snapshot: Snapshot) -> Iterator[Problem]:
+        """What is wrong with the keys of a table or with its key index."""
+        from lake_engines.keys.checking import check_keys  # noqa: PLC0415
+
+        return check_keys(snapshot)
+
+    def build_key_index(
+        self, snapshot: Snapshot, columns: Sequence[str], new_id: Callable[[], UUID]
+    ) -> KeyIndex:
+        """Make sure that columns identify rows, and index all of them."""
+        from lake_engines.keys.merging import build_key_index  # noqa: PLC0415
+
+        return build_key_index(snapshot, columns, self._files, new_id)
+
+    def settle_key_index(self, snapshot: Snapshot, new_id: Callable[[], UUID]) -> KeyRunsMerged | None:
+        """Merge the runs of the key index and cover every row; None where nothing is worth doing."""
+        from lake_engines.keys.merging import settle_key_index  # noqa: PLC0415
+
+        return settle_key_index(snapshot, self._files, new_id)
+
+    def get_rows(self, snapshot: Snapshot, keys: pa.Table, columns: tuple[str, ...]) -> pa.Table:
+        """The rows that have these keys, in the order of the keys."""
+        from lake_engines.changes import get_rows  # noqa: PLC0415
+
+        return get_rows(snapshot, keys, columns, self._files)
 
     def warm(self, snapshot: Snapshot) -> None:
         """Fetch manifests and index heads ahead of the first search."""

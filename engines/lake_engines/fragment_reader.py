@@ -23,6 +23,7 @@ from lake_engines.evolution.projection import Projection, projection
 from lake_engines.files import FileReader, WrittenFile, open_reader
 from lake_engines.files.base import Positions, rows_only
 from lake_engines.files.vector_reader import VectorReader
+from lake_engines.keys.run_reader import RunPool
 from lake_engines.parallel import run_all
 from lake_engines.patched_vectors import PatchedVectors, RawVectors
 from lake_engines.patches import FragmentPatches, Overlay, PatchStream
@@ -45,6 +46,7 @@ class ReaderPool:
         self._limit = limit
         self._lock = Lock()
         self._readers: OrderedDict[str, FileReader] = OrderedDict()
+        self.key_runs = RunPool()
 
     def get(self, store: Store, group: ColumnGroup, rows: int, schema: pa.Schema) -> FileReader:
         """The reader of a column group's file."""

@@ -13,7 +13,8 @@ Nothing here commits; :mod:`lake_format.row_changes` does.
 from __future__ import annotations
 
 from lake_engines.changes.carrying import carry_rows
+from lake_engines.changes.getting import get_rows
 from lake_engines.changes.planning import explain_rows, plan_rows
 from lake_engines.changes.source import StagedRows
 
-__all__ = ["StagedRows", "carry_rows", "explain_rows", "plan_rows"]
+__all__ = ["StagedRows", "carry_rows", "explain_rows", "get_rows", "plan_rows"]

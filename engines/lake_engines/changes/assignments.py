@@ -6,7 +6,7 @@ except that results of expressions may be rounded to a narrower float, as SQL's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -98,6 +98,10 @@ class Assignments:
     def inputs(self) -> tuple[str, ...]:
         """Columns the values are computed from."""
         return tuple(sorted(frozenset[str]().union(*(one.inputs for one in self.by_column.values()))))
+
+    def only(self, columns: Sequence[str]) -> Assignments:
+        """The assignments of some of the columns."""
+        return Assignments({name: self.by_column[name] for name in columns})
 
     def compute(self, rows: pa.RecordBatch, target: Target) -> Mapping[str, pa.Array]:
         """New values of all columns for these rows."""

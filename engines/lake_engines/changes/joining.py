@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -59,9 +61,11 @@ def join(
     lookup = KeyLookup(keys)
     everything = any(when == "not matched by source" for when, _ in clauses)
     reads = sorted({name for _, clause in clauses for name in clause.reads})
-    for fragment in snapshot.fragments.fragments() if everything else lookup.candidates(snapshot):
-        decided = _Decided(fragment)
-        for window in lookup.windows(snapshot, fragment, pool, reads):
+    whole = list(snapshot.fragments.fragments()) if everything else None
+    found = lookup.sweep(snapshot, pool, reads, fragments=whole)
+    for candidates, group in groupby(found, key=itemgetter(0)):
+        decided = _Decided(candidates.fragment)
+        for _, window in group:
             outcome.matched[window.origin] = True
             decided.take_in(window, clauses, source, everything=everything)
         outcome.deletes += decided.targets("delete")
@@ -108,7 +112,7 @@ class _Decided:
                 holds = clause.holds(batch, source, origin)
             chosen = np.full(int(holds.sum()), -1, np.int64) if origin is None else origin[holds]
             self._parts.append(
-                (clause.action, window.start + rows[holds], chosen, np.full(len(chosen), number, np.int64))
+                (clause.action, window.positions[rows[holds]], chosen, np.full(len(chosen), number, np.int64))
             )
             rows = rows[~holds]
             origin = None if origin is None else origin[~holds]
@@ -160,21 +164,20 @@ def new_rows(
 
 
 def refuse_taken_keys(
-    snapshot: Snapshot, keys: SourceKeys, deleted: Sequence[TouchedRows], pool: ReaderPool
+    snapshot: Snapshot,
+    keys: SourceKeys,
+    deleted: Sequence[TouchedRows],
+    pool: ReaderPool,
+    fix: str = "use upsert() to replace rows that are there",
 ) -> None:
     """Raise DuplicateKeyError if a row of the table, other than those to be deleted, has one of the keys."""
     lookup = KeyLookup(keys)
     going = {rows.fragment_id: rows.positions for rows in deleted}
-    for fragment in lookup.candidates(snapshot):
-        gone = going.get(fragment.fragment_id, BitMap64())
-        if len(gone) == fragment.row_count - fragment.deleted_count:
-            continue
-        for window in lookup.windows(snapshot, fragment, pool):
-            for row, origin in zip(
-                (window.start + window.rows).tolist(), window.origin.tolist(), strict=True
-            ):
-                if row not in gone:
-                    raise DuplicateKeyError(
-                        f"the key {key_text(keys.columns, keys.parts, origin)} is in the table already",
-                        fix="use upsert() to replace rows that are there",
-                    )
+    for candidates, window in lookup.sweep(snapshot, pool):
+        gone = going.get(candidates.fragment.fragment_id, BitMap64())
+        for row, origin in zip(window.positions[window.rows].tolist(), window.origin.tolist(), strict=True):
+            if row not in gone:
+                raise DuplicateKeyError(
+                    f"the key {key_text(keys.columns, keys.parts, origin)} is in the table already",
+                    fix=fix,
+                )

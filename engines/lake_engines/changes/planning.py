@@ -20,12 +20,17 @@ from lake_engines.changes.joining import MergeOutcome, join, new_rows, refuse_ta
 from lake_engines.changes.matching import fields_of, matching_rows
 from lake_engines.changes.merging import MergeValues, prepare
 from lake_engines.changes.placing import Placement, place, touched, write_rows
+from lake_engines.changes.rekeying import rekey
 from lake_engines.changes.source import SourceKeys, StagedRows
-from lake_engines.changes.values import Target
+from lake_engines.changes.values import NewValues, Target
 from lake_engines.files.base import batch_bytes
 from lake_engines.fragment_reader import ReaderPool
+from lake_engines.keys.merging import merge_runs
+from lake_engines.keys.run_writer import KeyCollector
+from lake_engines.keys.tiers import overdue
 from lake_format.engine import Written
 from lake_format.errors import InvalidInputError, LakeError, UnsupportedError
+from lake_format.key_index import KeyRunsMerged, NewKeyRun
 from lake_format.keys import encode_key_hashes, key_columns
 from lake_format.model import ColumnGroup
 from lake_format.operation_record import OperationRecord
@@ -62,10 +67,21 @@ class _Work:
     keys: U64 | None = None
     keys_known: bool = True
     key_object: str = ""
+    key_runs: list[NewKeyRun] = field(default_factory=list)
+    merged_runs: KeyRunsMerged | None = None
 
     def files(self) -> list[ColumnGroup]:
         found = [*self.placement.files()]
         return found + [group for one in (self.fresh.fragments if self.fresh else ()) for group in one.groups]
+
+    def paths(self) -> list[str]:
+        """Every object written so far."""
+        runs = [run.path for run in self.key_runs if run.path]
+        return [
+            *(group.path for group in self.files()),
+            *runs,
+            *([self.key_object] if self.key_object else []),
+        ]
 
 
 def plan_rows(snapshot: Snapshot, request: RowRequest, pool: ReaderPool) -> RowPlan:
@@ -80,9 +96,10 @@ def plan_rows(snapshot: Snapshot, request: RowRequest, pool: ReaderPool) -> RowP
     planner = _PLANNERS[request.kind]
     try:
         planner(snapshot, request, pool, work)
+        _tidy_key_index(snapshot, request, pool, work)
         return _finished(snapshot, request, work)
     except BaseException:
-        for path in [group.path for group in work.files()] + [work.key_object] * bool(work.key_object):
+        for path in work.paths():
             with suppress(LakeError):  # what cannot be removed is garbage; the first error is the news
                 snapshot.store.delete(path)
         raise
@@ -122,14 +139,20 @@ def _update(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Wo
     assignments = _assignments(snapshot, request)
     work.columns = assignments.columns
     work.reads |= fields_of(snapshot, request.where) | _ids(snapshot, assignments.inputs)
-    targets = _told(matching_rows(snapshot, request.where, pool), request)
-    place(snapshot, targets, assignments, pool, request, work.placement)
+    targets: Iterable[Target] = matching_rows(snapshot, request.where, pool)
+    values: NewValues = assignments
+    key = key_columns(snapshot.version)
+    if not set(key).isdisjoint(assignments.columns):
+        values = rekeyed = rekey(snapshot, targets, assignments, key, pool)
+        targets = rekeyed.targets
+        work.keys = rekeyed.keys.distinct_hashes
+        work.reads |= _ids(snapshot, key)
+    place(snapshot, _told(targets, request), values, pool, request, work.placement)
 
 
 def _assignments(snapshot: Snapshot, request: RowRequest) -> Assignments:
     if not request.values:
         raise InvalidInputError("an update must set at least one column", fix='update({"price": 1.5})')
-    _refuse_key_columns(snapshot, request.values)
     return Assignments(assign(snapshot.schema, request.values, request.inputs))
 
 
@@ -218,9 +241,27 @@ def _write_fresh(
         rows, size = sum(one for one, _ in sizes), sum(one for _, one in sizes)
         work.fresh = Written(fragments=(), features=frozenset(), rows=rows, bytes=size)
         return
+    index = snapshot.version.key_index
+    collector = None
+    if index is not None:
+        names = key_columns(snapshot.version)
+        collector = KeyCollector(snapshot.store, names, index.field_ids, request.new_id, work.key_runs)
+        batches = collector.watch(batches)
     written = write_rows(snapshot.store, snapshot, _reported(batches, request), request.new_id)
     if written.rows:
         work.fresh = written
+    if collector is not None:
+        collector.finish()
+
+
+def _tidy_key_index(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Work) -> None:
+    """Put runs of the key index together where there are many, as part of a commit that adds one more."""
+    index = snapshot.version.key_index
+    rekeys = not set(key_columns(snapshot.version)).isdisjoint(work.columns)  # what was merged would be wrong
+    if index is not None and (work.key_runs or index.stale) and not rekeys:
+        runs, refresh = overdue(index)
+        if runs or refresh:
+            work.merged_runs = merge_runs(snapshot, index, runs, pool, request.new_id, refresh=refresh)
 
 
 def _reported(batches: Iterator[pa.RecordBatch], request: RowRequest) -> Iterator[pa.RecordBatch]:
@@ -241,21 +282,11 @@ def _told(targets: Iterable[Target], request: RowRequest) -> Iterator[Target]:
             request.progress(f"{request.kind}: changed rows", done, 0)
 
 
-def _refuse_key_columns(snapshot: Snapshot, columns: Iterable[str]) -> None:
-    for name in sorted(set(columns) & set(key_columns(snapshot.version))):
-        raise UnsupportedError(
-            f"column {name!r} is part of the table's key, which an update does not change",
-            fix="delete the row and add it under its new key",
-        )
-
-
 def _refuse_merged_key(snapshot: Snapshot, action: str, columns: Sequence[str]) -> None:
-    if action == "update":
-        _refuse_key_columns(snapshot, columns)
     for name in sorted(set(columns) & set(key_columns(snapshot.version))):
         raise UnsupportedError(
-            f"column {name!r} is part of the table's key: an insert takes it from the rows handed in",
-            fix="leave it out of the values",
+            f"column {name!r} is part of the table's key: a merge takes it from the rows handed in",
+            fix="leave it out of the values" if action == "insert" else "update() gives rows other keys",
         )
 
 
@@ -272,6 +303,8 @@ def _finished(snapshot: Snapshot, request: RowRequest, work: _Work) -> RowPlan:
         moves=tuple(placement.moves),
         fresh=fresh.fragments if fresh else (),
         features=frozenset(placement.features | (fresh.features if fresh else frozenset())),
+        key_runs=tuple(work.key_runs),
+        merged_runs=work.merged_runs,
     )
     size = sum(use.bytes for use in placement.uses.values()) + (fresh.bytes if fresh else 0)
     return RowPlan(

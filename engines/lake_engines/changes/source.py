@@ -162,8 +162,16 @@ class SourceKeys:
         A NULL in a key; :class:`DuplicateKeyError` for a key that occurs twice and is not decided.
     """
 
-    def __init__(self, rows: StagedRows, columns: Sequence[str], order_by: str | None = None) -> None:
+    def __init__(
+        self,
+        rows: StagedRows,
+        columns: Sequence[str],
+        order_by: str | None = None,
+        *,
+        subject: str = "the rows handed in",
+    ) -> None:
         self.columns = tuple(columns)
+        self._subject = subject
         self.parts = [_single(rows.table.column(name)) for name in columns]
         _refuse_null(self.parts, self.columns)
         hashes = _hashes(self.parts, len(rows))
@@ -189,7 +197,7 @@ class SourceKeys:
         repeated = np.flatnonzero(group[1:] == group[:-1])
         if len(repeated) and order_by is None:
             raise DuplicateKeyError(
-                f"the rows handed in have the key {key_text(self.columns, self.parts, int(order[repeated[0]]))} "
+                f"{self._subject} have the key {key_text(self.columns, self.parts, int(order[repeated[0]]))} "
                 "more than once",
                 fix="keep one of them, or name a column with order_by= whose greatest value decides",
             )
