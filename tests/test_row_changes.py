@@ -284,8 +284,8 @@ def test_repeated_and_missing_keys_are_named(tmp_path: Path) -> None:
             table.upsert(data)
         with pytest.raises(InvalidInputError, match="id"):
             table.append(data)
-    with pytest.raises(UnsupportedError, match="key"):
-        table.update({"id": 7}, "id = 1")
+    with pytest.raises(lake.DuplicateKeyError, match="id=4 is in the table already"):
+        table.update({"id": 4}, "id = 1")
     with pytest.raises(UnsupportedError, match="key"):
         table.upsert(rows(1), on="name")
     assert table.version == 2
