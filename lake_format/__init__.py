@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lake_format.api import create, open  # noqa: A004 - the name every table library uses
+    from lake_format.api import create, open, restore_backup  # noqa: A004 - the name every table library uses
     from lake_format.catalog import list_tables
     from lake_format.errors import (
         AlreadyExistsError,
@@ -37,6 +37,7 @@ __version__ = "0.1.0"
 _HOME = {
     "create": "lake_format.api",
     "open": "lake_format.api",
+    "restore_backup": "lake_format.api",
     "list_tables": "lake_format.catalog",
     "Table": "lake_format.table",
     "SearchResult": "lake_format.result",
@@ -62,6 +63,7 @@ __all__ = [
     "create",
     "list_tables",
     "open",
+    "restore_backup",
     "sql",
 ]
 

@@ -1,4 +1,4 @@
-"""The two front doors: make a table, open a table."""
+"""The front doors: make a table, open a table, bring one back from a backup."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from datetime import datetime
 
 import pyarrow as pa
 
-from lake_format.engine import Engine
+from lake_format.copies.restoring import restore
+from lake_format.engine import Engine, Progress
 from lake_format.errors import AlreadyExistsError, InvalidInputError
 from lake_format.history import check_tag, moment_of, tagged
 from lake_format.key_index import KEY_INDEX_FEATURE, KeyIndex
@@ -26,7 +27,7 @@ from lake_format.table import Table
 from lake_format.timeline import version_at
 from lake_format.transaction import Surroundings, first_version
 
-__all__ = ["create", "open"]
+__all__ = ["create", "open", "restore_backup"]
 
 
 def create(
@@ -135,6 +136,57 @@ def open(  # noqa: A001 - the name every table library uses
         return Table.opened(root, log, engine=engine, surroundings=around)
     older = _older_version(log, version, as_of, tag)
     return Table(root, older, engine=engine, surroundings=around, pinned=True)
+
+
+def restore_backup(
+    backup: str,
+    uri: str,
+    version: int | None = None,
+    *,
+    backup_options: Mapping[str, str] | None = None,
+    storage_options: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+    backup_store: Store | None = None,
+    store: Store | None = None,
+    engine: Engine | None = None,
+    surroundings: Surroundings | None = None,
+) -> Table:
+    """Make a live table from a backup (``table.backup()``) and open it.
+
+    The table has the version's number, rows, row ids, indexes, tags and properties; versions that a tag names are
+    there too, others before it have expired. Every object is compared with the checksum it had when it was copied
+    into the backup. Until the last of them is there, there is no table; an interrupted call is simply repeated.
+
+    Parameters
+    ----------
+    backup
+        Where the backup is.
+    uri
+        Where the table is to be: an empty place.
+    version
+        A version the backup holds; None is the newest of them.
+    backup_options, storage_options
+        Endpoint and credentials of the two places, where the environment does not give them.
+    progress
+        Called with ``("restore", bytes done, bytes in all)``.
+    backup_store, store, engine, surroundings
+        Stand-ins, as in :func:`create`.
+
+    Raises
+    ------
+    NotFoundError
+        There is no backup, or it does not hold that version; those it holds are named.
+    AlreadyExistsError
+        There is a table at ``uri``.
+    CorruptionError
+        An object of the backup is damaged or missing; it is named, and no table was made.
+    """
+    if version is not None and (not isinstance(version, int) or isinstance(version, bool) or version < 1):
+        raise InvalidInputError(f"version must be a positive whole number, not {version!r}")
+    source = backup_store or open_store(_checked_uri(backup), backup_options)
+    target = store or open_store(_checked_uri(uri), storage_options)
+    restored = restore(source, target, version, progress)
+    return Table(target, restored, engine=engine, surroundings=surroundings)
 
 
 def _older_version(

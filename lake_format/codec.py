@@ -157,8 +157,9 @@ def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
         raise CorruptionError("the object is longer or shorter than its manifests say")
     parent, roots = raw["parent"], _roots_from_json(raw)
     indexes = tuple(_index_from_json(entry) for entry in _list(raw, "indexes"))
+    key_index = KeyIndex.from_json(raw["key_index"]) if "key_index" in raw else None
     named = [one.path for one in manifests if one.path] + [one.path for e in indexes for one in e.shards]
-    for path in named:
+    for path in (*named, *(key_index.paths() if key_index else ())):
         number = split_external(path)[0]
         if number is not None and number not in roots:
             raise CorruptionError(f"{path!r} lies in an external root that the version does not name")
@@ -179,7 +180,7 @@ def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
         row_count=_integer(raw, "row_count"),
         manifests=manifests,
         indexes=indexes,
-        key_index=KeyIndex.from_json(raw["key_index"]) if "key_index" in raw else None,
+        key_index=key_index,
         properties=_text_mapping(raw, "properties"),
         sequences={writer: _integer(raw["sequences"], writer) for writer in _mapping(raw, "sequences")},
         required_features=_texts(raw, "required_features"),

@@ -7,7 +7,7 @@ engine's work. A run numbers rows by their rank among the row ids it covers, so 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from lake_format.errors import CorruptionError
 from lake_format.row_ids import U64
 from lake_format.row_runs import RowRuns
-from lake_format.store.paths import check_path
+from lake_format.store.paths import check_object_path
 
 __all__ = [
     "KEY_INDEX_FEATURE",
@@ -182,6 +182,14 @@ class KeyIndex:
         """Every file."""
         return (run.run.path for run in self.runs if run.run.path)
 
+    def renamed(self, name: Callable[[str, int], str]) -> KeyIndex:
+        """The index with other names for its files, each given by path and size."""
+        runs = []
+        for one in self.runs:
+            path = name(one.run.path, one.run.size) if one.run.path else ""
+            runs.append(replace(one, run=replace(one.run, path=path)))
+        return replace(self, runs=tuple(runs))
+
     def to_json(self) -> dict[str, Any]:
         """A plain dict for JSON."""
         return {
@@ -286,7 +294,9 @@ def _run_from_json(raw: object) -> KeyRun:
         or numbers["filter_length"] > numbers["head_offset"]
     ):
         raise CorruptionError("a run of the key index has no path, or its head lies outside of its file")
-    return KeyRun(run=NewKeyRun(path=check_path(path), row_count=len(rows), hashes=b"", **numbers), rows=rows)
+    return KeyRun(
+        run=NewKeyRun(path=check_object_path(path), row_count=len(rows), hashes=b"", **numbers), rows=rows
+    )
 
 
 def _inline_from_json(raw: Mapping[str, Any], rows: RowRuns) -> KeyRun:

@@ -59,6 +59,11 @@ class VersionLog:
         self._sleep = sleep
         self._encoded: tuple[str, bytes] | None = None
 
+    @property
+    def uri(self) -> str:
+        """The table's root, for messages."""
+        return self._store.uri
+
     def read(self, version: int) -> Version:
         """The version of this number; NotFoundError when it does not exist, ExpiredError when it was collected."""
         found = self._look(version)

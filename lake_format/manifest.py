@@ -23,6 +23,7 @@ from lake_format.statistics import ColumnStatistics
 from lake_format.store.paths import check_object_path, split_external
 
 __all__ = ["MANIFEST_SCHEMA", "FragmentTable", "decode_manifest", "encode_manifest", "inline_manifest"]
+__all__ += ["named_files", "with_file_paths"]
 
 _GROUP = pa.struct(
     [
@@ -139,23 +140,34 @@ def decode_manifest(data: bytes, reference: ManifestReference) -> pa.Table:
 def _placed_in(table: pa.Table, root: int) -> pa.Table:
     """The fragments of a manifest that lies in an external root: its own paths are relative to that root (MAN-8)."""
     for name in FILE_COLUMNS:
-        field = MANIFEST_SCHEMA.field(name)
-        lists = pa.concat_arrays([*table.column(name).chunks, pa.array([], field.type)])
-        files = lists.flatten()
-        path = files.field("path")
-        placed = pc.if_else(
-            pc.starts_with(path, "@"), path, pc.binary_join_element_wise(f"@{root}", path, "/")
-        )
-        members = list(field.type.value_type)
-        columns = [placed if one.name == "path" else files.field(one.name) for one in members]
-        moved = pa.ListArray.from_arrays(
-            lists.offsets,
-            pa.StructArray.from_arrays(columns, fields=members),
-            type=field.type,
-            mask=lists.is_null() if lists.null_count else None,
-        )
-        table = table.set_column(MANIFEST_SCHEMA.get_field_index(name), field, moved)
+        path = named_files(table, name)[1].field("path")
+        placed = pc.binary_join_element_wise(f"@{root}", path, "/")
+        table = with_file_paths(table, name, pc.if_else(pc.starts_with(path, "@"), path, placed))
     return table
+
+
+def named_files(table: pa.Table, column: str) -> tuple[pa.Array, pa.StructArray]:
+    """All files in one of ``FILE_COLUMNS``, one after another, and for each the row its fragment is in."""
+    lists = _files_lists(table, column)
+    return pc.list_parent_indices(lists), lists.flatten()
+
+
+def with_file_paths(table: pa.Table, column: str, paths: pa.Array) -> pa.Table:
+    """The manifest with other paths in one of ``FILE_COLUMNS``, in the order of :func:`named_files`."""
+    field, lists = MANIFEST_SCHEMA.field(column), _files_lists(table, column)
+    files, members = lists.flatten(), list(field.type.value_type)
+    columns = [paths if one.name == "path" else files.field(one.name) for one in members]
+    moved = pa.ListArray.from_arrays(
+        lists.offsets,
+        pa.StructArray.from_arrays(columns, fields=members),
+        type=field.type,
+        mask=lists.is_null() if lists.null_count else None,
+    )
+    return table.set_column(MANIFEST_SCHEMA.get_field_index(column), field, moved)
+
+
+def _files_lists(table: pa.Table, column: str) -> pa.ListArray:
+    return pa.concat_arrays([*table.column(column).chunks, pa.array([], MANIFEST_SCHEMA.field(column).type)])
 
 
 def _has_forbidden_null(array: pa.Array, field: pa.Field) -> bool:

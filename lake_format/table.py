@@ -33,19 +33,19 @@ from lake_format.queries import (
 from lake_format.result import SearchResult
 from lake_format.schema import DISTANCE, ROW_ID, select_columns
 from lake_format.table_backfill import TableBackfill
+from lake_format.table_copies import TableCopies
 from lake_format.table_core import checked_idempotency
 from lake_format.table_indexes import TableIndexes
 from lake_format.table_properties import TableProperties
 from lake_format.table_rows import TableRows
 from lake_format.table_transaction import TableTransaction
 from lake_format.table_upkeep import TableUpkeep
-from lake_format.table_versions import TableVersions
 
 __all__ = ["METRICS", "Table"]
 
 
 class Table(
-    TableRows, TableBackfill, TableVersions, TableIndexes, TableProperties, TableTransaction, TableUpkeep
+    TableRows, TableBackfill, TableCopies, TableIndexes, TableProperties, TableTransaction, TableUpkeep
 ):
     """One table at one version; :meth:`refresh` and every write of its own move it to the newest.
 

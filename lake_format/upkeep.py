@@ -10,13 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
-import pyarrow.compute as pc
-
 from lake_format.checkpoint import BLOCK, block_start
 from lake_format.draft import Draft
 from lake_format.history import is_kept
 from lake_format.log import ExpiredError, VersionLog
-from lake_format.manifest import decode_manifest
+from lake_format.manifest import decode_manifest, named_files
 from lake_format.model import FILE_COLUMNS, ManifestReference, Version
 from lake_format.operation_record import OperationRecord
 from lake_format.paths import (
@@ -231,8 +229,7 @@ def _spare(
     table = decode_manifest(data, reference)
     ids = table.column("fragment_id").to_pylist()
     for name in FILE_COLUMNS:
-        files = table.column(name).combine_chunks()
-        owners = pc.list_parent_indices(files).to_pylist()
-        for owner, path in zip(owners, files.flatten().field("path").to_pylist(), strict=True):
+        owners, files = named_files(table, name)
+        for owner, path in zip(owners.to_pylist(), files.field("path").to_pylist(), strict=True):
             if ids[owner] not in removed:
                 candidates.pop(path, None)

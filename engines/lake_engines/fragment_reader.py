@@ -24,11 +24,11 @@ from lake_engines.files import FileReader, WrittenFile, open_reader
 from lake_engines.files.base import Positions, rows_only
 from lake_engines.files.vector_reader import VectorReader
 from lake_engines.keys.run_reader import RunPool
-from lake_engines.parallel import run_all
 from lake_engines.patched_vectors import PatchedVectors, RawVectors
 from lake_engines.patches import FragmentPatches, Overlay, PatchStream
 from lake_format.errors import CorruptionError
 from lake_format.model import ColumnGroup, ColumnPatch, Fragment
+from lake_format.parallel import run_all
 from lake_format.row_ids import U64
 from lake_format.schema import ROW_ID, ROW_ID_FIELD, field_id
 from lake_format.snapshot import Snapshot, deleted_positions

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lake_engines.files.vector_reader import VectorReader
-from lake_engines.parallel import run_all
+from lake_format.parallel import run_all
 
 __all__ = ["PatchedVectors", "RawVectors", "VectorPart", "vector_parts"]
 

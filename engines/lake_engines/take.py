@@ -12,8 +12,8 @@ import pyarrow as pa
 from lake_engines.files.base import gather
 from lake_engines.files.vector_reader import vectors_to_arrow
 from lake_engines.fragment_reader import FragmentReader, ReaderPool, output_schema
-from lake_engines.parallel import run_all
 from lake_format.errors import NotFoundError
+from lake_format.parallel import run_all
 from lake_format.row_ids import U64
 from lake_format.schema import ROW_ID, is_vector
 from lake_format.snapshot import Snapshot

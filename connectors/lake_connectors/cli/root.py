@@ -43,6 +43,8 @@ PLACES = {
     "index": Place("index", "Build a vector index."),
     "search": Place("search", "Find the rows nearest to a vector."),
     "sql": Place("sql", "Ask one or more tables in DuckDB SQL."),
+    "backup": Place("copies", "Copy a version, whole, into a backup."),
+    "restore-backup": Place("copies", "Make a table from a backup."),
     "inspect": Place("describe", "A table's fragments, files, manifests, indexes, versions, external roots."),
 }
 
@@ -61,7 +63,9 @@ class _LazyGroup(click.Group):
             near = difflib.get_close_matches(cmd_name, PLACES, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(PLACES)}"
             raise click.UsageError(f"no command {cmd_name!r}: {hint}", ctx)
-        command: click.Command = getattr(importlib.import_module(f"{_HERE}.{place.module}"), cmd_name)
+        command: click.Command = getattr(
+            importlib.import_module(f"{_HERE}.{place.module}"), cmd_name.replace("-", "_")
+        )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -19,9 +19,9 @@ from lake_engines.changes.source import SourceKeys, comparable
 from lake_engines.changes.values import I64
 from lake_engines.fragment_reader import FragmentReader, ReaderPool
 from lake_engines.keys.finding import find_keys
-from lake_engines.parallel import in_order
 from lake_format.keys import hash_keys, is_number, key_words
 from lake_format.model import Fragment
+from lake_format.parallel import in_order
 from lake_format.row_ids import U64
 from lake_format.schema import field_id
 from lake_format.snapshot import Snapshot

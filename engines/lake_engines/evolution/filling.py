@@ -23,12 +23,12 @@ from lake_engines.files import open_writer
 from lake_engines.files.base import rows_only
 from lake_engines.filters import compile_filter
 from lake_engines.fragment_reader import FragmentReader, ReaderPool
-from lake_engines.parallel import in_order
 from lake_engines.scan import matching_positions
 from lake_engines.write import plan_groups
 from lake_format.errors import InvalidInputError, LakeError
 from lake_format.filling import FillRequest
 from lake_format.model import ColumnGroup
+from lake_format.parallel import in_order
 from lake_format.paths import data_path
 from lake_format.properties import text_property
 from lake_format.row_edits import FragmentRewrite, RowEdits

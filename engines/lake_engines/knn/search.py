@@ -21,10 +21,10 @@ from lake_engines.knn.coverage import Coverage, Runs, ShardMap, expand
 from lake_engines.knn.distances import F32, I64, Nearest, exact_distances, nearest_in_block
 from lake_engines.knn.matches import Matches
 from lake_engines.knn.state import SearchState
-from lake_engines.parallel import run_all
 from lake_engines.take import take_located
 from lake_format.engine import SearchAnswer, SearchRequest
 from lake_format.model import IndexEntry, IndexShard
+from lake_format.parallel import run_all
 from lake_format.schema import DISTANCE, DISTANCE_FIELD, ROW_ID, ROW_ID_FIELD
 
 __all__ = ["search"]

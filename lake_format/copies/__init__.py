@@ -1,0 +1,5 @@
+"""Copies of tables in other places: backups, what is restored from them, and clones (spec/copies.md).
+
+:mod:`.needs` says which objects a version needs, :mod:`.copying` brings objects from store to store,
+:mod:`.inventory` knows what a backup holds; :mod:`.backup` and :mod:`.restoring` put them together.
+"""

@@ -1,0 +1,25 @@
+"""``lake backup`` and ``lake restore-backup``."""
+
+from __future__ import annotations
+
+import lake_format as lake
+from cli.helpers import ROWS, Run
+
+
+def test_a_table_goes_into_a_backup_and_comes_back(items: lake.Table, cli: Run) -> None:
+    done = cli("backup", "items", "kept/items")
+    assert done.code == 0
+    assert "backed up version" in done.out
+    assert "copied 0 objects" in cli("backup", "items", "kept/items").out
+    back = cli("restore-backup", "kept/items", "again")
+    assert back.code == 0
+    assert f"restored version {items.version}, {ROWS:,} rows" in back.out
+    assert lake.open("again").to_arrow() == items.to_arrow()
+
+
+def test_mistakes_are_told(items: lake.Table, cli: Run) -> None:
+    assert "there is a table at" in cli("backup", "items", "items").err
+    assert "there is no backup at" in cli("restore-backup", "nowhere", "again").err
+    assert cli("backup", "items", "kept").code == 0
+    assert "versions are:" in cli("restore-backup", "kept", "again", "--version", 99).err
+    assert "there is a table at" in cli("restore-backup", "kept", "items").err
