@@ -75,7 +75,7 @@ def changes_of(before: Version, after: Version, manifests: ManifestSet) -> Commi
         assert new is not None
         lost.append(_newly_dead(old, new))
         arrived.append(_newly_dead(new, old))
-        if old.groups != new.groups:
+        if not old.holds_what(new):
             rewritten.append(_live_twice(old, new))
     left, entered = union(lost), union(arrived)
     deleted = without(left, entered)

@@ -92,6 +92,20 @@ def test_every_kind_of_change(store: Store) -> None:
     assert told(table, table.version) == []
 
 
+@pytest.mark.parametrize("strategy", ["rewrite", "patch", "move"])
+def test_an_update_is_told_however_it_was_written(store: Store, strategy: str) -> None:
+    """spec: VER-12, IDN-11"""
+    table = make(store, 40, 40, properties={"write.update-strategy": strategy})
+    table.update({"name": "new"}, where="id in (3, 50)")
+    found = table.changes(3).read_all().select(["_change", "_row_id", "name"]).to_pylist()
+    assert [(one["_row_id"], one["name"]) for one in found] == [
+        (3, "row 3"),
+        (3, "new"),
+        (50, "row 50"),
+        (50, "new"),
+    ]
+
+
 def test_versions_are_named_by_number_tag_or_time(store: Store) -> None:
     table = make(store, 2, 3, 4).tag("loaded", 3)
     begin = datetime.fromtimestamp(1_700_000_000, UTC)
@@ -234,7 +248,8 @@ def replayed(before: dict[int, Any], feed: pa.Table, names: list[str]) -> dict[i
 def test_replaying_the_feed_gives_the_later_state(steps: list[tuple[str, int]], data: st.DataObject) -> None:
     """Any history, from any version to any later one, against the rows that the versions have. spec: VER-12"""
     uri = f"memory://feed-{uuid4().hex}"
-    table = make(open_store(uri), 6, 5)
+    strategy = data.draw(st.sampled_from(["auto", "rewrite", "patch", "move"]))
+    table = make(open_store(uri), 6, 5, properties={"write.update-strategy": strategy})
     for at, (what, number) in enumerate(steps, 1):
         step(table, what, number, at)
     last = data.draw(st.integers(2, table.version))
