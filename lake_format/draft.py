@@ -17,7 +17,7 @@ from pyroaring import BitMap64
 
 from lake_format.errors import ConflictError
 from lake_format.key_index import KEY_INDEX_FEATURE, KeyIndex
-from lake_format.manifest_set import ManifestSet
+from lake_format.manifest_set import ManifestSet, Spilled
 from lake_format.model import EXTERNAL_FEATURE, Fragment, IndexEntry, NewFragment, Version
 from lake_format.positions import bitmap_of
 from lake_format.row_ids import U64, encode_row_ids
@@ -201,9 +201,9 @@ class Draft:
             required_features=self.version.required_features | {EXTERNAL_FEATURE},
         )
 
-    def settled(self) -> Version:
-        """The version with its manifests merged where they are many."""
-        return replace(self.version, manifests=self._manifests.settle(self.version.manifests))
+    def settled(self, spilled: Spilled) -> Version:
+        """The version with its manifests merged where they are many; ``spilled`` is what earlier attempts wrote."""
+        return replace(self.version, manifests=self._manifests.settle(self.version.manifests, spilled))
 
     def _put(self, added: list[Fragment], features: Iterable[str], next_row_id: int | None = None) -> None:
         base = self.version

@@ -10,6 +10,7 @@
     ├── InvalidInputError   an argument or a value is wrong: mend it (also a ``ValueError``)
     ├── UnsupportedError    understood, but this release (or this file) cannot do it
     ├── StorageError        the store failed: permissions, disk, network
+    │   └── NotWrittenError a write was refused before it could take effect
     └── CorruptionError     stored bytes are not what the format says they must be
 
 An error says what is wrong, where, and — in ``fix`` — how to mend it. ``code`` is stable across releases.
@@ -26,6 +27,7 @@ __all__ = [
     "InvalidInputError",
     "LakeError",
     "NotFoundError",
+    "NotWrittenError",
     "StateUnknownError",
     "StorageError",
     "UnsupportedError",
@@ -99,6 +101,12 @@ class StorageError(LakeError):
     """The store refused or failed: permissions, disk full, network."""
 
     code = "storage"
+
+
+class NotWrittenError(StorageError):
+    """The store refused a write, and nothing of it took effect: permission denied, disk full, read-only."""
+
+    code = "not_written"
 
 
 class CorruptionError(LakeError):

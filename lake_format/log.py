@@ -21,6 +21,7 @@ from lake_format.errors import (
     CorruptionError,
     LakeError,
     NotFoundError,
+    NotWrittenError,
     StateUnknownError,
     StorageError,
     UnsupportedError,
@@ -150,6 +151,8 @@ class VersionLog:
 
         Raises
         ------
+        NotWrittenError
+            The store refused: nothing landed, and nothing will.
         StateUnknownError
             The store did not answer, and neither reading back nor trying again told what happened.
         UnsupportedError
@@ -165,6 +168,8 @@ class VersionLog:
                 # Ours, if an earlier attempt landed and its answer was lost (here or in the store's client).
                 return self._settle(version, error)
             except StorageError as error:
+                if attempt == 0 and isinstance(error, NotWrittenError):
+                    raise  # no earlier attempt is under way that may yet land
                 # The response may be lost while the write landed, or may land later: creating the same bytes
                 # again is harmless, and the commit id read back tells whose they are.
                 if attempt == _CLAIM_ATTEMPTS - 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
 from uuid import UUID
@@ -19,14 +20,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lake_format.errors import CorruptionError
+from lake_format.errors import CorruptionError, StorageError
 from lake_format.manifest import FragmentTable, decode_manifest, inline_manifest
-from lake_format.model import Fragment, ManifestReference
+from lake_format.model import Fragment, ManifestReference, Version
 from lake_format.paths import manifest_path
 from lake_format.row_ids import U64
 from lake_format.store.base import ByteRange, Store
 
-__all__ = ["ManifestSet"]
+__all__ = ["ManifestSet", "Spilled"]
 
 INLINE_BYTES = 48 << 10
 """Inline manifests of a version together stay below this many bytes."""
@@ -35,6 +36,9 @@ MERGE_WIDTH = 16
 MAX_FRAGMENTS = 4096
 """A manifest this large is never merged again."""
 _CACHE_BYTES = 64 << 20
+Spilled = dict[bytes, ManifestReference]
+"""Manifests that attempts of one commit wrote to objects of their own, by their bytes. Never kept for another
+commit: objects that no version names may be collected in between."""
 
 
 class ManifestSet:
@@ -119,36 +123,53 @@ class ManifestSet:
         same = both[~_changed(before, after)]
         return FragmentTable([_except(gone, same)]), FragmentTable([_except(came, same)])
 
-    def settle(self, references: Sequence[ManifestReference]) -> tuple[ManifestReference, ...]:
+    def settle(
+        self, references: Sequence[ManifestReference], spilled: Spilled
+    ) -> tuple[ManifestReference, ...]:
         """The same fragments in few manifests: merges and spills where a budget is exceeded.
 
         Objects written here become part of the table only by the commit that names them.
+
+        Parameters
+        ----------
+        spilled
+            What earlier attempts of the same commit wrote: the same bytes are not written twice.
         """
-        settled = self._settle_inline(list(references))
+        settled = self._settle_inline(list(references), spilled)
         while (window := _merge_window(settled)) is not None:
             start, stop = window
-            settled[start:stop] = [self._spill(self._merged(settled[start:stop]))]
+            merged = inline_manifest(self._merged(settled[start:stop]))
+            settled[start:stop] = [self._spill(merged, spilled)]
         return tuple(settled)
 
-    def _settle_inline(self, references: list[ManifestReference]) -> list[ManifestReference]:
+    def remove_unused(self, spilled: Spilled, landed: Version | None) -> None:
+        """Remove what attempts of a commit wrote and the version that landed, if one did, does not name."""
+        used = {reference.path for reference in landed.manifests} if landed else set()
+        for reference in spilled.values():
+            if reference.path is not None and reference.path not in used:
+                with suppress(StorageError):  # then it is garbage like any other
+                    self._store.delete(reference.path)
+
+    def _settle_inline(
+        self, references: list[ManifestReference], spilled: Spilled
+    ) -> list[ManifestReference]:
         inline = [reference for reference in references if reference.path is None]
         if len(inline) <= MERGE_WIDTH and sum(reference.size for reference in inline) <= INLINE_BYTES:
             return references
         stored = [reference for reference in references if reference.path is not None]
         merged = inline_manifest(self._merged(inline))
-        return [*stored, merged if merged.size <= INLINE_BYTES // 2 else self._spill_reference(merged)]
+        return [*stored, merged if merged.size <= INLINE_BYTES // 2 else self._spill(merged, spilled)]
 
     def _merged(self, references: Sequence[ManifestReference]) -> pa.Table:
         return self.load(references).table
 
-    def _spill(self, table: pa.Table) -> ManifestReference:
-        return self._spill_reference(inline_manifest(table))
-
-    def _spill_reference(self, reference: ManifestReference) -> ManifestReference:
-        path = manifest_path(self._new_id())
+    def _spill(self, reference: ManifestReference, spilled: Spilled) -> ManifestReference:
         assert reference.body is not None
-        self._store.create(path, reference.body)
-        return replace(reference, path=path, body=None)
+        if reference.body not in spilled:
+            path = manifest_path(self._new_id())
+            self._store.create(path, reference.body)
+            spilled[reference.body] = replace(reference, path=path, body=None)
+        return spilled[reference.body]
 
     def _tables(self, references: Sequence[ManifestReference]) -> list[pa.Table]:
         tables = [self._recall(reference) for reference in references]

@@ -19,10 +19,10 @@ import pyarrow as pa
 from lake_format.checkpoint import recent_of_next
 from lake_format.conflicts import Action, Decision, decide_all
 from lake_format.draft import Draft
-from lake_format.errors import ConflictError
+from lake_format.errors import ConflictError, NotWrittenError
 from lake_format.keys import decode_key_hashes
 from lake_format.log import VersionLog
-from lake_format.manifest_set import ManifestSet
+from lake_format.manifest_set import ManifestSet, Spilled
 from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
 from lake_format.snapshot import Snapshot
@@ -177,16 +177,39 @@ def commit(
     ------
     ConflictError
         A commit made since ``base`` overlaps; nothing became visible. :class:`YieldedError` for upkeep.
+    NotWrittenError
+        The store refused the commit; nothing became visible.
     StateUnknownError
         The store gave no answer; see :meth:`VersionLog.claim`.
     """
+    spilled: Spilled = {}
+    try:
+        landed = _landed(log, manifests, base, changes, around, idempotency, serializable, spilled)
+    except (ConflictError, NotWrittenError):
+        manifests.remove_unused(spilled, None)
+        raise
+    manifests.remove_unused(spilled, landed)
+    return landed
+
+
+def _landed(
+    log: VersionLog,
+    manifests: ManifestSet,
+    base: Version,
+    changes: Sequence[Change],
+    around: Surroundings,
+    idempotency: Idempotency | None,
+    serializable: bool | None,
+    spilled: Spilled,
+) -> Version:
+    """The version that landed, after as many attempts as it takes; ``spilled`` gathers manifests they wrote."""
     parent, planned = base, list(changes)
     for attempt in range(_ATTEMPTS):
         if idempotency and parent.sequences.get(idempotency.writer, -1) >= idempotency.sequence:
             return parent
         draft = Draft(parent, manifests)
         records = [change.apply(draft) for change in planned]
-        candidate = _stamped(draft.settled(), parent, planned, records, around, idempotency)
+        candidate = _stamped(draft.settled(spilled), parent, planned, records, around, idempotency)
         if log.claim(candidate):
             log.publish_hint(candidate)
             write_checkpoint(log, candidate)

@@ -12,18 +12,26 @@ from uuid import uuid4
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import SCHEMA, bare_version, still_surroundings, uuids
+from samples import SCHEMA, bare_version, fragment, still_surroundings, uuids
 from stores.faulty import Fault, FaultyStore, SimulatedCrash
 
 import lake_format as lake
 from lake_format.changes import AddFragments
 from lake_format.codec import encode_version
-from lake_format.errors import CorruptionError, LakeError, NotFoundError, StateUnknownError, UnsupportedError
+from lake_format.errors import (
+    CorruptionError,
+    LakeError,
+    NotFoundError,
+    NotWrittenError,
+    StateUnknownError,
+    UnsupportedError,
+)
 from lake_format.log import VersionLog
-from lake_format.manifest_set import ManifestSet
-from lake_format.model import Version
+from lake_format.manifest import inline_manifest
+from lake_format.manifest_set import MERGE_WIDTH, ManifestSet
+from lake_format.model import Fragment, NewFragment, Version
 from lake_format.operation_record import OperationRecord
-from lake_format.paths import LATEST, version_path
+from lake_format.paths import LATEST, MANIFESTS, version_path
 from lake_format.store import Store, forget_memory, open_store
 from lake_format.store.metered import MeteredStore
 from lake_format.transaction import Surroundings, commit
@@ -188,6 +196,35 @@ def test_when_nothing_can_be_read_back_the_outcome_is_unknown(store: Store) -> N
         assert "mine" in str(caught.value)
 
 
+@pytest.mark.parametrize("fault", [Fault.PERMISSION_DENIED, Fault.DISK_FULL])
+def test_a_claim_that_is_refused_did_not_land(store: Store, fault: Fault) -> None:
+    """Said at once and for certain, but not where an earlier attempt may have landed. spec: COM-4"""
+    fill(store, 1)
+    refusing = FaultyStore(store, lambda _number, method, _path: fault if method == "create" else None)
+    with pytest.raises(NotWrittenError, match="failed"):
+        log_of(refusing).claim(bare_version(2))
+    assert [method for method, _ in refusing.calls] == ["create"]
+    assert log_of(store).latest() == bare_version(1)
+    for lost, lands in ((Fault.LOSE_RESPONSE, True), (Fault.LOSE_REQUEST, False)):
+        number = 2 if lands else 3
+        plan = [lost, *[fault] * 9]
+        store_then = FaultyStore(
+            store, lambda _n, method, _p, plan=plan: plan.pop(0) if method == "create" else None
+        )
+        if lands:
+            assert log_of(store_then).claim(bare_version(number))
+        else:
+            with pytest.raises(StateUnknownError):
+                log_of(store_then).claim(bare_version(number))
+
+
+def test_a_refused_second_look_at_a_store_is_no_refusal_of_the_table(store: Store) -> None:
+    """The first version is created twice to put the store to the test. spec: COM-4"""
+    creates = iter([None, Fault.PERMISSION_DENIED, None])
+    faulty = FaultyStore(store, lambda _n, method, _p: next(creates) if method == "create" else None)
+    assert log_of(faulty).claim(bare_version(1))
+
+
 def test_a_hint_that_cannot_be_written_is_no_failure(store: Store) -> None:
     """spec: COM-5"""
     fill(store, 1)
@@ -211,6 +248,49 @@ def _append(log: VersionLog, base: Version, around: Surroundings) -> Version:
     record = OperationRecord(kind="append")
     change = AddFragments(record=record, summary={}, fragments=())
     return commit(log, ManifestSet(open_store("memory://unused"), uuids().__next__), base, [change], around)
+
+
+@pytest.mark.parametrize("rivals_add", [False, True])
+def test_a_commit_that_is_beaten_writes_no_manifest_twice(store: Store, rivals_add: bool) -> None:
+    """Stored manifests that are merged are the same on the next attempt; what no version names is removed."""
+    around = still_surroundings(new_id=uuid4)
+    lake.create("memory://unused", SCHEMA, store=store, surroundings=around)
+    manifests = ManifestSet(store, uuid4)
+    stored = []
+    for number in range(MERGE_WIDTH - 1):
+        one = manifests._spill(inline_manifest([fragment(number)]), {})
+        stored.append(one)
+    big = [fragment(number + 100, statistics=(), deletions=None) for number in range(700)]
+    base = replace(log_of(store).latest(), version=2, parent=1, commit_id="2", manifests=tuple(stored))
+    log = log_of(store)
+    assert log.claim(replace(base, next_fragment_id=1000, next_row_id=10_000))
+
+    class BeatenTwice(VersionLog):
+        def claim(self, version: Version) -> bool:
+            if version.version < 5:
+                inner = replace(log.latest(), version=version.version, parent=version.version - 1)
+                if rivals_add:  # then the new fragments have other ids in the next attempt
+                    inner = replace(inner, next_fragment_id=inner.next_fragment_id + 1)
+                assert log.claim(replace(inner, commit_id=f"rival-{version.version}", operations=()))
+            return super().claim(version)
+
+    change = AddFragments(
+        record=OperationRecord(kind="append"), summary={}, fragments=tuple(map(_unplaced, big))
+    )
+    metered = MeteredStore(store)
+    landed = commit(
+        BeatenTwice(metered, lambda _: None), ManifestSet(metered, uuid4), log.latest(), [change], around
+    )
+    assert landed.version == 5
+    named = {reference.path for reference in landed.manifests}
+    left = {info.path for info in store.list(MANIFESTS)} - {reference.path for reference in stored}
+    assert left == named - {reference.path for reference in stored}
+    written = metered.usage().requests["create"] - 3  # three claims
+    assert (written - len(left), len(left) > 0) == (2 if rivals_add else 0, True)
+
+
+def _unplaced(one: Fragment) -> NewFragment:
+    return NewFragment(row_count=one.row_count, groups=one.groups, statistics=one.statistics)
 
 
 def test_times_grow_whatever_the_clock_does(store: Store) -> None:

@@ -228,7 +228,7 @@ def long_history() -> tuple[MeteredStore, list[tuple[ManifestReference, ...]], l
     for number in range(300):
         before = store.usage().bytes_written
         added = [fragment(5 * number + i) for i in range(5)]
-        history.append(manifests.settle(manifests.add(history[-1], added)))
+        history.append(manifests.settle(manifests.add(history[-1], added), {}))
         stored.append(store.usage().bytes_written - before)
     return store, history, stored
 

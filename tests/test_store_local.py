@@ -21,6 +21,7 @@ from lake_format.errors import (
     CorruptionError,
     InvalidInputError,
     NotFoundError,
+    NotWrittenError,
     StorageError,
 )
 from lake_format.store import ByteRange, durable
@@ -195,6 +196,29 @@ def test_errors_of_the_disk_say_what_and_where(
             with pytest.raises(StorageError, match=f"{tmp_path}/a/[xy].*{words}"):
                 call()
     assert store.get("a/x") == b"1"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_what_is_refused_before_the_object_has_its_name_was_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Afterwards it may be there, and the error does not deny it. # spec: STO-20"""
+    store = LocalStore(tmp_path)
+    store.create("a/x", b"1")
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    for name in ("new_temporary", "sync_file", "publish_new", "sync_folder"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"lake_format.store.durable.{name}", refuse)
+            with pytest.raises(StorageError) as caught:
+                store.create("a/y", b"2")
+        uncertain = name == "sync_folder" or (name == "publish_new" and code == errno.EIO)
+        assert isinstance(caught.value, NotWrittenError) != uncertain
+        if name == "sync_folder":
+            store.delete("a/y")
+        assert [info.path for info in store.list("")] == ["a/x"]
 
 
 @contextmanager

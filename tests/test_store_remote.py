@@ -15,6 +15,7 @@ from lake_format.errors import (
     AlreadyExistsError,
     CorruptionError,
     NotFoundError,
+    NotWrittenError,
     StorageError,
     UnsupportedError,
 )
@@ -295,6 +296,17 @@ def test_an_endpoint_that_nobody_serves_is_said_soon() -> None:
     options["allow_http"] = False
     with pytest.raises(StorageError, match="allow_http=true"):
         open_store("s3://bucket/t", options).get("x")
+
+
+def test_a_create_that_is_denied_was_not_written(range_server: Servers) -> None:
+    """A server that fails otherwise leaves it open."""
+    server = range_server(latency=0.0)
+    store = served(server, max_retries=0)
+    for status, certain in ((403, True), (500, False)):
+        server.fault = lambda _method, _key, status=status: status
+        with pytest.raises(StorageError) as caught:
+            store.create("x", b"1")
+        assert isinstance(caught.value, NotWrittenError) == certain
 
 
 def test_no_message_shows_credentials(range_server: Servers) -> None:

@@ -79,7 +79,7 @@ class Store(Protocol):
     ``AlreadyExistsError`` from :meth:`create`, ``CorruptionError`` for a range past the end of an object,
     ``InvalidInputError`` for a path that leaves the root, ``UnsupportedError`` for a write to a read-only
     store, and ``StorageError`` for everything else. A ``StorageError`` from a write leaves open whether the
-    write took effect: the answer may be what got lost.
+    write took effect, as the answer may be what got lost; a ``NotWrittenError`` says that it did not.
     """
 
     @property

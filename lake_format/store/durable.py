@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from lake_format.errors import LakeError, NotFoundError, StorageError
+from lake_format.errors import LakeError, NotFoundError, NotWrittenError, StorageError
 
 __all__ = [
     "discard",
     "failure",
+    "is_refusal",
     "is_temporary",
     "make_folders",
     "new_temporary",
@@ -137,7 +138,12 @@ def _turn(folder: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def failure(error: OSError, doing: str, where: str) -> LakeError:
+def is_refusal(error: OSError) -> bool:
+    """Whether an error of giving a file its name says for certain that the name was not given."""
+    return error.errno in _REFUSALS
+
+
+def failure(error: OSError, doing: str, where: str, *, not_written: bool = False) -> LakeError:
     """Return the error a user meets for ``error``, met while ``doing`` something with the object ``where``.
 
     Parameters
@@ -146,28 +152,28 @@ def failure(error: OSError, doing: str, where: str) -> LakeError:
         A verb in its -ing form, such as ``"writing"``.
     where
         The object, with its root, for the message.
+    not_written
+        Whether it is certain that nothing was written.
     """
+    kind = NotWrittenError if not_written else StorageError
     code = error.errno
     what = f"{doing} {where} failed"
     if code in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR) and doing in _READING:
         return NotFoundError(f"there is no object {where}")
     if code in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(
-            f"{what}: the disk is full or its quota used up", fix="free some space, then retry"
-        )
+        return kind(f"{what}: the disk is full or its quota used up", fix="free some space, then retry")
     if code in (errno.EACCES, errno.EPERM):
-        return StorageError(
-            f"{what}: permission denied", fix="check owner and mode of the file and its folders"
-        )
+        return kind(f"{what}: permission denied", fix="check owner and mode of the file and its folders")
     if code == errno.EROFS:
-        return StorageError(
-            f"{what}: the file system is read-only", fix="mount it writable, or write elsewhere"
-        )
+        return kind(f"{what}: the file system is read-only", fix="mount it writable, or write elsewhere")
     if code in (errno.ENOTDIR, errno.EISDIR):
-        return StorageError(f"{what}: a file stands where a folder is needed, or the other way round")
+        return kind(f"{what}: a file stands where a folder is needed, or the other way round")
     if code in (errno.EMFILE, errno.ENFILE):
-        return StorageError(f"{what}: too many open files", fix="raise the limit (ulimit -n)")
-    return StorageError(f"{what}: {error.strerror or error}")
+        return kind(f"{what}: too many open files", fix="raise the limit (ulimit -n)")
+    return kind(f"{what}: {error.strerror or error}")
 
 
+_REFUSALS: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMLINK, errno.ENAMETOOLONG}
+)
 _READING: Final = frozenset({"reading", "opening", "measuring"})

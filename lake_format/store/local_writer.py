@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
-from lake_format.errors import AlreadyExistsError, InvalidInputError, LakeError, StorageError
+from lake_format.errors import AlreadyExistsError, InvalidInputError, LakeError, NotWrittenError
 from lake_format.store import durable
 
 __all__ = ["LocalWriter"]
@@ -42,6 +42,7 @@ class LocalWriter:
         self._settle = settle
         self._written = 0
         self._broken = False
+        self._named = False
         self._temporary = ""
         self._file: BinaryIO | None = None
         try:
@@ -79,17 +80,21 @@ class LocalWriter:
         file = self._opened()
         if self._broken:
             self.abort()
-            raise StorageError(f"{self._name} was not written: an earlier write to it failed")
+            raise NotWrittenError(f"{self._name} was not written: an earlier write to it failed")
         try:
             file.flush()
             if self._settle is not None:
                 durable.sync_file(file.fileno())
             file.close()
+        except OSError as error:
+            self.abort()
+            raise self._failure(error) from error
+        try:
             self._publish()
         except FileExistsError as error:
             raise AlreadyExistsError(f"{self._name} exists already") from error
         except OSError as error:
-            raise self._failure(error) from error
+            raise self._failure(error, certain=not self._named and durable.is_refusal(error)) from error
         finally:
             self.abort()
 
@@ -130,7 +135,7 @@ class LocalWriter:
             os.replace(self._temporary, self._final)
         else:
             durable.publish_new(self._temporary, self._final)
-        self._temporary = ""
+        self._temporary, self._named = "", True
         # A hint that a power loss turns back to its former value is as good as before.
         if self._settle is not None and not self._replace:
             folder = os.path.dirname(self._final)
@@ -142,5 +147,6 @@ class LocalWriter:
             raise InvalidInputError(f"the writer of {self._name} is closed already")
         return self._file
 
-    def _failure(self, error: OSError) -> LakeError:
-        return durable.failure(error, "writing", self._name)
+    def _failure(self, error: OSError, *, certain: bool = True) -> LakeError:
+        """The error for users; before the file has its name, whatever fails leaves nothing behind."""
+        return durable.failure(error, "writing", self._name, not_written=certain)

@@ -6,7 +6,7 @@ overwrite, which would lose commits silently; so the first object of a table is 
 
 from __future__ import annotations
 
-from lake_format.errors import AlreadyExistsError, UnsupportedError
+from lake_format.errors import AlreadyExistsError, NotWrittenError, StorageError, UnsupportedError
 from lake_format.store.base import Store
 
 __all__ = ["create_first"]
@@ -30,6 +30,8 @@ def create_first(store: Store, path: str, data: bytes) -> None:
         store.create(path, data)
     except AlreadyExistsError:
         return
+    except NotWrittenError as error:  # said of the second request; the first one stands
+        raise StorageError(error.what, fix=error.fix) from error
     raise UnsupportedError(
         f"{store.uri} does not refuse to create an object that exists: concurrent commits would be lost",
         fix="use a store with conditional writes (If-None-Match), or a newer version of this one",

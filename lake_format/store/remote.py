@@ -17,10 +17,18 @@ from typing import Any, Final
 import obstore
 from obstore.exceptions import NotSupportedError
 
-from lake_format.errors import CorruptionError, InvalidInputError, LakeError, NotFoundError, UnsupportedError
+from lake_format.errors import (
+    CorruptionError,
+    InvalidInputError,
+    LakeError,
+    NotFoundError,
+    NotWrittenError,
+    StorageError,
+    UnsupportedError,
+)
 from lake_format.store.base import ByteRange, ObjectInfo, ObjectWriter
 from lake_format.store.paths import check_prefix, check_store_path, is_store_path
-from lake_format.store.remote_errors import OBSTORE_ERRORS, translate
+from lake_format.store.remote_errors import OBSTORE_ERRORS, is_refusal, translate
 from lake_format.store.remote_writer import RemoteWriter
 
 __all__ = ["ObjectStore"]
@@ -190,7 +198,10 @@ class ObjectStore:
         try:
             obstore.put(self._once, key, bytes(data), mode="create", use_multipart=False)
         except OBSTORE_ERRORS as error:
-            raise self._failure(error, "writing", path) from None
+            failure = self._failure(error, "writing", path)
+            if isinstance(failure, StorageError) and is_refusal(error):
+                failure = NotWrittenError(failure.what, fix=failure.fix)
+            raise failure from None
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object in one request, replacing what is there."""

@@ -21,7 +21,7 @@ from obstore.exceptions import (
 
 from lake_format.errors import AlreadyExistsError, LakeError, NotFoundError, StorageError, UnsupportedError
 
-__all__ = ["OBSTORE_ERRORS", "clean", "translate"]
+__all__ = ["OBSTORE_ERRORS", "clean", "is_refusal", "translate"]
 
 OBSTORE_ERRORS: Final = (BaseError, OSError, ValueError, NotImplementedError)
 """Everything that a call into obstore raises for reasons that lie outside this process."""
@@ -44,6 +44,9 @@ _HINTS: Final = (
     ("builder error", "the endpoint was refused", "for a plain http endpoint set allow_http=true"),
     ("error sending request", "the endpoint could not be reached", "check endpoint, region and network"),
 )
+
+
+_REFUSED: Final = ("status code: 403", "status code: 401", "builder error")
 
 
 def translate(error: BaseException, doing: str, name: str, secrets: tuple[str, ...] = ()) -> LakeError:
@@ -82,6 +85,13 @@ def translate(error: BaseException, doing: str, name: str, secrets: tuple[str, .
         if mark in text:
             return StorageError(f"{doing} {name} failed: {what} ({clean(text, secrets)})", fix=fix)
     return StorageError(f"{doing} {name} failed: {clean(text, secrets)}")
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error of one request, sent once, says for certain that it took no effect."""
+    return isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError)) or any(
+        mark in str(error) for mark in _REFUSED
+    )
 
 
 def clean(text: str, secrets: tuple[str, ...] = ()) -> str:

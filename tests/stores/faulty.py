@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
-from lake_format.errors import StorageError
+from lake_format.errors import NotWrittenError, StorageError
 from lake_format.store.base import ByteRange, ObjectInfo, ObjectWriter, Store
 
 Result = TypeVar("Result")
@@ -42,6 +42,7 @@ class Fault(enum.Enum):
 
 _CRASHES = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.CRASH_MID_WRITE)
 _DELAY_SECONDS = 0.02
+_READS = frozenset({"get", "get_ranges", "get_suffix", "size", "list"})
 
 
 class FaultyStore:
@@ -115,11 +116,12 @@ class FaultyStore:
             raise SimulatedCrash
         if fault is Fault.LOSE_REQUEST:
             raise StorageError(f"{where} failed: connection reset")
+        refused = StorageError if method in _READS else NotWrittenError
         if fault is Fault.PERMISSION_DENIED:
-            raise StorageError(f"{where} failed: permission denied")
+            raise refused(f"{where} failed: permission denied")
         if fault is Fault.DISK_FULL:
             half()
-            raise StorageError(f"{where} failed: the disk is full")
+            raise refused(f"{where} failed: the disk is full")
         if fault is Fault.DELAY:
             time.sleep(_DELAY_SECONDS)
         result = effect()
