@@ -3,8 +3,6 @@
 It proves that the specification suffices, and that what our code reads is what is there. Straight and slow on
 purpose: whole files in memory, one table at a time, local disk only. Every check the specification asks of a reader
 is made; what breaks one raises ``RefusedError``.
-
-    >>> table, facts = read_table("tests/golden/v0/append")
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 FEATURES = {"vector-pages", "vortex-files", "row-id-sequences", "deletion-bitmaps", "vector-index"}
-FEATURES |= {"superseded-columns", "keys", "expired-versions"}
+FEATURES |= {"superseded-columns", "patch-files", "keys", "key-index", "expired-versions"}
 SUPERSEDED = 1 << 31  # added to the id of a column whose values are in another group (MAN-3)
 PATH = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*(/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*")
 ID = b"PARQUET:field_id"
@@ -67,10 +65,8 @@ def version_path(root: Path, number: int) -> Path:
 
 def latest(root: Path) -> int:
     """The newest version: from the hint, or from 1, forward (COM-6)."""
-    number = 1
     hint = root / "_lake/latest"
-    if hint.exists():
-        number = unpack(hint.read_bytes())[0]["version"]
+    number = unpack(hint.read_bytes())[0]["version"] if hint.exists() else 1
     while version_path(root, number + 1).exists():
         number += 1
     return number
@@ -83,8 +79,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], bytes]:
     require(magic == b"LAKEVER0" and length <= 256 << 20, "not a version object of this container")
     body = data[20 : 20 + packed]
     require(len(body) == packed and zlib.crc32(body) == crc, "version object altered")
-    text = pa.Codec("zstd").decompress(body, length, asbytes=True)
-    description = json.loads(text)
+    description = json.loads(pa.Codec("zstd").decompress(body, length, asbytes=True))
     require(description["format_version"] == 0, "a newer format")
     require(not set(description["required_features"]) - FEATURES, "a feature unknown to this reader")
     return description, data[20 + packed :]
@@ -123,8 +118,7 @@ def row_id_sequence(data: bytes, count: int) -> np.ndarray:
     require(kind in (1, 2) and width in (1, 2, 4, 8) and zero == 0, "unknown row-id sequence")
     ids = cursor.array(f"<u{width}", entries).astype(np.uint64) + np.uint64(base)
     if kind == 1:
-        lengths = cursor.array("<u4", entries)
-        runs = zip(ids.tolist(), lengths.tolist(), strict=True)
+        runs = zip(ids.tolist(), cursor.array("<u4", entries).tolist(), strict=True)
         ids = np.concatenate([np.arange(first, first + size) for first, size in runs]).astype(np.uint64)
     require(len(ids) == count and cursor.at == len(data), "row-id sequence does not fit")
     return ids
@@ -133,9 +127,8 @@ def row_id_sequence(data: bytes, count: int) -> np.ndarray:
 def roaring64(data: bytes) -> np.ndarray:
     """A portable 64-bit roaring bitmap: buckets of 32-bit ones by high half (RoaringFormatSpec)."""
     cursor = Cursor(data)
-    (buckets,) = cursor.take("Q")
     parts = [np.empty(0, np.uint64)]
-    for _ in range(buckets):
+    for _ in range(cursor.take("Q")[0]):
         (high,) = cursor.take("I")
         parts.append(roaring32(cursor) + np.uint64(high << 32))
     require(cursor.at == len(data), "bytes after a bitmap")
@@ -226,8 +219,9 @@ def vector_file(data: bytes, record: bytes, field: pa.Field) -> pa.Array:
         start, stop = int(offsets[page]), int(offsets[page]) + count * dim * dtype.itemsize
         require(stop <= len(data), "page outside the file")
         require(zlib.crc32(data[start - int(levels[page]) : stop]) == crcs[page], "page altered")
-        values = np.frombuffer(data, dtype, count * dim, start).reshape(count, dim)
-        out[first:last][valid[first:last]] = values
+        out[first:last][valid[first:last]] = np.frombuffer(data, dtype, count * dim, start).reshape(
+            count, dim
+        )
     mask = pa.array(~valid) if len(nulls) else None
     return pa.FixedSizeListArray.from_arrays(pa.array(out.reshape(-1)), type=field.type, mask=mask)
 
@@ -244,6 +238,16 @@ def read_fragment(
     for group in fragment["groups"]:
         table = read_group(root, group, schemas[group["schema_id"]], rows)
         columns |= dict(zip(group["field_ids"], table.columns, strict=True))
+    for patch in fragment.get("patches") or ():  # MAN-9; later ones over earlier ones
+        table = read_group(root, patch, schemas[patch["schema_id"]], patch["file_rows"])
+        at = roaring64(patch["positions"]).astype(np.int64).tolist()
+        new = table.slice(patch["first_row"], patch["count"])
+        require(0 < len(at) == new.num_rows and max(at) < rows, "a patch does not fit")
+        for identity, column in zip(patch["field_ids"], new.columns, strict=True):
+            values = columns[identity].to_pylist() if identity in columns else [None] * rows
+            for position, value in zip(at, column.to_pylist(), strict=True):
+                values[position] = value
+            columns[identity] = pa.chunked_array([pa.array(values, column.type)])
     if fragment["first_row_id"] is not None:
         require(fragment["row_id_sequence"] is None, "two kinds of row ids")
         ids = fragment["first_row_id"] + np.arange(rows)
@@ -254,8 +258,7 @@ def read_fragment(
         live[roaring64(fragment["deletions"]).astype(np.int64)] = False
     require(int((~live).sum()) == fragment["deleted_count"], "deletions and their count disagree")
     arrays = [columns.get(int(field.metadata[ID]), pa.nulls(rows, field.type)) for field in schema]
-    names = [*schema.names, "_row_id"]
-    table = pa.table([*arrays, pa.array(ids.astype(np.int64))], names)
+    table = pa.table([*arrays, pa.array(ids.astype(np.int64))], [*schema.names, "_row_id"])
     return table if live.all() else table.filter(pa.array(live))
 
 
@@ -290,7 +293,5 @@ def read_table(location: str | Path, version: int | None = None) -> tuple[pa.Tab
     # DEL-3, TAB-10
     require(len(set(ids)) == len(ids) == description["row_count"], "row ids or row count disagree")
     require(not ids or max(ids) < description["next_row_id"], "a row id that was never given out")
-    facts = description | {"fragments": live, "covered": {}}
-    for entry in description["indexes"]:
-        facts["covered"][entry["name"]] = check_index(root, entry, set(ids))
-    return table, facts
+    covered = {entry["name"]: check_index(root, entry, set(ids)) for entry in description["indexes"]}
+    return table, description | {"fragments": live, "covered": covered}

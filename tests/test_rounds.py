@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pytest
+from row_samples import Forced
 from stores.range_server import RangeServer
 
 import lake_format as lake
@@ -101,3 +102,40 @@ def test_counting_rows_of_an_open_table_costs_nothing(served) -> None:
     assert table.count("id >= 0") == ROWS  # every fragment's statistics say so
     assert table.count("id > 1000000") == 0
     assert server.count() == 0
+
+
+def test_patched_rows_come_in_the_round_of_the_rows_they_lie_over(served) -> None:
+    """A patch's rows are known from the manifest: no read needs a round more for them. spec: MAN-9, PAT-4"""
+    server, vectors = served
+    rows = [7, 12_000, 12_001, 25_000]
+    plain = costs(server, vectors, rows)
+    table = opened(server)
+    new = np.full(DIMENSION, 9.0, "f4").tolist()
+    with Forced("patch"):
+        table.update({"title": lake.sql("upper(title)"), "vec": new}, "id IN (7, 12001, 25000)")
+    laid = costs(server, vectors, rows)
+    for read in plain:
+        assert laid[read][0] == plain[read][0], read
+    assert laid["rows"][1] == plain["rows"][1] + 1  # one file has the patches of all fragments
+    assert laid["scan"][1] == plain["scan"][1] + 1
+    table = opened(server)
+    titles = table.take(rows, ["title"]).column("title").to_pylist()
+    assert titles == ["TITLE 7", "title 12000", "TITLE 12001", "TITLE 25000"]
+    assert table.take(rows, ["vec"]).column("vec").to_pylist()[2] == new
+
+
+def costs(server: RangeServer, vectors: np.ndarray, rows: list[int]) -> dict[str, tuple[int, int]]:
+    """Rounds and requests of reads of an open table."""
+    table = opened(server)
+    table.count("id < 0")  # manifests
+    found = {}
+    for name, job in {
+        "rows": lambda: table.take(rows, ["id", "title"]),
+        "vectors": lambda: table.take(rows, ["vec"]),
+        "search": lambda: table.search(vectors[100], 3, exact=True, select=["_row_id"]),
+        "scan": lambda: opened(server).scan(["title"], "_row_id >= 24000").read_all(),
+    }.items():
+        server.reset()
+        job()
+        found[name] = (server.rounds(), server.count())
+    return found

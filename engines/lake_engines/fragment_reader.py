@@ -47,22 +47,37 @@ class ReaderPool:
         self._lock = Lock()
         self._readers: OrderedDict[str, FileReader] = OrderedDict()
         self.key_runs = RunPool()
+        self._opening: dict[str, Lock] = {}
 
     def get(self, store: Store, group: ColumnGroup, rows: int, schema: pa.Schema) -> FileReader:
         """The reader of a column group's file."""
         with self._lock:
-            reader = self._readers.get(group.path)
+            reader = self._known(group.path)
             if reader is not None:
-                self._readers.move_to_end(group.path)
                 return reader
-        file = WrittenFile(
-            path=group.path, format=group.format, rows=rows, size=group.size, layout=group.layout
-        )
-        reader = open_reader(store, file, schema)
-        with self._lock:
-            self._readers[group.path] = reader
-            while len(self._readers) > self._limit:
-                self._readers.popitem(last=False)
+            opening = self._opening.setdefault(group.path, Lock())
+        with opening:  # whoever else wants the file meanwhile waits for it, and does not fetch its footer too
+            with self._lock:
+                reader = self._known(group.path)
+                if reader is not None:
+                    return reader
+            file = WrittenFile(
+                path=group.path, format=group.format, rows=rows, size=group.size, layout=group.layout
+            )
+            try:
+                reader = open_reader(store, file, schema)
+                with self._lock:
+                    self._readers[group.path] = reader
+                    while len(self._readers) > self._limit:
+                        self._readers.popitem(last=False)
+            finally:
+                self._opening.pop(group.path, None)
+        return reader
+
+    def _known(self, path: str) -> FileReader | None:
+        reader = self._readers.get(path)
+        if reader is not None:
+            self._readers.move_to_end(path)
         return reader
 
 
@@ -83,6 +98,7 @@ class FragmentReader:
         self._patches = FragmentPatches(fragment)
         self._projections: dict[tuple[str, int], Projection] = {}
         self._readers: dict[str, FileReader] = {}
+        self._schemas: dict[str, pa.Schema] = {}
         self._row_ids: U64 | None = None
 
     @cached_property
@@ -131,13 +147,9 @@ class FragmentReader:
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Rows ``[start, stop)`` as ``(first position, batch)``, columns in the order of ``names``."""
         plan = self._plan(names)
-        streams = [
-            self._reader(group, self.fragment.row_count).scan(
-                columns, start=start, stop=stop, batch_rows=batch_rows
-            )
-            for group, columns in plan
-        ]
-        layers = [self._layer(one, columns, start, stop, batch_rows) for one, columns in self._over(names)]
+        window = (start, stop, batch_rows)
+        streams = [self._scanned(group, self.fragment.row_count, columns, window) for group, columns in plan]
+        layers = [self._layer(patch, columns, window) for patch, columns in self._over(names)]
         if layers and not self.is_local:
             streams = _begun(streams, layers)
         if not streams:
@@ -158,11 +170,11 @@ class FragmentReader:
         over = [(one, columns, *self._patches.over(one, positions)) for one, columns in self._over(names)]
         over = [one for one in over if len(one[2])]
         takes = [
-            partial(self._reader(group, self.fragment.row_count).take, positions, columns)
+            partial(self._taken, group, self.fragment.row_count, positions, columns)
             for group, columns in plan
         ]
         takes += [
-            partial(self._reader(patch.file, patch.file_rows).take, rows, columns)
+            partial(self._taken, patch.file, patch.file_rows, rows, columns)
             for patch, columns, _, rows in over
         ]
         parts = run_all(takes, together=not self.is_local)
@@ -177,17 +189,36 @@ class FragmentReader:
         return self._readers[file.path]
 
     def _opened(self, file: ColumnGroup, rows: int) -> FileReader:
-        schema = self._snapshot.version.schemas.get(file.schema_id)
-        if schema is None:
-            raise CorruptionError(f"file {file.path!r} was written with the unknown schema {file.schema_id}")
-        by_id = {field_id(field): field for field in schema}
-        missing = [identity for identity in file.field_ids if identity not in by_id]
-        if missing:
-            raise CorruptionError(
-                f"file {file.path!r} holds field {missing[0]}, which its schema does not have"
-            )
-        fields = pa.schema([by_id[identity] for identity in file.field_ids])
-        return self._pool.get(self._snapshot.store, file, rows, fields)
+        return self._pool.get(self._snapshot.store, file, rows, self._schema_of(file))
+
+    def _schema_of(self, file: ColumnGroup) -> pa.Schema:
+        """The file's columns as written; nothing is opened."""
+        if file.path not in self._schemas:
+            schema = self._snapshot.version.schemas.get(file.schema_id)
+            if schema is None:
+                raise CorruptionError(
+                    f"file {file.path!r} was written with the unknown schema {file.schema_id}"
+                )
+            by_id = {field_id(field): field for field in schema}
+            missing = [identity for identity in file.field_ids if identity not in by_id]
+            if missing:
+                raise CorruptionError(
+                    f"file {file.path!r} holds field {missing[0]}, which its schema does not have"
+                )
+            self._schemas[file.path] = pa.schema([by_id[identity] for identity in file.field_ids])
+        return self._schemas[file.path]
+
+    def _scanned(
+        self, file: ColumnGroup, rows: int, columns: list[str], window: tuple[int, int, int]
+    ) -> Iterator[pa.RecordBatch]:
+        """A window of a file, which is opened when the first row is asked for."""
+        start, stop, batch_rows = window
+        yield from self._reader(file, rows).scan(columns, start=start, stop=stop, batch_rows=batch_rows)
+
+    def _taken(
+        self, file: ColumnGroup, rows: int, positions: Positions, columns: list[str]
+    ) -> pa.RecordBatch:
+        return self._reader(file, rows).take(positions, columns)
 
     def _plan(self, names: Sequence[str]) -> list[tuple[ColumnGroup, list[str]]]:
         """The groups to read and, in each, the columns by their name at the time of writing."""
@@ -196,7 +227,7 @@ class FragmentReader:
             group = self._owner.get(identity)
             if group is not None:
                 columns = wanted.setdefault(group.path, (group, []))[1]
-                columns.append(self._stored_name(group, self.fragment.row_count, identity))
+                columns.append(self._stored_name(group, identity))
         return list(wanted.values())
 
     def _over(self, names: Sequence[str]) -> list[tuple[ColumnPatch, list[str]]]:
@@ -208,7 +239,7 @@ class FragmentReader:
             (
                 patch,
                 [
-                    self._stored_name(patch.file, patch.file_rows, one)
+                    self._stored_name(patch.file, one)
                     for one in identities
                     if one in patch.file.live_field_ids
                 ],
@@ -216,30 +247,28 @@ class FragmentReader:
             for patch in self._patches.of(identities)
         ]
 
-    def _layer(
-        self, patch: ColumnPatch, columns: list[str], start: int, stop: int, batch_rows: int
-    ) -> PatchStream:
-        reader = self._reader(patch.file, patch.file_rows)
+    def _layer(self, patch: ColumnPatch, columns: list[str], window: tuple[int, int, int]) -> PatchStream:
+        start, stop, batch_rows = window
 
         def open_rows(first: int, last: int) -> Iterator[pa.RecordBatch]:
-            return reader.scan(columns, start=first, stop=last, batch_rows=batch_rows)
+            return self._scanned(patch.file, patch.file_rows, columns, (first, last, batch_rows))
 
         return PatchStream(patch, self._patches.positions(patch), (start, stop), open_rows)
 
     def _identities(self, names: Sequence[str]) -> list[int]:
         return [field_id(self._snapshot.schema.field(name)) for name in names if name != ROW_ID]
 
-    def _stored_name(self, file: ColumnGroup, rows: int, identity: int) -> str:
-        return str(self._reader(file, rows).schema.names[file.field_ids.index(identity)])
+    def _stored_name(self, file: ColumnGroup, identity: int) -> str:
+        return str(self._schema_of(file).names[file.field_ids.index(identity)])
 
-    def _values(self, file: ColumnGroup, rows: int, part: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    def _values(self, file: ColumnGroup, part: pa.RecordBatch, field: pa.Field) -> pa.Array:
         """Values of a column as a file has them, as values of its present type."""
         identity = field_id(field)
         key = (file.path, identity)
         if key not in self._projections:
-            written = self._reader(file, rows).schema.field(file.field_ids.index(identity))
+            written = self._schema_of(file).field(file.field_ids.index(identity))
             self._projections[key] = projection(written, field)
-        return self._projections[key](part.column(self._stored_name(file, rows, identity)))
+        return self._projections[key](part.column(self._stored_name(file, identity)))
 
     def _assemble(
         self,
@@ -261,13 +290,11 @@ class FragmentReader:
             if group is None:
                 array = pa.nulls(len(positions), target.type)
             else:
-                array = self._values(group, self.fragment.row_count, found[group.path], field)
+                array = self._values(group, found[group.path], field)
             layers = [
                 (
                     one.at,
-                    relabel(
-                        self._values(one.patch.file, one.patch.file_rows, one.values, field), target.type
-                    ),
+                    relabel(self._values(one.patch.file, one.values, field), target.type),
                 )
                 for one in overlays
                 if field_id(field) in one.patch.file.live_field_ids

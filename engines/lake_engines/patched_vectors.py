@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ I64 = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.floating[Any]]
 _Valid = npt.NDArray[np.bool_]
 _AHEAD_BYTES = 16 << 20
+_Chunk = tuple[int, _Floats, _Valid | None]
 VectorPart = tuple[VectorReader, I64, I64]
 """A file, which of the vectors asked for it has, and at which of its rows."""
 
@@ -104,13 +106,14 @@ class PatchedVectors:
             valid[at] = True if present is None else present
         return out, None if valid.all() else valid
 
-    def chunks(
-        self, *, start: int = 0, stop: int | None = None, batch_rows: int
-    ) -> Iterator[tuple[int, _Floats, _Valid | None]]:
+    def chunks(self, *, start: int = 0, stop: int | None = None, batch_rows: int) -> Iterator[_Chunk]:
         """The vectors of rows ``[start, stop)``, block by block: first position, vectors, which are there."""
         end = self._rows if stop is None else stop
         ahead = _Ahead(self, *np.searchsorted(self._places, [start, end]).tolist())
-        for first, vectors, valid in self._below(start, end, batch_rows):
+        below = self._below(start, end, batch_rows)
+        if not self.is_local:
+            below = ahead.begun_with(below)
+        for first, vectors, valid in below:
             low, high = np.searchsorted(self._places, [first, first + len(vectors)]).tolist()
             if low == high:
                 yield first, vectors, valid
@@ -123,7 +126,7 @@ class PatchedVectors:
             shown[at] = present
             yield first, mixed, None if shown.all() else shown
 
-    def _below(self, start: int, stop: int, batch_rows: int) -> Iterator[tuple[int, _Floats, _Valid | None]]:
+    def _below(self, start: int, stop: int, batch_rows: int) -> Iterator[_Chunk]:
         if self._base is not None:
             yield from self._base.chunks(start=start, stop=stop, batch_rows=batch_rows)
             return
@@ -147,12 +150,26 @@ class _Ahead:
         self._step = max(1, _AHEAD_BYTES // (vectors._dimension * vectors.dtype.itemsize))
         self._held: tuple[_Floats, _Valid] | None = None
 
+    def begun_with(self, chunks: Iterator[_Chunk]) -> Iterator[_Chunk]:
+        """The chunks, the first of them read in one round with the first vectors of this."""
+        firsts: list[_Chunk] = []
+        run_all(
+            [lambda: self._fetch(self._low, self._low), lambda: firsts.extend(islice(chunks, 1))],
+            together=True,
+        )
+        return chain(firsts, chunks)
+
     def take(self, low: int, high: int) -> tuple[_Floats, _Valid]:
+        """The vectors of the patched positions from the ``low``-th to before the ``high``-th."""
         if self._held is None or high > self._high:
-            self._low, self._high = low, min(self._stop, max(high, low + self._step))
-            self._held = self._vectors.patched(self._low, self._high)
+            self._fetch(low, high)
+        assert self._held is not None
         vectors, valid = self._held
         return vectors[low - self._low : high - self._low], valid[low - self._low : high - self._low]
+
+    def _fetch(self, low: int, high: int) -> None:
+        self._low, self._high = low, min(self._stop, max(high, low + self._step))
+        self._held = self._vectors.patched(self._low, self._high)
 
 
 RawVectors = VectorReader | PatchedVectors

@@ -306,6 +306,32 @@ def superseded_columns(golden: Golden) -> None:
     golden.expect(rows.set_column(1, name.remove_metadata(), request.data["name"]), range(6), fragments=1)
 
 
+def patch_files(golden: Golden) -> None:
+    """Patches over two fragments from one file, over each other, of vectors, of a column that no file has."""
+    rows = simple_rows(48)
+    patching = {"write.fragment-rows": "24", "write.update-strategy": "patch"}
+    table = golden.create(rows.schema, **patching).append(rows).add_column("note", pa.string())
+    values = {name: rows.column(name).to_pylist() for name in rows.schema.names} | {"note": [None] * 48}
+    for number, (places, new) in enumerate(
+        [
+            ((3, 5, 30), {"name": "both", "v": [0.5, 1.5, -2.0, 0.0]}),
+            ((5, 31), {"name": None, "v": None}),
+            ((5, 30), {"v": [8.0, 0.25, 0.0, 1.0]}),
+            ((3, 5, 30), {"name": "again", "note": "here"}),
+            ((47,), {"note": "there"}),
+        ]
+    ):
+        changed = table.update(new, f"id IN ({', '.join(map(str, places))})")
+        assert changed.strategy == "patch", number
+        for name, value in new.items():
+            for place in places:
+                values[name][place] = value
+    table.delete("id = 3")
+    schema = rows.schema.append(pa.field("note", pa.string()))
+    kept = [row for row in range(48) if row != 3]
+    golden.expect(pa.table(values, schema).take(kept), kept, fragments=2)
+
+
 def vector_index(golden: Golden) -> None:
     """An index of each metric over part of the rows, NULL vectors among them; the rest was appended later."""
     _indexed(golden, built=1200, later=20, metrics=("l2", "cosine", "ip"))
@@ -368,6 +394,7 @@ TABLES: dict[str, Callable[[Golden], None]] = {
     "moved-rows": moved_rows,
     "schema-changes": schema_changes,
     "superseded-columns": superseded_columns,
+    "patch-files": patch_files,
     "flat-index": flat_index,
     "vector-index": vector_index,
     "history": history,
