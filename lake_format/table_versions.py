@@ -24,22 +24,31 @@ __all__ = ["TableVersions"]
 class TableVersions(TableCore):
     """Time travel, tags, restore, and what changed between versions."""
 
-    def checkout(self, version: int | str) -> Self:
+    def checkout(self, version: int | str | None = None, *, as_of: datetime | str | None = None) -> Self:
         """The table as it was: a table of its own that stays at that version and cannot be written to.
 
         Parameters
         ----------
         version
             A version's number, or the name of a tag.
+        as_of
+            Instead: the version that was current at this moment, a ``datetime`` with a time zone or ISO 8601 text
+            with one.
 
         Raises
         ------
         NotFoundError
             There is no such version or tag, or the version has expired.
         """
-        return type(self)(
-            self._store, self._older(version), engine=self._engine, surroundings=self._around, pinned=True
-        )
+        if (version is None) == (as_of is None):
+            raise InvalidInputError("give a version, a tag or as_of, and one of them only")
+        if as_of is not None:
+            newest = self._log.latest_from(self._snapshot.version)
+            older = version_at(self._log, newest, moment_of(as_of))
+        else:
+            assert version is not None
+            older = self._older(version)
+        return type(self)(self._store, older, engine=self._engine, surroundings=self._around, pinned=True)
 
     def tag(self, name: str, version: int | str | None = None, *, move: bool = False) -> Self:
         """Name a version, which stays readable under that name whatever expires.

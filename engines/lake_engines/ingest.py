@@ -231,8 +231,8 @@ def _as_vectors(array: pa.Array, field: pa.Field) -> pa.Array:
 
 
 def _elements(elements: pa.Array, field: pa.Field) -> pa.Array:
-    numeric = pa.types.is_floating(elements.type) or pa.types.is_integer(elements.type)
-    if len(elements) and not numeric:
+    is_, kind = pa.types, elements.type
+    if len(elements) and not (is_.is_floating(kind) or is_.is_integer(kind) or is_.is_decimal(kind)):
         raise InvalidInputError(f"column {field.name!r} holds vectors of numbers, not of {elements.type}")
     if elements.null_count:
         raise InvalidInputError(
@@ -240,6 +240,10 @@ def _elements(elements: pa.Array, field: pa.Field) -> pa.Array:
             fix="a vector may be NULL as a whole, its elements may not",
         )
     try:
+        if is_.is_decimal(
+            kind
+        ):  # what [0.5, 1] is in SQL; Arrow casts decimals to floats of 32 and 64 bits only
+            elements = elements.cast(pa.float64())
         return elements.cast(field.type.value_type, safe=False)
     except (pa.ArrowException, LakeError) as error:
         raise InvalidInputError(

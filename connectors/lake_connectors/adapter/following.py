@@ -87,6 +87,11 @@ class Follower(Generic[Shown]):
         self._lock = threading.Lock()
 
     @property
+    def observer(self) -> Observer | None:
+        """Who is told of reads."""
+        return self._observer
+
+    @property
     def snapshot(self) -> Snapshot:
         """The version bound last."""
         return self._snapshot

@@ -26,7 +26,7 @@ from lake_connectors.duckdb.showing import TableFollower, follow
 from lake_format.errors import InvalidInputError, NotFoundError, UnsupportedError
 from lake_format.table import Table
 
-__all__ = ["WAY_VARIABLE", "Attachments", "attach", "attachments", "detach"]
+__all__ = ["WAY_VARIABLE", "Attachments", "attach", "attachments", "detach", "end_pending_result"]
 
 WAY_VARIABLE = "LAKE_DUCKDB_INTERFACE"
 """Environment variable: ``public`` keeps to DuckDB's public API, ``sources`` insists on its scan sources."""
@@ -40,7 +40,7 @@ class Attachments:
 
     Attributes
     ----------
-    followers
+    followers, tables
         By name in lower case, in the order attached.
     functions, macros
         What searches each table row by row, and the names that call it.
@@ -52,6 +52,7 @@ class Attachments:
 
     interface: str
     followers: dict[str, TableFollower] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
     functions: dict[TableFollower, str] = field(default_factory=dict)
     macros: set[str] = field(default_factory=set)
     schemas: dict[str, pa.Schema] = field(default_factory=dict)
@@ -147,6 +148,7 @@ def attach(
         else:
             _refuse_taken(raw, chosen)
         put(raw, state, follow(chosen, opened, max_staleness, observer))
+        state.tables[chosen.lower()] = opened
     return chosen
 
 
@@ -165,11 +167,12 @@ def detach(con: Any, name: str) -> None:
         if follower is None:
             names = ", ".join(one.name for one in state.followers.values()) or "none"
             raise NotFoundError(f"no table {name!r} is attached to this connection", fix=f"attached: {names}")
-        _end_pending_result(raw)
+        end_pending_result(raw)
         raw.unregister(follower.name)
         for kind in _relations(follower):
             raw.unregister(hidden_name(kind, follower.name))
         state.schemas.pop(name.lower(), None)
+        state.tables.pop(name.lower(), None)
         state.functions.pop(follower, None)
         _define(raw, state)
 
@@ -184,7 +187,7 @@ def put(raw: DuckDBPyConnection, state: Attachments, follower: TableFollower) ->
 
 def register(raw: DuckDBPyConnection, state: Attachments, follower: TableFollower) -> None:
     """Register a table's relations, in place of those registered before; ends a result still being fetched."""
-    _end_pending_result(raw)
+    end_pending_result(raw)
     module = _module(state.interface)
     rows = Rows(follower)
     raw.register(follower.name, module.plug(rows))
@@ -193,7 +196,7 @@ def register(raw: DuckDBPyConnection, state: Attachments, follower: TableFollowe
     state.schemas[follower.name.lower()] = follower.shown.rows
 
 
-def _end_pending_result(raw: DuckDBPyConnection) -> None:
+def end_pending_result(raw: DuckDBPyConnection) -> None:
     """Give up a result still being fetched, as the next ``execute`` would; DuckDB refuses changes until then."""
     raw.execute("SELECT NULL").fetchall()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -14,8 +15,11 @@ import duckdb
 from duckdb import DuckDBPyConnection
 
 from lake_connectors.adapter.following import Observer
-from lake_connectors.duckdb.attaching import attach, attachments, detach, put, register
+from lake_connectors.duckdb.attaching import attach, attachments, detach, end_pending_result, put, register
+from lake_connectors.duckdb.folders import Folder, Resolver
+from lake_connectors.duckdb.inserting import Insertion, insertion, write
 from lake_connectors.duckdb.rewriting import Rewriter
+from lake_format.errors import LakeError, NotFoundError
 from lake_format.table import Table
 
 __all__ = ["LakeConnection", "connect"]
@@ -58,7 +62,8 @@ class LakeConnection:
     def __init__(self, con: DuckDBPyConnection, *, interface: str | None = None) -> None:
         self.duckdb = con
         self._state = attachments(con, interface)
-        self._rewriter = Rewriter(con.cursor(), self._state)
+        self._resolver = Resolver(con, self._state)
+        self._rewriter = Rewriter(con.cursor(), self._state, self._resolver)
         self._lock = threading.RLock()
 
     # --- tables -------------------------------------------------------------------------------------------
@@ -85,6 +90,27 @@ class LakeConnection:
         )
         return self
 
+    def attach_folder(
+        self,
+        uri: str | os.PathLike[str],
+        name: str = "lake",
+        *,
+        max_staleness: float = 0.0,
+        storage_options: dict[str, str] | None = None,
+        observer: Observer | None = None,
+    ) -> Self:
+        """Make all tables of a folder readable as ``name.table``, those that are made later too.
+
+        ``CREATE TABLE name.table AS SELECT …`` makes a table in it. Tables are opened when first mentioned.
+        """
+        self._resolver.folders[name.lower()] = Folder(
+            uri=os.fspath(uri),
+            max_staleness=max_staleness,
+            storage_options=storage_options,
+            observer=observer,
+        )
+        return self
+
     def detach(self, name: str) -> Self:
         """Take an attached table out again."""
         detach(self.duckdb, name)
@@ -93,7 +119,9 @@ class LakeConnection:
     # --- statements ---------------------------------------------------------------------------------------
 
     def execute(self, query: object, parameters: object = None) -> Self:
-        """Run a statement, as DuckDB's ``execute``."""
+        """Run a statement, as DuckDB's ``execute``; INSERT and CREATE TABLE AS may write to tables of a lake."""
+        if (what := self._insertion(query)) is not None:
+            return self._insert(what, sys._getframe(1), parameters)
         _seen_from(sys._getframe(1), self.duckdb.execute, self._ready(query), *_given(parameters))
         return self
 
@@ -104,6 +132,9 @@ class LakeConnection:
 
     def sql(self, query: object, **options: Any) -> Any:
         """A relation over a query, as DuckDB's ``sql``."""
+        if (what := self._insertion(query)) is not None:
+            self._insert(what, sys._getframe(1), options.pop("params", None))
+            return None
         return _seen_from(sys._getframe(1), self.duckdb.sql, self._ready(query), **options)
 
     query = sql
@@ -117,6 +148,8 @@ class LakeConnection:
                 own = follower.twin()
                 twin._state.functions[own] = self._state.functions[follower]
                 put(twin.duckdb, twin._state, own)
+            twin._state.tables.update(self._state.tables)
+            twin._resolver.folders = self._resolver.folders
             return twin
 
     duplicate = cursor
@@ -149,14 +182,38 @@ class LakeConnection:
 
     # --- inside -------------------------------------------------------------------------------------------
 
+    def _insertion(self, query: object) -> Insertion | None:
+        """What a statement writes to a table of a lake; None where it writes to nothing or to DuckDB's own."""
+        what = insertion(query) if isinstance(query, str) else None
+        if what is None:
+            return None
+        in_folder = self._resolver.folder_of(what.name) is not None
+        attached = what.name.lower() in self._state.followers
+        return what if in_folder or (attached and not what.creates) else None
+
+    def _insert(self, what: Insertion, frame: FrameType, parameters: object) -> Self:
+        """Run the query and append its rows, in one commit; the result is their number, as of DuckDB's INSERT."""
+        with _as_duckdb_says():
+            what.require_plain()
+            if not what.creates:
+                self._resolver.attached(what.name)  # nothing can be attached while rows are streamed
+            query = self._ready(what.query)
+            end_pending_result(self.duckdb)
+            relation = _seen_from(frame, self.duckdb.sql, query, params=parameters)
+            with relation.to_arrow_reader() as reader:
+                rows = write(what, reader, self._resolver)
+        self.duckdb.execute("SELECT ?::BIGINT AS Count", [rows])
+        return self
+
     def _ready(self, query: object) -> object:
         """The statement to run: rewritten where a search was recognised."""
-        if not self._state.followers or not isinstance(query, str):
+        if not isinstance(query, str) or not (self._state.followers or self._resolver.folders):
             return query
         with self._lock:
             if self._state.interface == "public":
                 self._follow_columns()
-            return self._rewriter(query)
+            with _as_duckdb_says():
+                return self._rewriter(query)
 
     def _follow_columns(self) -> None:
         """Register tables again whose columns changed: a dataset's schema is kept by DuckDB from its first sight."""
@@ -164,6 +221,17 @@ class LakeConnection:
             follower.bind()
             if follower.shown.rows != self._state.schemas[name]:
                 register(self.duckdb, self._state, follower)
+
+
+@contextmanager
+def _as_duckdb_says() -> Iterator[None]:
+    """Our errors as DuckDB's, with our words."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise duckdb.CatalogException(str(error)) from error
+    except LakeError as error:
+        raise duckdb.InvalidInputException(str(error)) from error
 
 
 def _given(parameters: object) -> tuple[object, ...]:

@@ -19,7 +19,9 @@ from duckdb import DuckDBPyConnection
 from duckdb import Error as DuckDBError
 
 from lake_connectors.duckdb.attaching import Attachments
+from lake_connectors.duckdb.folders import Resolver
 from lake_connectors.duckdb.macros import ordered_subquery
+from lake_connectors.duckdb.mentions import find_mentions, may_travel
 from lake_connectors.duckdb.names import text_literal
 from lake_connectors.duckdb.recognition import DISTANCE_FUNCTIONS, Found, KnownTable, find_searches
 from lake_connectors.duckdb.token import request_sql
@@ -57,12 +59,16 @@ class Rewriter:
     ----------
     parser
         A cursor of its own, so that parsing never disturbs a result being fetched.
+    resolver
+        Attaches the versions and tables of folders that statements mention.
     """
 
-    def __init__(self, parser: DuckDBPyConnection, state: Attachments) -> None:
+    def __init__(self, parser: DuckDBPyConnection, state: Attachments, resolver: Resolver) -> None:
         self._parser = parser
+        self._resolver = resolver
         self._state = state
         self._known: OrderedDict[str, _Rewritten | None] = OrderedDict()
+        self._fixed: OrderedDict[str, str] = OrderedDict()
         self._templates: dict[tuple[str, ...], Any] = {}
         self._layout: object = None
         self._held: object = None
@@ -70,8 +76,12 @@ class Rewriter:
 
     def __call__(self, text: str) -> str:
         """The text to run in place of ``text``."""
+        if len(text) > _LONGEST:
+            return text
+        if self._resolver.folders or may_travel(text):
+            text = self._resolved(text)
         tables = self._attached()
-        if not tables or len(text) > _LONGEST:
+        if not tables:
             return text
         if text not in self._known:
             self._known[text] = self._rewritten(text, tables)
@@ -81,6 +91,24 @@ class Rewriter:
         if found is None or not self._order_is_ours(found):
             return text
         return found.text
+
+    def _resolved(self, text: str) -> str:
+        """The text with mentions of versions, times and folders as names of attached tables."""
+        if text in self._fixed:
+            return self._fixed[text]
+        prefix = _PREFIX.match(text)
+        head, body = (text[: prefix.end()], text[prefix.end() :]) if prefix else ("", text)
+        tree = self._parse(body)
+        if tree is None:
+            return text
+        mentions = find_mentions(tree)
+        changed = [mention for mention in mentions if self._resolver.redirect(mention)]
+        resolved = head + self._written(tree) if changed else text
+        if all(mention.is_fixed for mention in mentions):
+            self._fixed[text] = resolved
+            if len(self._fixed) > _REMEMBERED:
+                self._fixed.popitem(last=False)
+        return resolved
 
     def close(self) -> None:
         """Close the cursor."""
@@ -93,6 +121,7 @@ class Rewriter:
         if layout != self._layout:
             self._layout, self._held = layout, shown
             self._known.clear()
+            self._fixed.clear()
             self._tables = {}
             for name, follower in self._state.followers.items():
                 fields = list(follower.snapshot.schema)
