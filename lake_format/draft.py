@@ -105,6 +105,12 @@ class Draft:
             required_features=self.version.required_features | features,
         )
 
+    def count_rows(self) -> None:
+        """Count the live rows anew, where the count was wrong."""
+        table = self.snapshot.fragments
+        live = table.integers("row_count").astype(np.int64) - table.integers("deleted_count").astype(np.int64)
+        self._change(row_count=int(live.sum()))
+
     def mark_stale(self, field_ids: Iterable[int], row_ids: U64) -> None:
         """Take rows with new values of these fields out of the indexes over them; they are searched flat."""
         wanted = set(field_ids)

@@ -23,6 +23,7 @@ from lake_format.key_index import KeyIndex, KeyRunsMerged
 from lake_format.model import Fragment, IndexEntry, IndexShard, NewFragment
 from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot
+from lake_format.statistics import ColumnStatistics
 from lake_format.store.base import Store
 from lake_format.verification import Problem
 
@@ -233,6 +234,10 @@ class Engine(Protocol):
 
         ``checked`` holds paths of files that need no second look; those looked at are added.
         """
+        ...
+
+    def measure_fragment(self, snapshot: Snapshot, fragment: Fragment) -> tuple[ColumnStatistics, ...]:
+        """The statistics of a fragment's live rows, measured; CorruptionError where a file of it is damaged."""
         ...
 
     def check_shard(self, store: Store, shard: IndexShard) -> Iterator[Problem]:

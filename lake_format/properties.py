@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 from lake_format.errors import InvalidInputError
 
-__all__ = ["PROPERTIES", "check_properties", "flag_property", "integer_property", "text_property"]
+__all__ = [
+    "PROPERTIES",
+    "age_property",
+    "check_properties",
+    "flag_property",
+    "integer_property",
+    "text_property",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +31,13 @@ def _whole_number_from(least: int) -> Callable[[str], bool]:
     return lambda text: text.isdigit() and int(text) >= least
 
 
+def _is_flag(text: str) -> bool:
+    return text in ("true", "false")
+
+
+_AGE = re.compile(r"^([0-9]{1,6})(min|h|d|w)$")
+_UNITS = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
 PROPERTIES: Mapping[str, _Property] = {
     "write.scalar-format": _Property(
         "vortex", lambda text: text in ("vortex", "parquet"), "'vortex' or 'parquet'"
@@ -33,7 +49,16 @@ PROPERTIES: Mapping[str, _Property] = {
     "write.isolation": _Property(
         "snapshot", lambda text: text in ("snapshot", "serializable"), "'snapshot' or 'serializable'"
     ),
-    "write.index-on-append": _Property("false", lambda text: text in ("true", "false"), "'true' or 'false'"),
+    "write.index-on-append": _Property("false", _is_flag, "'true' or 'false'"),
+    "maintain.compact": _Property("true", _is_flag, "'true' or 'false'"),
+    "maintain.optimize-indexes": _Property("true", _is_flag, "'true' or 'false'"),
+    "maintain.expire-older-than": _Property(
+        "never",
+        lambda text: text == "never" or _AGE.match(text) is not None,
+        "'never', or an age such as '7d'",
+    ),
+    "maintain.keep-versions": _Property("1", _whole_number_from(1), "a whole number of versions, at least 1"),
+    "maintain.collect-garbage": _Property("true", _is_flag, "'true' or 'false'"),
     "write.update-strategy": _Property(
         "auto",
         lambda text: text in ("auto", "rewrite", "patch", "move"),
@@ -67,6 +92,12 @@ def check_properties(properties: Mapping[str, object] | None) -> dict[str, str]:
 def text_property(properties: Mapping[str, str], name: str) -> str:
     """The property's value, or its default."""
     return properties.get(name, PROPERTIES[name].default)
+
+
+def age_property(properties: Mapping[str, str], name: str) -> timedelta | None:
+    """The property's value, or its default, as a span of time; None for ``never``."""
+    found = _AGE.match(text_property(properties, name))
+    return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
 
 
 def flag_property(properties: Mapping[str, str], name: str) -> bool:

@@ -35,18 +35,15 @@ from lake_format.schema import DISTANCE, ROW_ID, select_columns
 from lake_format.table_backfill import TableBackfill
 from lake_format.table_copies import TableCopies
 from lake_format.table_core import checked_idempotency
-from lake_format.table_indexes import TableIndexes
 from lake_format.table_properties import TableProperties
+from lake_format.table_repair import TableRepair
 from lake_format.table_rows import TableRows
 from lake_format.table_transaction import TableTransaction
-from lake_format.table_upkeep import TableUpkeep
 
 __all__ = ["METRICS", "Table"]
 
 
-class Table(
-    TableRows, TableBackfill, TableCopies, TableIndexes, TableProperties, TableTransaction, TableUpkeep
-):
+class Table(TableRows, TableBackfill, TableCopies, TableProperties, TableTransaction, TableRepair):
     """One table at one version; :meth:`refresh` and every write of its own move it to the newest.
 
     Made by :func:`lake_format.create` and :func:`lake_format.open`. Safe to use from several threads.

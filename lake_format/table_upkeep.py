@@ -95,18 +95,25 @@ class TableUpkeep(TableKeys):
         self._require_writable()
         self._require_alone("expire_versions")
         newest = self.refresh().snapshot.version
-        before, oldest = max(newest.horizon, 1), newest.version - _positive("keep", keep, 1) + 1
-        if older_than is not None:
-            oldest = min(oldest, self._current_at(newest, older_than))
-        if oldest <= before:
-            return ExpiryReport(horizon=before, expired=0)
-        expired = sum(number not in newest.refs.values() for number in range(before, oldest))
+        oldest, expired = self._expirable(newest, older_than, keep)
+        if not expired:
+            return ExpiryReport(horizon=max(newest.horizon, 1), expired=0)
         change = ExpireVersions(horizon=oldest, summary={"horizon": oldest, "expired": expired})
         try:
             landed = self._commit(change, base=newest)
         except YieldedError:  # somebody else lets versions expire at this moment
             return ExpiryReport(horizon=max(self.refresh().snapshot.version.horizon, 1), expired=0)
         return ExpiryReport(horizon=landed.horizon, expired=expired)
+
+    def _expirable(
+        self, newest: Version, older_than: timedelta | datetime | str | None, keep: int
+    ) -> tuple[int, int]:
+        """The oldest version to keep, and how many expire before it."""
+        before, oldest = max(newest.horizon, 1), newest.version - _positive("keep", keep, 1) + 1
+        if older_than is not None:
+            oldest = min(oldest, self._current_at(newest, older_than))
+        kept = set(newest.refs.values())
+        return oldest, sum(number not in kept for number in range(before, oldest))
 
     def _current_at(self, newest: Version, when: timedelta | datetime | str) -> int:
         """The oldest version that was current at a moment or later."""

@@ -21,9 +21,12 @@ from lake_format.paths import (
     DATA,
     HISTORY,
     INDEXES,
+    JOBS,
+    KEYS,
     MANIFESTS,
     VERSIONS,
     checkpoint_number,
+    job_plan_path,
     version_number,
     version_path,
 )
@@ -35,7 +38,7 @@ from lake_format.tombstone import Tombstone, encode_tombstone
 
 __all__ = ["ExpireVersions", "ExpiryReport", "GarbageReport", "KeepsLeftovers", "collect"]
 
-_COLLECTED = (DATA, MANIFESTS, INDEXES)
+_COLLECTED = (DATA, MANIFESTS, INDEXES, KEYS)
 """Folders in which an object that no version names may be removed; whatever else lies in the table stays."""
 
 
@@ -123,6 +126,7 @@ def collect(store: Store, log: VersionLog, newest: Version, grace: float, *, dry
         _bury(store, log, newest, sorted(infos), report)
         limit = infos[newest.horizon].modified_at - grace if newest.horizon in infos else 0.0
         _remove_unneeded(store, log, newest, limit, report)
+        _remove_jobs(store, limit, report)
         _remove_checkpoints(store, newest, report)
     home = TableStore.around(store).home
     if not dry_run and isinstance(home, KeepsLeftovers):
@@ -160,6 +164,25 @@ def _remove_unneeded(
         report.bytes += candidates[path].size
         if not report.dry_run:
             store.delete(path)
+
+
+def _remove_jobs(store: Store, limit: float, report: GarbageReport) -> None:
+    """Remove jobs that can never commit: their plan is older than the horizon, so it was made for an expired version.
+
+    The plan goes last, so that a job begun under the same name takes up no records of this one.
+    """
+    jobs: dict[str, list[ObjectInfo]] = {}
+    for info in list(store.list(JOBS)):
+        jobs.setdefault(info.path.removeprefix(JOBS).partition("/")[0], []).append(info)
+    for name, objects in sorted(jobs.items()):
+        plans = [info for info in objects if info.path == job_plan_path(name)]
+        if not all(info.modified_at < limit for info in plans or objects):
+            continue
+        for info in [*(one for one in objects if one not in plans), *plans]:
+            report.objects.append(info.path)
+            report.bytes += info.size
+            if not report.dry_run:
+                store.delete(info.path)
 
 
 def _remove_checkpoints(store: Store, newest: Version, report: GarbageReport) -> None:

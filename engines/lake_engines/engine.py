@@ -25,6 +25,7 @@ from lake_format.model import ColumnGroup, Fragment, IndexEntry, IndexShard
 from lake_format.row_edits import CarriedRows, RowEdits, RowPlan, RowRequest, RowsPlanned
 from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot
+from lake_format.statistics import ColumnStatistics
 from lake_format.store.base import Store
 from lake_format.verification import Problem
 
@@ -154,6 +155,12 @@ class DefaultEngine:
         from lake_engines.upkeep.verifying import check_fragment  # noqa: PLC0415
 
         return check_fragment(snapshot, fragment, checked)
+
+    def measure_fragment(self, snapshot: Snapshot, fragment: Fragment) -> tuple[ColumnStatistics, ...]:
+        """The statistics of a fragment's live rows, measured; CorruptionError where a file of it is damaged."""
+        from lake_engines.upkeep.verifying import measure_fragment  # noqa: PLC0415
+
+        return measure_fragment(snapshot, fragment)
 
     def check_shard(self, store: Store, shard: IndexShard) -> Iterator[Problem]:
         """What is wrong with an index file, read whole."""

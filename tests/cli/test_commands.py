@@ -278,3 +278,18 @@ def test_tables_in_a_bucket_take_their_endpoint_from_options(
     wrong = cli("describe", uri + "-other", *options)
     assert wrong.code == 3
     assert wrong.err.count("\n") == 1
+
+
+def test_maintain_and_repair(cli: Run, items: lake.Table) -> None:
+    told = cli("maintain", "items", "--dry-run")
+    assert told.code == 0, told.err
+    assert "compact          not due  0 fragments are small or worn" in told.out
+    assert cli("maintain", "items", "--json").rows[0]["steps"][2]["name"] == "expire"
+    assert "0 problems, 0 of them left; nothing was changed" in cli("repair", "items").out
+    lost = next(file["path"] for file in items.inspect.files().to_pylist())
+    items.snapshot.store.delete(lost)
+    told = cli("repair", "items")
+    assert (told.code, "(300 rows)" in told.out, "1 problems, 1 of them left" in told.out) == (0, True, True)
+    done = cli("repair", "items", "--apply", "--drop-lost", "--json")
+    assert done.rows[0]["findings"][0]["action"] == "drop fragment 0"
+    assert items.refresh().count() == 0

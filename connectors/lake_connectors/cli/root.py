@@ -43,6 +43,8 @@ PLACES = {
     "index": Place("index", "Build a vector index."),
     "search": Place("search", "Find the rows nearest to a vector."),
     "sql": Place("sql", "Ask one or more tables in DuckDB SQL."),
+    "maintain": Place("upkeep", "Do the upkeep that is due by the table's properties."),
+    "repair": Place("upkeep", "Find what is broken, and mend what can be mended."),
     "backup": Place("copies", "Copy a version, whole, into a backup."),
     "restore-backup": Place("copies", "Make a table from a backup."),
     "inspect": Place("describe", "A table's fragments, files, manifests, indexes, versions, external roots."),

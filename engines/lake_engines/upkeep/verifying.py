@@ -25,7 +25,7 @@ from lake_format.store.base import Store
 from lake_format.store.table_store import name_of
 from lake_format.verification import WRONG, Problem
 
-__all__ = ["check_fragment", "check_shard"]
+__all__ = ["check_fragment", "check_shard", "measure_fragment"]
 
 _LISTS_AT_ONCE = 16
 
@@ -38,13 +38,7 @@ def check_fragment(snapshot: Snapshot, fragment: Fragment, checked: set[str]) ->
     checked
         Files that need no second look, as patches of many fragments share one; those looked at are added.
     """
-    files = [(group, fragment.row_count) for group in fragment.groups]
-    files += [(patch.file, patch.file_rows) for patch in fragment.patches]
-    found: list[Problem] = []
-    for file, rows in files:
-        if file.path not in checked:
-            checked.add(file.path)
-            found += _check_file(snapshot, file, rows)
+    found = list(_check_files(snapshot, fragment, checked))
     yield from found
     if found:
         return
@@ -55,6 +49,22 @@ def check_fragment(snapshot: Snapshot, fragment: Fragment, checked: set[str]) ->
         return
     for problem in _contradictions(snapshot, fragment, actual):
         yield Problem(_paths(snapshot, fragment), problem)
+
+
+def measure_fragment(snapshot: Snapshot, fragment: Fragment) -> tuple[ColumnStatistics, ...]:
+    """The statistics of a fragment's live rows, measured; CorruptionError where a file of it is damaged."""
+    for problem in _check_files(snapshot, fragment, set()):
+        raise CorruptionError(f"{problem.path}: {problem.what}")
+    return tuple(_measured(snapshot, fragment).values())
+
+
+def _check_files(snapshot: Snapshot, fragment: Fragment, checked: set[str]) -> Iterator[Problem]:
+    files = [(group, fragment.row_count) for group in fragment.groups]
+    files += [(patch.file, patch.file_rows) for patch in fragment.patches]
+    for file, rows in files:
+        if file.path not in checked:
+            checked.add(file.path)
+            yield from _check_file(snapshot, file, rows)
 
 
 def _paths(snapshot: Snapshot, fragment: Fragment) -> str:
