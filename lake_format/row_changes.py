@@ -21,7 +21,7 @@ from lake_format.errors import CorruptionError
 from lake_format.model import ColumnPatch, Fragment
 from lake_format.operation_record import OperationRecord
 from lake_format.patching import patched, superseded, without_columns
-from lake_format.positions import positions_of
+from lake_format.positions import bitmap_of, positions_of
 from lake_format.row_edits import (
     CarriedRows,
     FragmentPatch,
@@ -378,7 +378,7 @@ class _Finder:
         elif now.deletions == before.deletions:
             stayed = rows.positions
         else:
-            stayed = rows.positions - BitMap64(deleted_positions(now).tolist())
+            stayed = rows.positions - bitmap_of(deleted_positions(now))
         found = _Found(before, now, rows.positions, stayed, _EMPTY, (_EMPTY, _EMPTY))
         left = positions_of(rows.positions - stayed)
         if len(left):

@@ -118,6 +118,12 @@ def _runs(
     fragment: Fragment, owner: int
 ) -> tuple[U64, npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The runs of live, consecutive row ids of one fragment."""
+    if fragment.first_row_id is not None:  # what lies between deleted positions
+        deleted = deleted_positions(fragment).astype(np.int64)
+        starts, stops = np.r_[0, deleted + 1], np.r_[deleted, fragment.row_count]
+        starts, stops = starts[stops > starts], stops[stops > starts]
+        first = starts.astype(np.uint64) + np.uint64(fragment.first_row_id)
+        return first, stops - starts, np.full(len(starts), owner, np.int64), starts
     live = np.ones(fragment.row_count, bool)
     live[deleted_positions(fragment).astype(np.int64)] = False
     positions = np.flatnonzero(live)

@@ -35,6 +35,7 @@ from lake_format.keys import encode_key_hashes, key_columns
 from lake_format.model import ColumnGroup
 from lake_format.operation_record import OperationRecord
 from lake_format.paths import keys_path
+from lake_format.positions import positions_of
 from lake_format.row_edits import (
     RowEdits,
     RowPlan,
@@ -351,7 +352,7 @@ class _RowIds:
     def of(self, rows: TouchedRows) -> U64:
         at = int(np.searchsorted(self._ids, np.uint64(rows.fragment_id)))
         fragment = self._fragments.fragment(at)
-        positions = np.fromiter(rows.positions, np.int64, len(rows.positions))
+        positions = positions_of(rows.positions)
         if fragment.first_row_id is not None:
             return positions.astype(np.uint64) + np.uint64(fragment.first_row_id)
         return fragment.row_ids()[positions]
