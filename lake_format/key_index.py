@@ -85,9 +85,9 @@ class KeyRun:
     rows: RowRuns
 
     @property
-    def identity(self) -> str:
-        """What tells this run from any other of the table."""
-        return self.run.path or f"{self.rows.runs[0][0]}+{self.rows.runs[0][1]}"
+    def identity(self) -> tuple[str, RowRuns]:
+        """What tells this run from any other, and from itself over rows whose ids a rebase has shifted."""
+        return self.run.path, self.rows
 
     @property
     def intervals(self) -> Intervals:
@@ -97,7 +97,7 @@ class KeyRun:
     def row_ids(self, ordinals: npt.NDArray[np.int64]) -> U64:
         """The row ids that ordinals stand for; CorruptionError for one that is out of range."""
         if len(ordinals) and int(ordinals.max()) >= self.run.row_count:
-            raise CorruptionError(f"key index run {self.identity!r} holds an ordinal of no row")
+            raise CorruptionError(f"key index run {self.run.path!r} holds an ordinal of no row")
         return Numbering(self.rows).row_ids(ordinals)
 
 
@@ -136,7 +136,7 @@ class KeyRunsMerged:
         Rows that were stale and have their present hash in it.
     """
 
-    replaced: frozenset[str]
+    replaced: frozenset[tuple[str, RowRuns]]
     run: KeyRun | None
     refreshed: RowRuns = _NONE
 
@@ -167,8 +167,9 @@ class KeyIndex:
         return replace(self, stale=stale.coarsened(_MAX_STALE_RUNS))
 
     def with_merged(self, merged: KeyRunsMerged) -> KeyIndex:
-        """The index with one run in place of several; as it is where one of them is gone already."""
-        if not merged.replaced <= {run.identity for run in self.runs}:
+        """The index with one run in place of several; as it is where they or the stale rows are others."""
+        gone = not merged.replaced <= {run.identity for run in self.runs}
+        if gone or len(without(_arrays(merged.refreshed), _arrays(self.stale))[0]):
             return self
         kept = tuple(run for run in self.runs if run.identity not in merged.replaced)
         stale = runs_of(without(_arrays(self.stale), _arrays(merged.refreshed)))

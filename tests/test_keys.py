@@ -13,6 +13,7 @@ from row_samples import content, ids, interrupted, make, rows
 import lake_format as lake
 from lake_format.errors import ConflictError, InvalidInputError, LakeError, UnsupportedError
 from lake_format.key_index import KeyIndex, KeyRunsMerged
+from lake_format.row_runs import RowRuns
 from lake_format.table import Table
 
 
@@ -204,8 +205,25 @@ def test_runs_merged_from_keys_that_changed_meanwhile_are_given_up(tmp_path: Pat
     assert any(plan.edits.merged_runs is not None for plan in engine.plans)
 
     index = index_of(late)
-    gone = KeyRunsMerged(replaced=frozenset({"no such run"}), run=None)
+    gone = KeyRunsMerged(replaced=frozenset({("no such run", RowRuns())}), run=None)
     assert index.with_merged(gone) is index
+
+
+def test_runs_made_in_a_transaction_fit_where_it_lands(tmp_path: Path, small: None) -> None:
+    """spec: KEY-9. Ids of its new rows shift when others add rows meanwhile; runs merged from them are given up."""
+    table = lake.create(str(tmp_path / "t"), PAIRS, key="id")
+    rival = lake.open(table.uri)
+    for attempt in range(3):
+        with table.transaction() as inside:
+            for number in range(7):
+                inside.append(pairs(4, attempt * 1_000 + number * 10))
+            inside.update({"id": lake.sql("id + 500")}, where=f"id >= {attempt * 1_000 + 60}")
+            inside.append(pairs(4, attempt * 1_000 + 100))
+            rival.append(pairs(3, 10_000 + attempt * 10))
+        assert table.refresh().verify().problems == []
+        assert table.get(attempt * 1_000 + 560) is not None
+        assert table.get(attempt * 1_000 + 11) is not None
+    assert table.count() == 3 * (8 * 4 + 3)
 
 
 def test_upkeep_of_the_index_gives_way(tmp_path: Path, small: None) -> None:
