@@ -16,10 +16,9 @@ from lake_format.id_ranges import IdRanges, ids_of, within, without
 from lake_format.log import ExpiredError, VersionLog
 from lake_format.model import Fragment
 from lake_format.operation_record import OperationRecord
-from lake_format.row_compare import differing
+from lake_format.row_compare import common_columns, differing, names_of
 from lake_format.row_ids import U64
 from lake_format.row_runs import RowRuns
-from lake_format.schema import field_id
 from lake_format.snapshot import Snapshot, deleted_positions
 
 __all__ = ["VersionDifference", "difference"]
@@ -56,11 +55,11 @@ def difference(old: Snapshot, new: Snapshot, log: VersionLog, take: Take) -> Ver
     """
     before, after = _live(old), _live(new)
     common = without(after, without(after, before))
-    names = _common_columns(old, new)
+    pairs = common_columns(old.schema, new.schema)
     changed = [
-        ids[differing(take(old, ids, names[0]), take(new, ids, names[1]))]
+        ids[differing(take(old, ids, names_of(pairs, 0)), take(new, ids, names_of(pairs, 1)), pairs)]
         for ids in _suspects(old, new, common, _told(old, new, log))
-        if names[0]
+        if pairs
     ]
     return VersionDifference(
         added=ids_of(without(after, before)),
@@ -75,11 +74,6 @@ def _live(snapshot: Snapshot) -> IdRanges:
     return starts, starts + length
 
 
-def _common_columns(old: Snapshot, new: Snapshot) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names in either version of the columns that both have."""
-    before = {field_id(field): field.name for field in old.schema}
-    pairs = [(before[field_id(field)], field.name) for field in new.schema if field_id(field) in before]
-    return tuple(one for one, _ in pairs), tuple(two for _, two in pairs)
 
 
 def _told(old: Snapshot, new: Snapshot, log: VersionLog) -> RowRuns | None:

@@ -120,6 +120,7 @@ class Backfill(ChangeRows):
 
     def replan(self, latest: Snapshot) -> Self:
         """Compute the values again on the version at hand: what they were made of has changed."""
+        self.require_names(latest)
         fill = self._renewed(latest)
         edits = self._engine.fill_column(latest, fill)
         read = fields_read(self._engine, latest, fill)

@@ -17,7 +17,7 @@ from pyroaring import BitMap64
 
 from lake_format.draft import Draft
 from lake_format.engine import Engine
-from lake_format.errors import CorruptionError
+from lake_format.errors import ConflictError, CorruptionError
 from lake_format.model import ColumnPatch, Fragment
 from lake_format.operation_record import OperationRecord
 from lake_format.patching import patched, superseded, without_columns
@@ -33,6 +33,7 @@ from lake_format.row_edits import (
     TouchedRows,
 )
 from lake_format.row_ids import U64, encode_row_ids
+from lake_format.schema_edit import renamed_between
 from lake_format.snapshot import Snapshot, deleted_positions
 from lake_format.statistics import ColumnStatistics
 
@@ -101,9 +102,19 @@ class ChangeRows:
 
     def replan(self, latest: Snapshot) -> Self:
         """Plan the same request on the version at hand; the files of the old plan are removed."""
+        self.require_names(latest)
         self.discard()
         self.plan = self._engine.plan_rows(latest, self._request)
         return self
+
+    def require_names(self, latest: Snapshot) -> None:
+        """Refuse to carry a request out on a version where a name in it may mean another column."""
+        name = renamed_between(self.plan.base.schema, latest.schema)
+        if name is not None:
+            raise ConflictError(
+                f"column {name!r} is another one, or gone, since version {self.plan.base.version.version}",
+                fix="refresh() the table, look, and try again",
+            )
 
     def discard(self) -> None:
         """Remove the files of a plan that will not be committed."""

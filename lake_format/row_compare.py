@@ -2,20 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-__all__ = ["differing"]
+from lake_format.schema import child_fields, field_id
+
+__all__ = ["common_columns", "differing", "names_of"]
+
+FieldPairs = Sequence[tuple[pa.Field, pa.Field]]
+"""The same column as two versions describe it."""
 
 
-def differing(old: pa.Table, new: pa.Table) -> npt.NDArray[np.bool_]:
-    """Rows with another value in a column; the tables have equally many rows and columns, in order."""
+def common_columns(old: pa.Schema, new: pa.Schema) -> FieldPairs:
+    """The columns that both schemas have, by their ids, in the order of the newer one."""
+    before = {field_id(field): field for field in old}
+    return [(before[field_id(field)], field) for field in new if field_id(field) in before]
+
+
+def names_of(pairs: FieldPairs, which: int) -> tuple[str, ...]:
+    """Names of the columns in the older (0) or newer (1) schema."""
+    return tuple(pair[which].name for pair in pairs)
+
+
+def differing(old: pa.Table, new: pa.Table, pairs: FieldPairs | None = None) -> npt.NDArray[np.bool_]:
+    """Rows with another value in a column; the tables have equally many rows and columns, in order.
+
+    Parameters
+    ----------
+    pairs
+        The columns as their schemas describe them, where these are two: members of structs that only one of them
+        has do not count, whatever they are called.
+    """
     found = np.zeros(new.num_rows, bool)
-    for before, after in zip(old.columns, new.columns, strict=True):
-        same_type = before if before.type == after.type else before.cast(after.type)
-        _mark(_bits(same_type.combine_chunks()), _bits(after.combine_chunks()), 0, found)
+    for index, (before, after) in enumerate(zip(old.columns, new.columns, strict=True)):
+        one, two = before.combine_chunks(), after.combine_chunks()
+        if pairs is not None and one.type != two.type:
+            was, now = pairs[index]
+            one, two = _shared(one, was, now), _shared(two, now, was)
+        _mark(_bits(one if one.type == two.type else one.cast(two.type)), _bits(two), 0, found)
     return found
+
+
+def _shared(column: pa.Array, own: pa.Field, other: pa.Field) -> pa.Array:
+    """The values without members of structs that the other version lacks; members go by their ids."""
+    if pa.types.is_struct(own.type):
+        others = {field_id(child): child for child in child_fields(other.type)}
+        members = {
+            str(number): _shared(column.field(place), child, others[number])
+            for place, child in enumerate(child_fields(own.type))
+            if (number := field_id(child)) in others
+        }
+        names = sorted(members)
+        return pa.StructArray.from_arrays([members[name] for name in names], names, mask=column.is_null())
+    if pa.types.is_list(own.type) or pa.types.is_large_list(own.type):
+        kind = pa.ListArray if pa.types.is_list(own.type) else pa.LargeListArray
+        inner = _shared(column.flatten(), child_fields(own.type)[0], child_fields(other.type)[0])
+        ends = np.cumsum(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False))
+        offsets = np.concatenate([[0], ends]).astype(np.int32 if kind is pa.ListArray else np.int64)
+        return kind.from_arrays(pa.array(offsets), inner, mask=column.is_null())
+    return column
 
 
 def _bits(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

@@ -59,7 +59,13 @@ class AddColumn:
         return replace(self.record, fields_written=frozenset({field_id(added)}))
 
     def replan(self, latest: Snapshot) -> Self:
-        """A column of NULLs fits any version."""
+        """A column of NULLs fits any version; one that forbids NULL only a version without rows."""
+        rows = latest.version.row_count
+        if rows and not self.column.nullable:
+            raise ConflictError(
+                f"column {self.column.name!r} forbids NULL, and others added {rows:,} rows meanwhile",
+                fix="refresh() the table and add the column with values",
+            )
         return self
 
 

@@ -36,7 +36,7 @@ __all__ = [
     "resolve",
     "split",
 ]
-__all__ += ["with_metadata"]
+__all__ += ["renamed_between", "with_metadata"]
 
 FieldPath = str | Sequence[str]
 """A column's name; for nested fields names joined by dots, or a sequence of names where a name has a dot."""
@@ -190,6 +190,31 @@ def numbered(field: pa.Field, next_field_id: int) -> tuple[pa.Field, int]:
     check_column_type(field)
     schema, following = assign_field_ids(without_field_ids(pa.schema([field])), next_field_id)
     return schema.field(0), following
+
+
+def renamed_between(base: pa.Schema, latest: pa.Schema) -> str | None:
+    """A name of ``base`` that means another field in ``latest``, or a struct's member that is gone; None without.
+
+    Whatever a user wrote in names of ``base`` must not be carried out on ``latest`` if there is one. A column that is
+    gone altogether does no harm: naming it is an error.
+    """
+    now = _paths(latest)
+    kept = set(now.values())
+    for path, number in _paths(base).items():
+        other = now.get(path)
+        if other != number and (other is not None or number in kept or len(path) > 1):
+            return ".".join(path)
+    return None
+
+
+def _paths(schema: pa.Schema) -> dict[tuple[str, ...], int]:
+    """The id of every field, by the names that lead to it."""
+    found: dict[tuple[str, ...], int] = {}
+    todo: list[tuple[tuple[str, ...], pa.Field]] = [((field.name,), field) for field in schema]
+    for path, field in todo:
+        found[path] = field_id(field)
+        todo += [((*path, child.name), child) for child in child_fields(field.type)]
+    return found
 
 
 def with_metadata(field: pa.Field, changes: dict[bytes, bytes | None]) -> pa.Field:

@@ -1,0 +1,150 @@
+"""Operations on indexes, versions and files: what they do to rows is nothing, or to make older ones current."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from hypothesis import strategies as st
+
+import lake_format as lake
+from lake_format.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+
+from .operations import ONCE_OR_NOT, Operation
+from .state import Column, Effect, RefusedError, State
+
+METRICS = ("l2", "cosine", "ip")
+TAGS = ("t", "release/1")
+
+
+@dataclass(frozen=True)
+class CreateIndex(Operation):
+    column: int
+    metric: str
+    refreshes: ClassVar[bool] = False
+
+    def _column(self, state: State) -> Column | None:
+        return state.pick(self.column, lambda one: one.kind.startswith("vector"))
+
+    def plan(self, state: State) -> Effect | None:
+        column = self._column(state)
+        if column is None:
+            return None
+        if all(row.get(column.number) is None for row in state.rows.values()):
+            raise RefusedError(InvalidInputError)
+        name = f"{column.name}_{self.metric}"
+        entry = (column.number, self.metric)
+        return Effect(
+            kind="create_index",
+            edit=lambda now: replace(now, indexes={**now.indexes, name: entry}),
+            reads=frozenset({column.number}),
+            claims=frozenset({f"index:{name}"}),
+        )
+
+    def run(self, table: lake.Table, state: State) -> Any:
+        column = self._column(state)
+        assert column is not None
+        return table.create_index(column.name, self.metric)
+
+
+@dataclass(frozen=True)
+class Compact(Operation):
+    target_rows: int
+    deleted_share: float
+
+    def plan(self, state: State) -> Effect:
+        return Effect(kind="compact", commits=None)
+
+    def run(self, table: lake.Table, state: State) -> Any:
+        return table.compact(self.target_rows, deleted_share=self.deleted_share)
+
+
+@dataclass(frozen=True)
+class MoveTag(Operation):
+    """Name the version the table object reads, or an older one; or take the name away."""
+
+    name: str
+    back: int | None
+    move: bool
+    refreshes: ClassVar[bool] = False
+
+    def plan(self, state: State) -> Effect:
+        number = self._number(state)
+        if number is not None and number < state.horizon and number not in state.tags.values():
+            raise RefusedError(NotFoundError)
+        if number is None and self.name not in state.tags:
+            raise RefusedError(NotFoundError)
+        if number is not None and not self.move and state.tags.get(self.name, number) != number:
+            raise RefusedError(AlreadyExistsError)
+
+        def edit(now: State) -> State:
+            others = {name: one for name, one in now.tags.items() if name != self.name}
+            return replace(now, tags=others if number is None else {**others, self.name: number})
+
+        return Effect(kind="set_ref", edit=edit, claims=frozenset({f"tag:{self.name}"}))
+
+    def _number(self, state: State) -> int | None:
+        return None if self.back is None else max(1, state.number - self.back)
+
+    def run(self, table: lake.Table, state: State) -> Any:
+        if self.back is None:
+            return table.delete_tag(self.name)
+        return table.tag(self.name, self._number(state), move=self.move)
+
+
+@dataclass(frozen=True)
+class Restore(Operation):
+    back: int
+    refreshes: ClassVar[bool] = False
+
+    def plan(self, state: State) -> Effect:
+        old = state.older(max(1, state.number - self.back))
+        if old is None:
+            raise RefusedError(NotFoundError)
+
+        def edit(now: State) -> State:
+            return replace(now, columns=old.columns, rows=old.rows, indexes=old.indexes)
+
+        return Effect(kind="restore", edit=edit)
+
+    def run(self, table: lake.Table, state: State) -> Any:
+        return table.restore(max(1, state.number - self.back))
+
+
+@dataclass(frozen=True)
+class Expire(Operation):
+    keep: int
+
+    def plan(self, state: State) -> Effect:
+        horizon = max(state.horizon, state.number - self.keep + 1)
+        commits = ONCE_OR_NOT
+        return Effect(
+            kind="expire", edit=lambda now: replace(now, horizon=max(now.horizon, horizon)), commits=commits
+        )
+
+    def run(self, table: lake.Table, state: State) -> Any:
+        return table.expire_versions(keep=self.keep)
+
+
+@dataclass(frozen=True)
+class Collect(Operation):
+    def plan(self, state: State) -> Effect:
+        return Effect(kind="collect", commits=frozenset({0}))
+
+    def run(self, table: lake.Table, state: State) -> Any:
+        would = table.collect_garbage(grace=timedelta(0))
+        done = table.collect_garbage(dry_run=False, grace=timedelta(0))
+        assert (would.objects, would.versions, would.bytes) == (done.objects, done.versions, done.bytes)
+        assert table.collect_garbage(grace=timedelta(0)).objects == []
+        return done
+
+
+OPERATIONS: list[st.SearchStrategy[Operation]] = [
+    st.builds(CreateIndex, column=st.integers(0, 3), metric=st.sampled_from(METRICS)),
+    st.builds(Compact, target_rows=st.sampled_from([2, 8, 1000]), deleted_share=st.sampled_from([0.01, 0.5])),
+    st.builds(MoveTag, name=st.sampled_from(TAGS), back=st.none() | st.integers(0, 6), move=st.booleans()),
+    st.builds(Restore, back=st.integers(0, 8)),
+    st.builds(Expire, keep=st.integers(1, 8)),
+    st.just(Collect()),
+]

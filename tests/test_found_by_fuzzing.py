@@ -1,0 +1,65 @@
+"""What long runs of the state machine found, each as the shortest history that showed it."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pyarrow as pa
+import pytest
+from stores.faulty import FaultyStore
+
+import lake_format as lake
+from lake_format.errors import ConflictError
+from lake_format.store import open_store
+
+SCHEMA = pa.schema([("id", pa.int64()), ("s", pa.struct([("a", pa.int8()), ("b", pa.string())]))])
+
+
+def table_of(*ids: int, key: str | None = None) -> lake.Table:
+    table = lake.create(f"memory://found-{uuid4().hex}", SCHEMA, key=key)
+    return table.append(rows(*ids)) if ids else table
+
+
+def rows(*ids: int) -> pa.Table:
+    return pa.Table.from_pylist([{"id": i, "s": {"a": i, "b": str(i)}} for i in ids], schema=SCHEMA)
+
+
+def test_a_column_that_forbids_null_is_not_added_over_rows_that_came_meanwhile() -> None:
+    """spec: EVO-2"""
+    late = table_of()
+    lake.open(late.uri).append(rows(1, 2))
+    with pytest.raises(ConflictError, match="forbids NULL"):
+        late.add_column("c", pa.int64(), 7, nullable=False)
+    late.refresh().add_column("c", pa.int64(), 7, nullable=False)
+    assert late.to_arrow().column("c").to_pylist() == [7, 7]
+
+
+def test_a_member_renamed_meanwhile_does_not_swallow_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upsert that has to be planned anew would look for names of the version it was made on. spec: CHG-9"""
+    table = table_of(1, key="id")
+    rival = lake.open(table.uri)
+    plan = table.engine.plan_rows
+
+    def overtaken(snapshot: object, request: object) -> object:
+        monkeypatch.undo()
+        found = plan(snapshot, request)
+        rival.upsert(rows(5)).version  # noqa: B018 - the same key: the upsert must be planned anew
+        rival.refresh().rename_column("s.b", "c")
+        return found
+
+    monkeypatch.setattr(table.engine, "plan_rows", overtaken)
+    with pytest.raises(ConflictError, match=r"'s\.b'"):
+        table.upsert(rows(5))
+    assert table.refresh().upsert(pa.table({"id": [5], "s": [{"a": 6, "c": "new"}]})).updated == 1
+
+
+def test_renamed_and_new_members_are_no_difference() -> None:
+    """spec: VER-8"""
+    table = table_of(1, 2)
+    before = table.version
+    table.rename_column("s.b", "c").add_column("s.d", pa.string())
+    table.widen_column("s.a", pa.int32())
+    table.update({"s": lambda batch: batch["s"]}, inputs=["s"])
+    assert table.diff(before).changed.tolist() == []
+    table.update({"s": lambda batch: pa.array([{"a": 1, "c": "x"}] * len(batch), batch["s"].type)}, "id = 2")
+    assert table.diff(before).changed.tolist() == [1]
