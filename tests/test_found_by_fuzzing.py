@@ -6,11 +6,9 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pytest
-from stores.faulty import FaultyStore
 
 import lake_format as lake
 from lake_format.errors import ConflictError
-from lake_format.store import open_store
 
 SCHEMA = pa.schema([("id", pa.int64()), ("s", pa.struct([("a", pa.int8()), ("b", pa.string())]))])
 
@@ -25,7 +23,7 @@ def rows(*ids: int) -> pa.Table:
 
 
 def test_a_column_that_forbids_null_is_not_added_over_rows_that_came_meanwhile() -> None:
-    """spec: EVO-2"""
+    """spec: EVO-3"""
     late = table_of()
     lake.open(late.uri).append(rows(1, 2))
     with pytest.raises(ConflictError, match="forbids NULL"):
@@ -35,7 +33,7 @@ def test_a_column_that_forbids_null_is_not_added_over_rows_that_came_meanwhile()
 
 
 def test_a_member_renamed_meanwhile_does_not_swallow_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An upsert that has to be planned anew would look for names of the version it was made on. spec: CHG-9"""
+    """An upsert that has to be planned anew would look for names of the version it was made on. spec: CHG-20"""
     table = table_of(1, key="id")
     rival = lake.open(table.uri)
     plan = table.engine.plan_rows

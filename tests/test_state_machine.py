@@ -87,8 +87,8 @@ def test_one_history_on_every_kind_of_storage(table_uri: Location) -> None:
             (Comparison(number, "less", 5), Comparison(number + 1, "null", 0, negated=True)),
             all_of=number % 2 == 0,
         )
-        deep = number % 5 == 4
-        world.look(Look(where, None, (0.1, 0.9), number, "l2", ((2, -1, 3),), 4, number // 2, deep))
+        parts = frozenset({"everything" if number % 5 == 4 else "search"})
+        world.look(Look(where, None, (0.1, 0.9), number, "l2", ((2, -1, 3),), 4, number // 2, parts))
         world.check_field_ids()
     assert world.newest > 20
 

@@ -103,6 +103,7 @@ class State:
     next_row_id: int = 0
     indexes: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     tags: Mapping[str, int] = field(default_factory=dict)
+    properties: Mapping[str, str] = field(default_factory=dict)
     sequences: Mapping[str, int] = field(default_factory=dict)
     horizon: int = 1
     number: int = 1

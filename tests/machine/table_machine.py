@@ -33,6 +33,9 @@ class TableMachine(RuleBasedStateMachine):
         keyed=st.booleans(),
         scalar_format=st.sampled_from(["vortex", "vortex", "parquet"]),
         fragment_rows=st.sampled_from([3, 8, 1000]),
+        update_strategy=st.sampled_from(["auto", "auto", "rewrite", "patch", "move"]),
+        index_on_append=st.booleans(),
+        isolation=st.sampled_from(["snapshot", "snapshot", "serializable"]),
         many=st.sampled_from([False] * 11 + [True]),
         parts=st.lists(ROWS, max_size=2),
         indexes=st.lists(st.builds(CreateIndex, st.integers(0, 1), st.sampled_from(METRICS)), max_size=2),
@@ -42,6 +45,9 @@ class TableMachine(RuleBasedStateMachine):
         keyed: bool,
         scalar_format: str,
         fragment_rows: int,
+        update_strategy: str,
+        index_on_append: bool,
+        isolation: str,
         many: bool,
         parts: list[Seeds],
         indexes: list[CreateIndex],
@@ -50,6 +56,9 @@ class TableMachine(RuleBasedStateMachine):
         properties: dict[str, Any] = {
             "write.scalar-format": scalar_format,
             "write.fragment-rows": 1000 if many else fragment_rows,
+            "write.update-strategy": update_strategy,
+            "write.index-on-append": "true" if index_on_append else "false",
+            "write.isolation": isolation,
         }
         self.world = World(self.new_store(), writers=WRITERS, keyed=keyed, properties=properties)
         if many:
@@ -66,7 +75,6 @@ class TableMachine(RuleBasedStateMachine):
 
     def look(self, asked: Look) -> None:
         self.world.look(asked)
-        self.world.check_field_ids()
         type(self).steps += 1
 
     @rule(writer=_WRITER, operation=OPERATIONS, asked=LOOKS)

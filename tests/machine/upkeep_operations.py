@@ -49,6 +49,59 @@ class CreateIndex(Operation):
 
 
 @dataclass(frozen=True)
+class DropIndex(Operation):
+    index: int
+
+    def plan(self, state: State) -> Effect | None:
+        if not state.indexes:
+            return None
+        name = self._name(state)
+
+        def edit(now: State) -> State:
+            return replace(now, indexes={one: own for one, own in now.indexes.items() if one != name})
+
+        return Effect(kind="drop_index", edit=edit, claims=frozenset({f"index:{name}"}))
+
+    def _name(self, state: State) -> str:
+        return sorted(state.indexes)[self.index % len(state.indexes)]
+
+    def run(self, table: lake.Table, state: State) -> Any:
+        return table.drop_index(self._name(state))
+
+
+@dataclass(frozen=True)
+class OptimizeIndex(Operation):
+    """Let indexes catch up."""
+
+    retrain: bool | None
+
+    def plan(self, state: State) -> Effect:
+        return Effect(kind="optimize_index", commits=None)
+
+    def run(self, table: lake.Table, state: State) -> Any:
+        return table.optimize_index(retrain=self.retrain)
+
+
+@dataclass(frozen=True)
+class SetProperty(Operation):
+    name: str
+    value: str | None
+    refreshes: ClassVar[bool] = False
+
+    def plan(self, state: State) -> Effect:
+        def edit(now: State) -> State:
+            others = {name: value for name, value in now.properties.items() if name != self.name}
+            return replace(
+                now, properties=others if self.value is None else {**others, self.name: self.value}
+            )
+
+        return Effect(kind="set_properties", edit=edit, claims=frozenset({f"property:{self.name}"}))
+
+    def run(self, table: lake.Table, state: State) -> Any:
+        return table.set_properties({self.name: self.value})
+
+
+@dataclass(frozen=True)
 class Compact(Operation):
     target_rows: int
     deleted_share: float
@@ -142,6 +195,14 @@ class Collect(Operation):
 
 OPERATIONS: list[st.SearchStrategy[Operation]] = [
     st.builds(CreateIndex, column=st.integers(0, 3), metric=st.sampled_from(METRICS)),
+    st.builds(DropIndex, st.integers(0, 3)),
+    st.builds(OptimizeIndex, st.none() | st.booleans()),
+    st.builds(
+        SetProperty,
+        st.just("write.update-strategy"),
+        st.none() | st.sampled_from(["patch", "move", "rewrite"]),
+    ),
+    st.builds(SetProperty, st.just("user.note"), st.none() | st.sampled_from(["a", "b"])),
     st.builds(Compact, target_rows=st.sampled_from([2, 8, 1000]), deleted_share=st.sampled_from([0.01, 0.5])),
     st.builds(MoveTag, name=st.sampled_from(TAGS), back=st.none() | st.integers(0, 6), move=st.booleans()),
     st.builds(Restore, back=st.integers(0, 8)),
