@@ -74,8 +74,6 @@ def _live(snapshot: Snapshot) -> IdRanges:
     return starts, starts + length
 
 
-
-
 def _told(old: Snapshot, new: Snapshot, log: VersionLog) -> RowRuns | None:
     """All rows that commits between the versions say they updated; None where they cannot tell."""
     low, high = sorted((old.version.version, new.version.version))
