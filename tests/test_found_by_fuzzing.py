@@ -33,7 +33,7 @@ def test_a_column_that_forbids_null_is_not_added_over_rows_that_came_meanwhile()
 
 
 def test_a_member_renamed_meanwhile_does_not_swallow_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An upsert that has to be planned anew would look for names of the version it was made on. spec: CHG-11"""
+    """An upsert that has to be planned anew would look for names of the version it was made on. spec: CHG-13"""
     table = table_of(1, key="id")
     rival = lake.open(table.uri)
     plan = table.engine.plan_rows

@@ -231,6 +231,7 @@ class MemberOperation(SchemaOperation):
             kind=kinds[self.what],
             edit=lambda now: self._edited(now, outer.number, member.number, add),
             columns=frozenset({member.number}),
+            reads=frozenset({outer.number}),
             claims=frozenset({claim(self.name, outer.number)} if self.what in names else ()),
         )
 

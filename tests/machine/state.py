@@ -107,7 +107,13 @@ class State:
     sequences: Mapping[str, int] = field(default_factory=dict)
     horizon: int = 1
     number: int = 1
+    asked_at: int | None = None
     history: Mapping[int, State] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def reading(self) -> int:
+        """The version that a request was made on, if it is carried out on a later one; else this one."""
+        return self.number if self.asked_at is None else self.asked_at
 
     def keeps(self, number: int) -> bool:
         """Whether a version has not expired."""

@@ -138,7 +138,7 @@ class MoveTag(Operation):
         return Effect(kind="set_ref", edit=edit, claims=frozenset({f"tag:{self.name}"}))
 
     def _number(self, state: State) -> int | None:
-        return None if self.back is None else max(1, state.number - self.back)
+        return None if self.back is None else max(1, state.reading - self.back)
 
     def run(self, table: lake.Table, state: State) -> Any:
         if self.back is None:
@@ -152,7 +152,7 @@ class Restore(Operation):
     refreshes: ClassVar[bool] = False
 
     def plan(self, state: State) -> Effect:
-        old = state.older(max(1, state.number - self.back))
+        old = state.older(max(1, state.reading - self.back))
         if old is None:
             raise RefusedError(NotFoundError)
 
@@ -162,7 +162,7 @@ class Restore(Operation):
         return Effect(kind="restore", edit=edit)
 
     def run(self, table: lake.Table, state: State) -> Any:
-        return table.restore(max(1, state.number - self.back))
+        return table.restore(max(1, state.reading - self.back))
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class World:
         )
         self.versions: dict[int, State] = {}
         self.effects: dict[int, Effect] = {}
-        self.collected = 0
+        self.collected: set[int] = set()
         self.newest = 0
         self._reader: lake.Table | None = None
         self.field_ids: dict[int, int] = {}
@@ -82,7 +82,7 @@ class World:
 
     def land(self, state: State, effect: Effect) -> None:
         self.newest += 1
-        self.versions[self.newest] = replace(state, number=self.newest, history=self.versions)
+        self.versions[self.newest] = replace(state, number=self.newest, asked_at=None, history=self.versions)
         self.effects[self.newest] = effect
 
     # --- one step -----------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class World:
         finally:
             self.stores[writer].meanwhile = None
         if effect.kind == "collect":
-            self.collected = self.latest.horizon
+            self.collected |= {number for number in self.versions if not self.latest.keeps(number)}
         check_schema(self.reader(), self.latest)
 
     def _since(self, base: State) -> list[Effect]:
@@ -131,7 +131,7 @@ class World:
 
     def _replanned(self, operation: Operation, base: State) -> Effect | None:
         """The same request on the newest version: the columns it named are those of its base."""
-        return operation.plan(replace(self.latest, columns=base.columns))
+        return operation.plan(replace(self.latest, columns=base.columns, asked_at=base.number))
 
     def _judge_error(
         self,
@@ -218,7 +218,7 @@ class World:
             check_rows(older, state)
             look_at(older, state, asked)
             check_difference(table, state, self.latest)
-        elif number < self.collected:
+        elif number in self.collected:
             self._check_gone(number)
 
     def _check_gone(self, number: int) -> None:

@@ -38,11 +38,15 @@ class Fault(enum.Enum):
     DISK_FULL = "refused: disk full"
     SHORT_READ = "a read returns only the first half of the bytes"
     DELAY = "the call takes 20 ms longer"
+    OVERTAKEN = "the call is so slow that another writer commits before it takes effect"
+    REPEATED = "the call takes effect, its answer is lost on the way, and the client sends it again"
 
 
 _CRASHES = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.CRASH_MID_WRITE)
 _DELAY_SECONDS = 0.02
 _READS = frozenset({"get", "get_ranges", "get_suffix", "size", "list"})
+_REPEATABLE = frozenset({*_READS, "create", "put", "delete"})
+"""One request each. Parts of a large object are numbered, so that sending one again is harmless."""
 
 
 class FaultyStore:
@@ -57,6 +61,8 @@ class FaultyStore:
     listing_lag
         Calls of :meth:`list` during which an object written through this store stays unlisted, as in stores
         whose listings lag behind.
+    meanwhile
+        What another writer does while a call is held up (:attr:`Fault.OVERTAKEN`).
     hide_local_paths
         Answer None from :meth:`local_path`, so that every byte read passes here.
     """
@@ -67,11 +73,13 @@ class FaultyStore:
         plan: Mapping[int, Fault] | Callable[[int, str, str], Fault | None] | None = None,
         *,
         listing_lag: int = 0,
+        meanwhile: Callable[[], object] = lambda: None,
         hide_local_paths: bool = True,
     ) -> None:
         self.inner = inner
         self._plan = _by_number(plan) if isinstance(plan, Mapping) else plan
         self._listing_lag = listing_lag
+        self._meanwhile = meanwhile
         self._hide_local_paths = hide_local_paths
         self._lock = threading.Lock()
         self._unlisted: dict[str, int] = {}
@@ -124,7 +132,11 @@ class FaultyStore:
             raise refused(f"{where} failed: the disk is full")
         if fault is Fault.DELAY:
             time.sleep(_DELAY_SECONDS)
+        if fault is Fault.OVERTAKEN:
+            self._meanwhile()
         result = effect()
+        if fault is Fault.REPEATED and method in _REPEATABLE:
+            result = effect()
         if fault is Fault.CRASH_AFTER:
             raise SimulatedCrash
         if fault is Fault.LOSE_RESPONSE:
