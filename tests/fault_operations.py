@@ -69,10 +69,11 @@ def start(store: Store) -> lake.Table:
 
 @dataclass(frozen=True)
 class Struck:
-    """An operation; ``resumes`` if calling it again after a crash goes on where it stopped."""
+    """An operation, and what is done to the table before it, unharmed."""
 
     name: str
     run: Callable[[lake.Table], Any]
+    prepare: Callable[[lake.Table], Any] = lambda table: table
 
 
 def _together(table: lake.Table) -> None:
@@ -82,12 +83,12 @@ def _together(table: lake.Table) -> None:
         both.set_properties({"user.note": "together"})
 
 
-def _update(strategy: str) -> Callable[[lake.Table], Any]:
-    def run(table: lake.Table) -> None:
-        table.set_properties({"write.update-strategy": strategy})
-        table.update({"n": lake.sql("n + 1"), "v": [7.0, 7.0]}, "id IN (1, 5, 9)")
+def _update(table: lake.Table) -> None:
+    table.update({"n": lake.sql("n + 1"), "v": [7.0, 7.0]}, "id IN (1, 5, 9)")
 
-    return run
+
+def _strategy(name: str) -> Callable[[lake.Table], Any]:
+    return lambda table: table.set_properties({"write.update-strategy": name})
 
 
 def _merge(table: lake.Table) -> None:
@@ -104,9 +105,9 @@ OPERATIONS = [
     Struck("append once", lambda table: table.append(rows(*NEW), idempotency=("job", 1))),
     Struck("delete", lambda table: table.delete("id < 2 OR id = 9")),
     Struck("update", lambda table: table.update({"name": "new", "v": [3.0, 1.0]}, "id > 4")),
-    Struck("update by patch", _update("patch")),
-    Struck("update by move", _update("move")),
-    Struck("update by rewrite", _update("rewrite")),
+    Struck("update by patch", _update, _strategy("patch")),
+    Struck("update by move", _update, _strategy("move")),
+    Struck("update by rewrite", _update, _strategy("rewrite")),
     Struck("upsert", lambda table: table.upsert(rows(4, 5, *NEW))),
     Struck("merge", _merge),
     Struck("overwrite", lambda table: table.overwrite(rows(*NEW), "id < 6")),
