@@ -226,6 +226,8 @@ def check_rules(state: State) -> None:
         if len(keys) != len(set(keys)):
             raise ImpossibleError("a key is there twice")
     for column in state.columns:
+        if column.kind == "struct" and not column.members:
+            raise ImpossibleError(f"nothing in {column.name}")
         if not column.nullable and any(row.get(column.number) is None for row in state.rows.values()):
             raise ImpossibleError(f"NULL in {column.name}")
 

@@ -125,7 +125,7 @@ class MoveTag(Operation):
     def plan(self, state: State) -> Effect:
         number = self._number(state)
         if number is not None and number < state.horizon and number not in state.tags.values():
-            raise RefusedError(NotFoundError)
+            raise RefusedError(NotFoundError, AlreadyExistsError)
         if number is None and self.name not in state.tags:
             raise RefusedError(NotFoundError)
         if number is not None and not self.move and state.tags.get(self.name, number) != number:
