@@ -8,12 +8,14 @@ from datetime import datetime
 
 import pyarrow as pa
 
+from lake_format.branches import find_branch
 from lake_format.copies.restoring import restore
 from lake_format.engine import Engine, Progress
 from lake_format.errors import AlreadyExistsError, InvalidInputError
 from lake_format.history import check_tag, moment_of, tagged
 from lake_format.key_index import KEY_INDEX_FEATURE, KeyIndex
 from lake_format.keys import KEY_FEATURE, KEY_PROPERTY, check_key_columns, key_field_ids, with_key
+from lake_format.lines import MAIN
 from lake_format.log import VersionLog
 from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
@@ -91,13 +93,14 @@ def open(  # noqa: A001 - the name every table library uses
     *,
     as_of: datetime | str | None = None,
     tag: str | None = None,
+    branch: str | None = None,
     storage_options: Mapping[str, str] | None = None,
     allow_external: AllowExternal | None = None,
     store: Store | None = None,
     engine: Engine | None = None,
     surroundings: Surroundings | None = None,
 ) -> Table:
-    """Open a table at its newest version, or as it was at an older one.
+    """Open a table, or a branch of it, at its newest version or as it was at an older one.
 
     Parameters
     ----------
@@ -108,6 +111,8 @@ def open(  # noqa: A001 - the name every table library uses
         with one, such as ``2026-03-01T12:00:00Z``.
     tag
         Instead: the version with this tag.
+    branch
+        The branch to open; None and ``main`` are the main line. Versions, times and tags are then the branch's own.
     storage_options
         Endpoint and credentials where the environment does not give them.
     allow_external
@@ -119,7 +124,7 @@ def open(  # noqa: A001 - the name every table library uses
     Raises
     ------
     NotFoundError
-        There is no table at the URI, no such version or tag, or the version has expired.
+        There is no table at the URI, no such branch, version or tag, or the version has expired.
     ExternalNotAllowedError
         When files outside the table's root are read that ``allow_external`` does not cover.
     UnsupportedError
@@ -132,8 +137,16 @@ def open(  # noqa: A001 - the name every table library uses
     consent = Consent.of(allow_external, address, storage_options)
     root = TableStore(store or open_store(address, storage_options), consent)
     log = VersionLog(root, around.sleep)
-    if version is None and as_of is None and tag is None:
-        return Table.opened(root, log, engine=engine, surroundings=around)
+    newest_wanted = version is None and as_of is None and tag is None
+    if branch is not None and branch != MAIN:
+        log = find_branch(log, branch, exact=not newest_wanted)
+    if newest_wanted:
+        opened = Table.opened(root, log, engine=engine, surroundings=around)
+        if not opened.snapshot.version.is_end:
+            return opened
+        # Main's hint was behind: the branch was deleted, and perhaps made anew, since.
+        log = find_branch(log.of_line(0), str(branch), exact=True)
+        return Table.opened(root, log, engine=engine, surroundings=around).refresh()
     older = _older_version(log, version, as_of, tag)
     return Table(root, older, engine=engine, surroundings=around, pinned=True)
 

@@ -17,6 +17,7 @@ from typing import Any
 from lake_format.checkpoint import entries_to_json, recent_from_json
 from lake_format.errors import CorruptionError, InvalidInputError, UnsupportedError
 from lake_format.key_index import KeyIndex
+from lake_format.lines import branches_from_json, merges_from_json, origin_from_json
 from lake_format.model import (
     EXTERNAL_FEATURE,
     FORMAT_VERSION,
@@ -88,6 +89,9 @@ def _version_to_json(version: Version) -> dict[str, Any]:
         "roots": {str(number): uri for number, uri in version.roots.items()},
         "history": entries_to_json(version.history),
         "key_index": None if version.key_index is None else version.key_index.to_json(),
+        "origin": version.origin and version.origin.to_json(),
+        "branches": {name: entry.to_json() for name, entry in version.branches.items()},
+        "merges": {str(line): number for line, number in version.merges.items()},
     }
     return {
         **version.extra,
@@ -142,6 +146,9 @@ _KNOWN_KEYS = frozenset(
         "roots",
         "history",
         "key_index",
+        "origin",
+        "branches",
+        "merges",
     ]
 )
 
@@ -188,6 +195,9 @@ def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
         horizon=_integer(raw, "horizon") if "horizon" in raw else 0,
         roots=roots,
         history=recent_from_json(raw.get("history"), raw["version"], raw["committed_at"]),
+        origin=origin_from_json(raw.get("origin")),
+        branches=branches_from_json(raw.get("branches", {})),
+        merges=merges_from_json(raw.get("merges", {})),
         extra={key: value for key, value in raw.items() if key not in _KNOWN_KEYS},
     )
 

@@ -17,6 +17,7 @@ from pyroaring import BitMap64
 
 from lake_format.errors import ConflictError
 from lake_format.key_index import KEY_INDEX_FEATURE, KeyIndex
+from lake_format.lines import BRANCH_FEATURE, BranchEntry, require_room
 from lake_format.manifest_set import ManifestSet, Spilled
 from lake_format.model import EXTERNAL_FEATURE, Fragment, IndexEntry, NewFragment, Version
 from lake_format.positions import bitmap_of
@@ -173,6 +174,19 @@ class Draft:
         others = {known: at for known, at in self.version.refs.items() if known != name}
         self._change(refs=others if number is None else {**others, name: number})
 
+    def set_branch(self, name: str, entry: BranchEntry | None) -> None:
+        """Let main list a branch under a name; None removes it from the list."""
+        others = {known: one for known, one in self.version.branches.items() if known != name}
+        self._change(
+            branches=others if entry is None else {**others, name: entry},
+            required_features=self.version.required_features | {BRANCH_FEATURE},
+        )
+
+    def end_line(self) -> None:
+        """Make this the last version of a branch."""
+        assert self.version.origin is not None
+        self._change(origin=replace(self.version.origin, dropped=True))
+
     def raise_horizon(self, horizon: int) -> None:
         """Let the versions before ``horizon`` expire, as far as no tag names them."""
         self._change(
@@ -213,6 +227,8 @@ class Draft:
 
     def _put(self, added: list[Fragment], features: Iterable[str], next_row_id: int | None = None) -> None:
         base = self.version
+        require_room(base.next_fragment_id, base.next_fragment_id + len(added))
+        require_room(base.next_row_id, base.next_row_id if next_row_id is None else next_row_id)
         self._change(
             manifests=self._manifests.add(base.manifests, added),
             next_row_id=base.next_row_id if next_row_id is None else next_row_id,

@@ -14,15 +14,25 @@ from typing import Any, Self
 from lake_format.draft import Draft
 from lake_format.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 from lake_format.keys import key_field_ids
+from lake_format.lines import needed_versions
 from lake_format.log import ExpiredError
 from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
 from lake_format.snapshot import Snapshot
 
-__all__ = ["MoveTag", "RestoreVersion", "check_tag", "is_kept", "is_tag", "moment_of", "tagged"]
+__all__ = [
+    "MoveTag",
+    "RestoreVersion",
+    "check_tag",
+    "is_kept",
+    "is_tag",
+    "moment_of",
+    "require_kept",
+    "tagged",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/]{0,127}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/]{0,127}")
 
 
 def moment_of(when: object) -> int:
@@ -53,23 +63,25 @@ def moment_of(when: object) -> int:
 
 
 def is_kept(version: Version, number: int) -> bool:
-    """Whether a version of this number can still be read, as far as ``version`` tells."""
-    return version.horizon <= number <= version.version or number in version.refs.values()
+    """Whether a version of this number can still be read, as far as ``version``, of the same line, tells."""
+    if version.horizon <= number <= version.version or number in version.refs.values():
+        return True
+    return version.line == 0 and number in needed_versions(version.branches, 0)
 
 
 def is_tag(name: object) -> bool:
-    """Whether this can be the name of a tag; no moment in ISO 8601 with a time of day can."""
-    return isinstance(name, str) and _TAG.fullmatch(name) is not None
+    """Whether this can be the name of a tag or branch; no moment in ISO 8601 with a time of day can."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def check_tag(name: object) -> str:
     """A tag's name; InvalidInputError for what cannot be one."""
-    if not isinstance(name, str) or not is_tag(name):
+    if not is_tag(name):
         raise InvalidInputError(
             f"{name!r} cannot be the name of a tag",
             fix="use 1 to 128 letters, digits and _ . - /, starting with a letter, a digit or _",
         )
-    return name
+    return str(name)
 
 
 def tagged(newest: Version, name: object) -> int:
@@ -113,7 +125,7 @@ class MoveTag:
                 raise AlreadyExistsError(
                     f"the tag {self.name!r} names version {refs[self.name]}", fix="move it with move=True"
                 )
-            _require_kept(draft.version, self.number)
+            require_kept(draft.version, self.number)
         draft.set_reference(self.name, self.number)
         return self.record
 
@@ -132,7 +144,7 @@ class RestoreVersion:
 
     def apply(self, draft: Draft) -> OperationRecord:
         """Take over what the older version lists."""
-        _require_kept(draft.version, self.old.version)
+        require_kept(draft.version, self.old.version)
         wanted, had = key_field_ids(draft.version.properties), key_field_ids(self.old.properties)
         if wanted and wanted != had:
             raise InvalidInputError(
@@ -147,7 +159,8 @@ class RestoreVersion:
         return self
 
 
-def _require_kept(version: Version, number: int) -> None:
+def require_kept(version: Version, number: int) -> None:
+    """Raise NotFoundError where a version of this number is not there (yet), or not kept."""
     if number > version.version:
         raise NotFoundError(f"there is no version {number} yet", fix=f"the newest is {version.version}")
     if not is_kept(version, number):

@@ -3,7 +3,8 @@
 A commit *is* the creation of the next numbered version object by create-if-absent; nothing else makes data
 visible (spec/tables.md, COM clauses). The object ``_lake/latest`` is a copy of some recent version object: a
 reader starts there and probes forward, so that the newest version costs two requests however many exist. The
-copy is only a hint: it may lag, be missing or be broken, and nothing relies on it.
+copy is only a hint: it may lag, be missing or be broken, and nothing relies on it. A branch has versions and a
+hint of its own, in a folder of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from lake_format.errors import (
     UnsupportedError,
 )
 from lake_format.model import Version
-from lake_format.paths import LATEST, VERSIONS, checkpoint_path, version_number, version_path
+from lake_format.paths import checkpoint_path, hint_path, version_number, version_path, versions_folder
 from lake_format.store.base import ByteRange, Store
 from lake_format.store.probe import create_first
 from lake_format.store.table_store import TableStore
@@ -45,7 +46,7 @@ class ExpiredError(NotFoundError):
 
 
 class VersionLog:
-    """The versions of one table in one store.
+    """The versions of one line of a table in one store.
 
     Parameters
     ----------
@@ -53,9 +54,12 @@ class VersionLog:
         The table's root.
     sleep
         Waits between attempts at an unanswered claim, in seconds; tests own it.
+    line
+        0 is main, every other number a branch.
     """
 
-    def __init__(self, store: Store, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, store: Store, sleep: Callable[[float], None] = time.sleep, *, line: int = 0) -> None:
+        self.line = line
         self._store = TableStore.around(store)
         self._sleep = sleep
         self._encoded: tuple[str, bytes] | None = None
@@ -64,6 +68,10 @@ class VersionLog:
     def uri(self) -> str:
         """The table's root, for messages."""
         return self._store.uri
+
+    def of_line(self, line: int) -> VersionLog:
+        """The versions of another line of the same table."""
+        return self if line == self.line else VersionLog(self._store, self._sleep, line=line)
 
     def read(self, version: int) -> Version:
         """The version of this number; NotFoundError when it does not exist, ExpiredError when it was collected."""
@@ -85,7 +93,7 @@ class VersionLog:
 
     def _look(self, version: int) -> Version | Tombstone | None:
         """What lies under the name of a version."""
-        path = version_path(version)
+        path = version_path(version, self.line)
         try:
             data = self._store.get(path)
         except NotFoundError:
@@ -101,7 +109,8 @@ class VersionLog:
     def hint(self) -> Version | None:
         """Some recent version, from one request; None where there is no usable hint."""
         try:
-            version = decode_version(self._store.get(LATEST), f"{self._store.uri}/{LATEST}")
+            path = hint_path(self.line)
+            version = decode_version(self._store.get(path), f"{self._store.uri}/{path}")
             self._store.learn(version.roots)
         except (NotFoundError, CorruptionError, UnsupportedError):
             # Whatever is wrong with a hint, the version objects themselves decide what can be said.
@@ -138,7 +147,8 @@ class VersionLog:
 
     def numbers(self) -> list[int]:
         """The numbers of all versions, ascending, by listing."""
-        found = (version_number(info.path) for info in self._store.list(VERSIONS))
+        listed = self._store.list(versions_folder(self.line))
+        found = (version_number(info.path, self.line) for info in listed)
         return sorted(number for number in found if number is not None)
 
     def claim(self, version: Version) -> bool:
@@ -158,7 +168,7 @@ class VersionLog:
         UnsupportedError
             The store overwrites what it should refuse to create; no table can be kept there.
         """
-        path, data = version_path(version.version), encode_version(version)
+        path, data = version_path(version.version, self.line), encode_version(version)
         self._encoded = (version.commit_id, data)
         create = self._store.create if version.parent is not None else partial(create_first, self._store)
         for attempt in range(_CLAIM_ATTEMPTS):
@@ -181,7 +191,7 @@ class VersionLog:
 
     def checkpoint(self, number: int, table_id: str) -> Checkpoint | None:
         """The history checkpoint of this number, from one request; None where there is no usable one."""
-        path = checkpoint_path(number)
+        path = checkpoint_path(number, self.line)
         try:
             return self._checked_checkpoint(self._store.get(path), number, table_id)
         except NotFoundError:
@@ -192,7 +202,7 @@ class VersionLog:
     ) -> list[Checkpoint | None]:
         """Several checkpoints, in one round where the size of all is known."""
         ranges = [
-            ByteRange(checkpoint_path(number), 0, size)
+            ByteRange(checkpoint_path(number, self.line), 0, size)
             for number, size in zip(numbers, sizes, strict=True)
             if size
         ]
@@ -204,7 +214,7 @@ class VersionLog:
 
     def _checked_checkpoint(self, data: bytes, number: int, table_id: str) -> Checkpoint | None:
         with suppress(CorruptionError, UnsupportedError):
-            found = decode_checkpoint(data, f"{self._store.uri}/{checkpoint_path(number)}")
+            found = decode_checkpoint(data, f"{self._store.uri}/{checkpoint_path(number, self.line)}")
             if found.version == number and found.table_id == table_id:
                 return found
         return None
@@ -212,7 +222,7 @@ class VersionLog:
     def put_checkpoint(self, checkpoint: Checkpoint) -> Checkpoint:
         """Store a checkpoint, in place of a damaged one if there is one; returns it with its size."""
         data = encode_checkpoint(checkpoint)
-        self._store.put(checkpoint_path(checkpoint.version), data)
+        self._store.put(checkpoint_path(checkpoint.version, self.line), data)
         return replace(checkpoint, size=len(data))
 
     def publish_hint(self, version: Version) -> None:
@@ -220,7 +230,7 @@ class VersionLog:
         known = self._encoded
         same = known is not None and known[0] == version.commit_id
         try:
-            self._store.put(LATEST, known[1] if known and same else encode_version(version))
+            self._store.put(hint_path(self.line), known[1] if known and same else encode_version(version))
         except StorageError:
             return
 

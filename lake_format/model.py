@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from lake_format.key_index import KeyIndex
+from lake_format.lines import BRANCH_FEATURE, BranchEntry, BranchOrigin
 from lake_format.row_ids import U64, decode_row_ids
 from lake_format.statistics import ColumnStatistics
 
@@ -54,6 +55,7 @@ KNOWN_FEATURES = frozenset(
         "key-index",
         "expired-versions",
         EXTERNAL_FEATURE,
+        BRANCH_FEATURE,
     }
 )
 """Features this release can read. A version that requires any other is refused by name (TAB-7)."""
@@ -296,6 +298,12 @@ class Version:
     """External roots: number to URI of the place that paths ``@<number>/…`` lie in (TAB-11)."""
     history: tuple[HistoryEntry, ...] = ()
     """The versions between the last multiple of 32 and this one, or none of them where that is not known."""
+    origin: BranchOrigin | None = None
+    """The branch this is a version of; None on main."""
+    branches: Mapping[str, BranchEntry] = field(default_factory=dict)
+    """On main: the branches there are, by name (spec/branches.md)."""
+    merges: Mapping[int, int] = field(default_factory=dict)
+    """By line, the newest version of it that was merged into this line."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields a newer minor version wrote; kept and written back untouched."""
 
@@ -303,3 +311,13 @@ class Version:
     def schema(self) -> pa.Schema:
         """The schema of this version, with field ids in the metadata."""
         return self.schemas[self.schema_id]
+
+    @property
+    def line(self) -> int:
+        """Whose version this is: 0 for main, else the number of the branch's line."""
+        return 0 if self.origin is None else self.origin.line
+
+    @property
+    def is_end(self) -> bool:
+        """Whether the branch was deleted with this version, after which none follows."""
+        return self.origin is not None and self.origin.dropped

@@ -33,6 +33,7 @@ from lake_format.queries import (
 from lake_format.result import SearchResult
 from lake_format.schema import DISTANCE, ROW_ID, select_columns
 from lake_format.table_backfill import TableBackfill
+from lake_format.table_branches import TableBranches
 from lake_format.table_copies import TableCopies
 from lake_format.table_core import checked_idempotency
 from lake_format.table_properties import TableProperties
@@ -43,7 +44,9 @@ from lake_format.table_transaction import TableTransaction
 __all__ = ["METRICS", "Table"]
 
 
-class Table(TableRows, TableBackfill, TableCopies, TableProperties, TableTransaction, TableRepair):
+class Table(
+    TableRows, TableBackfill, TableBranches, TableCopies, TableProperties, TableTransaction, TableRepair
+):
     """One table at one version; :meth:`refresh` and every write of its own move it to the newest.
 
     Made by :func:`lake_format.create` and :func:`lake_format.open`. Safe to use from several threads.

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from lake_format.dataset import TableDataset
 from lake_format.engine import Engine, load_engine
-from lake_format.errors import InvalidInputError, LakeError, UnsupportedError
+from lake_format.errors import ConflictError, InvalidInputError, LakeError, NotFoundError, UnsupportedError
 from lake_format.inspect import Inspect
+from lake_format.lines import MAIN
 from lake_format.log import VersionLog
 from lake_format.manifest_set import ManifestSet
 from lake_format.model import Version
@@ -44,7 +45,7 @@ class TableCore(TableDataset):
     ) -> None:
         self._store = TableStore.around(store)
         self._around = surroundings or Surroundings()
-        self._log = VersionLog(self._store, self._around.sleep)
+        self._log = VersionLog(self._store, self._around.sleep, line=version.line)
         self._manifests = ManifestSet(self._store, self._around.new_id)
         self._snapshot = Snapshot(self._store, version, self._manifests)
         self._given_engine = engine
@@ -81,6 +82,12 @@ class TableCore(TableDataset):
     def version(self) -> int:
         """The number of the version this object reads."""
         return self._snapshot.version.version
+
+    @property
+    def branch(self) -> str:
+        """The name of the branch this object reads: ``main`` unless another was opened."""
+        origin = self._snapshot.version.origin
+        return MAIN if origin is None else origin.name
 
     @property
     def schema(self) -> pa.Schema:
@@ -132,9 +139,20 @@ class TableCore(TableDataset):
         return rows
 
     def refresh(self) -> Self:
-        """Move to the newest version; a table opened at an older version, or in a transaction, stays where it is."""
+        """Move to the newest version; a table opened at an older version, or in a transaction, stays where it is.
+
+        Raises
+        ------
+        NotFoundError
+            The branch was deleted.
+        """
         if not self._pinned and self._pending is None:
-            self._move_to(self._log.latest_from(self._snapshot.version))
+            newest = self._log.latest_from(self._snapshot.version)
+            if newest.is_end:
+                raise NotFoundError(
+                    f"the branch {self.branch!r} was deleted", fix="what this object reads is still here"
+                )
+            self._move_to(newest)
         return self
 
     # --- inside -------------------------------------------------------------------------------------------
@@ -164,6 +182,34 @@ class TableCore(TableDataset):
             serializable=serializable,
         )
         self._move_to(landed)
+        return landed
+
+    def _newest_of_main(self) -> Version:
+        main = self._log.of_line(0)
+        newest = main.latest_from(self._snapshot.version) if main is self._log else main.latest()
+        if newest.table_id != self._snapshot.version.table_id:
+            raise ConflictError("the table was dropped and made anew meanwhile", fix="open it again")
+        return newest
+
+    def _commit_on_main(self, change: Change) -> Version:
+        """Commit something about branches, which main lists, wherever this table is.
+
+        Such a change looks at the version it lands on and at no other: where that one is too far ahead to be
+        followed from the version read before, the next try starts from it.
+        """
+        main = self._log.of_line(0)
+        base = self._newest_of_main()
+        while True:
+            try:
+                landed = commit(main, self._manifests, base, [change], self._around)
+                break
+            except ConflictError:
+                newest = self._newest_of_main()
+                if base.version >= newest.horizon:
+                    raise
+                base = newest
+        if main is self._log and not self._pinned:
+            self._move_to(landed)
         return landed
 
     def _move_to(self, version: Version) -> None:
@@ -200,7 +246,10 @@ class TableCore(TableDataset):
             )
 
     def __repr__(self) -> str:
-        return f"Table({self.uri!r}, version={self.version}, rows={self._snapshot.version.row_count:,})"
+        branch = "" if self._log.line == 0 else f"branch={self.branch!r}, "
+        return (
+            f"Table({self.uri!r}, {branch}version={self.version}, rows={self._snapshot.version.row_count:,})"
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         raise UnsupportedError(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 
+from lake_format.branches import ChangeEntry
 from lake_format.compaction import (
     CompactFragments,
     CompactionReport,
@@ -15,6 +18,7 @@ from lake_format.compaction import (
 from lake_format.engine import Progress
 from lake_format.errors import ConflictError, InvalidInputError, NotFoundError
 from lake_format.history import moment_of
+from lake_format.lines import needed_versions
 from lake_format.model import Fragment, Version
 from lake_format.properties import integer_property
 from lake_format.snapshot import Snapshot
@@ -82,7 +86,8 @@ class TableUpkeep(TableKeys):
     ) -> ExpiryReport:
         """Let old versions go: they can no longer be opened, and :meth:`collect_garbage` may remove their files.
 
-        Tagged versions stay. Work that was prepared on an expired version is refused when it commits.
+        Tagged versions stay, and those that branches were made from. Each branch has versions of its own, which
+        expire on their own. Work that was prepared on an expired version is refused when it commits.
 
         Parameters
         ----------
@@ -97,12 +102,14 @@ class TableUpkeep(TableKeys):
         newest = self.refresh().snapshot.version
         oldest, expired = self._expirable(newest, older_than, keep)
         if not expired:
+            self._tell_main(newest)
             return ExpiryReport(horizon=max(newest.horizon, 1), expired=0)
         change = ExpireVersions(horizon=oldest, summary={"horizon": oldest, "expired": expired})
         try:
             landed = self._commit(change, base=newest)
         except YieldedError:  # somebody else lets versions expire at this moment
             return ExpiryReport(horizon=max(self.refresh().snapshot.version.horizon, 1), expired=0)
+        self._tell_main(landed)
         return ExpiryReport(horizon=landed.horizon, expired=expired)
 
     def _expirable(
@@ -112,8 +119,27 @@ class TableUpkeep(TableKeys):
         before, oldest = max(newest.horizon, 1), newest.version - _positive("keep", keep, 1) + 1
         if older_than is not None:
             oldest = min(oldest, self._current_at(newest, older_than))
-        kept = set(newest.refs.values())
+        kept = {*newest.refs.values(), *needed_versions(newest.branches, 0)}
         return oldest, sum(number not in kept for number in range(before, oldest))
+
+    def _tell_main(self, newest: Version) -> None:
+        """Let main know which versions of this branch may be collected: what a merge relies on is decided there."""
+        if newest.origin is None or newest.horizon == 0:
+            return
+        entry = self._newest_of_main().branches.get(newest.origin.name)
+        if entry is None or entry.line != newest.line or entry.horizon >= newest.horizon:
+            return
+        horizon, name = newest.horizon, newest.origin.name
+        summary = {"branch": name, "horizon": horizon}
+        with suppress(NotFoundError):  # the branch was deleted meanwhile
+            self._commit_on_main(
+                ChangeEntry(
+                    name=name,
+                    line=newest.line,
+                    summary=summary,
+                    edit=lambda one: replace(one, horizon=max(one.horizon, horizon)),
+                )
+            )
 
     def _current_at(self, newest: Version, when: timedelta | datetime | str) -> int:
         """The oldest version that was current at a moment or later."""
@@ -131,7 +157,8 @@ class TableUpkeep(TableKeys):
     ) -> GarbageReport:
         """Remove what no version needs any more: files of expired versions, and what failed writers left.
 
-        Files are removed only if they are older than the oldest kept version, by the store's own clock: whatever
+        Looks at main and all branches, wherever it is called. What deleted branches alone had goes at once. Other
+        files are removed only if they are older than the oldest kept version, by the store's own clock: whatever
         somebody writes at this moment is younger. Nothing is removed before :meth:`expire_versions`.
 
         Parameters
@@ -151,8 +178,7 @@ class TableUpkeep(TableKeys):
             raise InvalidInputError(f"grace must be a timedelta of 0 or more, not {grace!r}")
         self._require_writable()
         self._require_alone("collect_garbage")
-        newest = self.refresh().snapshot.version
-        return collect(self._store, self._log, newest, grace.total_seconds(), dry_run=dry_run)
+        return collect(self._store, self._log.of_line(0), grace.total_seconds(), dry_run=dry_run)
 
     def verify(self, *, data: bool = True, progress: Progress | None = None) -> VerificationReport:
         """Check this version: every reference, size, checksum, count and bound, and every index.

@@ -275,6 +275,11 @@ def _committed_between(
         version = newest if number == newest.version else log.read(number)
         if version.table_id != parent.table_id:
             raise ConflictError("the table was dropped and made anew meanwhile", fix="open it again")
+        if version.is_end:
+            raise ConflictError(
+                f"the branch {version.origin and version.origin.name!r} was deleted meanwhile",
+                fix="nothing was written; open another branch, or make this one anew",
+            )
         theirs += [OperationRecord.from_json(raw) for raw in version.operations]
     if any(change.record.key_hashes for change in changes):
         theirs = [_with_key_hashes(store, record) for record in theirs]

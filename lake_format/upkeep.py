@@ -7,28 +7,30 @@ Removing is done by whoever calls :func:`collect`; it never looks at data, only 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, runtime_checkable
 
 from lake_format.checkpoint import BLOCK, block_start
 from lake_format.draft import Draft
-from lake_format.history import is_kept
+from lake_format.lines import needed_versions
 from lake_format.log import ExpiredError, VersionLog
 from lake_format.manifest import decode_manifest, named_files
 from lake_format.model import FILE_COLUMNS, ManifestReference, Version
 from lake_format.operation_record import OperationRecord
 from lake_format.paths import (
     DATA,
-    HISTORY,
     INDEXES,
     JOBS,
     KEYS,
+    LINES,
     MANIFESTS,
-    VERSIONS,
     checkpoint_number,
+    history_folder,
     job_plan_path,
+    line_number,
     version_number,
     version_path,
+    versions_folder,
 )
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import ByteRange, ObjectInfo, Store
@@ -76,7 +78,9 @@ class GarbageReport:
     dry_run
         Whether nothing was touched.
     versions
-        Numbers of expired versions that became tombstones.
+        Numbers of expired versions of main that became tombstones.
+    branch_versions
+        The same for branches, those deleted included: line and number.
     objects
         Paths removed, in order.
     bytes
@@ -87,6 +91,7 @@ class GarbageReport:
 
     dry_run: bool
     versions: list[int] = field(default_factory=list)
+    branch_versions: list[tuple[int, int]] = field(default_factory=list)
     objects: list[str] = field(default_factory=list)
     bytes: int = 0
     leftovers: int = 0
@@ -110,55 +115,143 @@ class ExpireVersions:
         return self
 
 
-def collect(store: Store, log: VersionLog, newest: Version, grace: float, *, dry_run: bool) -> GarbageReport:
-    """Find what no kept version needs and, unless it is a dry run, remove it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """A line with versions that are needed: main, or a branch."""
 
-    Tombstones come first: whoever opens an expired version is told so, rather than meeting missing files.
+    log: VersionLog
+    newest: int
+    horizon: int
+    kept: frozenset[int]
+    """Numbers of the versions whose files are needed."""
+    objects: Mapping[int, ObjectInfo]
+    """What is stored of the line's versions, by number."""
+
+    @property
+    def expired(self) -> list[int]:
+        """Numbers of versions that nobody needs, ascending."""
+        return sorted(n for n in self.objects if n < self.horizon and n not in self.kept)
+
+    @property
+    def begin(self) -> float:
+        """When, by the store's clock, the oldest version was written on which a writer may be at work."""
+        oldest = self.objects.get(max(self.horizon, 1))
+        return 0.0 if oldest is None else oldest.modified_at
+
+
+def collect(store: Store, main: VersionLog, grace: float, *, dry_run: bool) -> GarbageReport:
+    """Find what no kept version of any line needs and, unless it is a dry run, remove it.
+
+    Tombstones come first: whoever opens an expired version is told so, rather than meeting missing files. The
+    order of reading matters (spec/branches.md, BRA-9): branches that ended, then main, then the living branches.
 
     Parameters
     ----------
+    main
+        The versions of main.
     grace
         Seconds by which an object must be older than the version object at the horizon, by the store's clock.
     """
     report = GarbageReport(dry_run=dry_run)
-    if newest.horizon:
-        infos = {number: info for info in store.list(VERSIONS) if (number := version_number(info.path))}
-        _bury(store, log, newest, sorted(infos), report)
-        limit = infos[newest.horizon].modified_at - grace if newest.horizon in infos else 0.0
-        _remove_unneeded(store, log, newest, limit, report)
-        _remove_jobs(store, limit, report)
-        _remove_checkpoints(store, newest, report)
+    ended = _ended_lines(store, main)
+    newest = main.latest()
+    living = list(_living_lines(store, main, newest))
+    known = {line.log.line for line in living}
+    ended = [
+        replace(line, kept=needed_versions(newest.branches, line.log.line))
+        for line in ended
+        if line.log.line not in known
+    ]
+    everything = {info.path: info for folder in _COLLECTED for info in store.list(folder)}
+    named = _named_by_expired(store, ended, everything)
+    for line in (*living, *ended):
+        _bury(store, line, report)
+    limit = min(line.begin for line in living) - grace if newest.horizon else 0.0
+    candidates = {
+        path: info for path, info in everything.items() if info.modified_at < limit or path in named
+    }
+    _spare_needed(store, [(line.log, line.kept) for line in (*living, *ended)], candidates)
+    _remove(store, candidates, report)
+    _remove_jobs(store, limit, report)
+    for line in (*living, *ended):
+        if line.horizon:
+            _remove_checkpoints(store, line, report)
     home = TableStore.around(store).home
     if not dry_run and isinstance(home, KeepsLeftovers):
         report.leftovers = home.remove_leftovers(max(grace, 1.0))
     return report
 
 
-def _bury(store: Store, log: VersionLog, newest: Version, numbers: list[int], report: GarbageReport) -> None:
+def _living_lines(store: Store, main: VersionLog, newest: Version) -> Iterator[_Line]:
+    """Main and the branches that it lists."""
+    yield _Line(
+        log=main,
+        newest=newest.version,
+        horizon=newest.horizon,
+        kept=_kept(newest, newest.horizon) | needed_versions(newest.branches, 0),
+        objects=_objects(store, main),
+    )
+    for entry in newest.branches.values():
+        log = main.of_line(entry.line)
+        last = log.latest()
+        kept = _kept(last, entry.horizon) | needed_versions(newest.branches, entry.line)
+        yield _Line(
+            log=log, newest=last.version, horizon=entry.horizon, kept=kept, objects=_objects(store, log)
+        )
+
+
+def _kept(newest: Version, horizon: int) -> frozenset[int]:
+    # By number, not by listing: a listing may lag.
+    return frozenset(range(max(horizon, 1), newest.version + 1)) | frozenset(newest.refs.values())
+
+
+def _ended_lines(store: Store, main: VersionLog) -> list[_Line]:
+    """Lines of branches that were deleted; all of their versions but the last have expired."""
+    found = []
+    numbers = [line for info in store.list(LINES) if (line := line_number(info.path)) is not None]
     for number in numbers:
-        if is_kept(newest, number) or number > newest.version:
-            continue
-        version = log.find(number)
+        log = main.of_line(number)
+        objects = _objects(store, log)
+        last = log.find(max(objects)) if objects else None
+        if last is not None and last.is_end:
+            at = last.version
+            found.append(_Line(log=log, newest=at, horizon=at, kept=frozenset(), objects=objects))
+    return found
+
+
+def _objects(store: Store, log: VersionLog) -> dict[int, ObjectInfo]:
+    infos = store.list(versions_folder(log.line))
+    return {number: info for info in infos if (number := version_number(info.path, log.line))}
+
+
+def _named_by_expired(store: Store, ended: list[_Line], everything: dict[str, ObjectInfo]) -> set[str]:
+    """What deleted branches named: nobody can be about to use it, however young it is."""
+    others = dict(everything)
+    _spare_needed(store, [(line.log, frozenset(line.expired)) for line in ended], others)
+    return everything.keys() - others.keys()
+
+
+def _bury(store: Store, line: _Line, report: GarbageReport) -> None:
+    for number in line.expired:
+        version = line.log.find(number)
         if version is None:  # buried already
             continue
-        report.versions.append(number)
+        if line.log.line:
+            report.branch_versions.append((line.log.line, number))
+        else:
+            report.versions.append(number)
         if not report.dry_run:
             stone = Tombstone(
                 table_id=version.table_id,
                 version=number,
                 commit_id=version.commit_id,
                 committed_at=version.committed_at,
-                horizon=newest.horizon,
+                horizon=line.horizon,
             )
-            store.put(version_path(number), encode_tombstone(stone))
+            store.put(version_path(number, line.log.line), encode_tombstone(stone))
 
 
-def _remove_unneeded(
-    store: Store, log: VersionLog, newest: Version, limit: float, report: GarbageReport
-) -> None:
-    candidates = {info.path: info for folder in _COLLECTED for info in store.list(folder)}
-    candidates = {path: info for path, info in candidates.items() if info.modified_at < limit}
-    _spare_needed(store, log, newest, candidates)
+def _remove(store: Store, candidates: Mapping[str, ObjectInfo], report: GarbageReport) -> None:
     for path in sorted(candidates):
         report.objects.append(path)
         report.bytes += candidates[path].size
@@ -185,15 +278,15 @@ def _remove_jobs(store: Store, limit: float, report: GarbageReport) -> None:
                 store.delete(info.path)
 
 
-def _remove_checkpoints(store: Store, newest: Version, report: GarbageReport) -> None:
+def _remove_checkpoints(store: Store, line: _Line, report: GarbageReport) -> None:
     """Remove history checkpoints that later ones replace, and those that tell of expired versions only."""
-    current = block_start(newest.version)
-    for info in list(store.list(HISTORY)):
-        number = checkpoint_number(info.path)
+    current = block_start(line.newest)
+    for info in list(store.list(history_folder(line.log.line))):
+        number = checkpoint_number(info.path, line.log.line)
         if number is None or number > current:
             continue
         told = range(block_start(number) + 1, number + 1)
-        expired = number < newest.horizon and not any(tag in told for tag in newest.refs.values())
+        expired = number < line.horizon and not any(kept in told for kept in line.kept)
         if number % BLOCK or expired:
             report.objects.append(info.path)
             report.bytes += info.size
@@ -201,14 +294,15 @@ def _remove_checkpoints(store: Store, newest: Version, report: GarbageReport) ->
                 store.delete(info.path)
 
 
-def _spare_needed(store: Store, log: VersionLog, newest: Version, candidates: dict[str, ObjectInfo]) -> None:
-    """Take out of the candidates whatever a kept version names.
+def _spare_needed(
+    store: Store, versions: list[tuple[VersionLog, frozenset[int]]], candidates: dict[str, ObjectInfo]
+) -> None:
+    """Take out of the candidates whatever one of these versions, by line and number, names.
 
     A fragment of a stored manifest is needed if at least one kept version has not removed it.
     """
     stored: dict[str, tuple[ManifestReference, frozenset[int]]] = {}
-    # By number, not by listing: a listing may lag.
-    for number in sorted({*range(newest.horizon, newest.version + 1), *newest.refs.values()}):
+    for log, number in ((log, number) for log, numbers in versions for number in sorted(numbers)):
         if not candidates:
             return
         try:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from lake_format.errors import CorruptionError, InvalidInputError, LakeError, NotFoundError, UnsupportedError
+from lake_format.lines import BRANCH_FEATURE, LINE_IDS, line_of
 from lake_format.manifest import FragmentTable
-from lake_format.model import Fragment, IndexEntry
+from lake_format.model import Fragment, IndexEntry, Version
 from lake_format.paths import version_path
 from lake_format.row_ids import U64, decode_row_ids
 from lake_format.schema import field_by_id, field_id, walk_fields
@@ -75,7 +76,7 @@ def check_metadata(snapshot: Snapshot, fragments: list[Fragment]) -> Iterator[Pr
             fragments += [table.fragment(index) for index in range(len(table))]
             tables.append(table.table)
         except WRONG as error:
-            yield Problem(reference.path or version_path(snapshot.version.version), error.what)
+            yield Problem(reference.path or _object_of(snapshot.version), error.what)
     yield from _check_fragments(snapshot, fragments)
     if len(tables) == len(snapshot.version.manifests):
         yield from _check_whole(snapshot, FragmentTable(tables), fragments)
@@ -85,7 +86,7 @@ def check_metadata(snapshot: Snapshot, fragments: list[Fragment]) -> Iterator[Pr
 
 def _check_fragments(snapshot: Snapshot, fragments: list[Fragment]) -> Iterator[Problem]:
     version = snapshot.version
-    where = version_path(version.version)
+    where = _object_of(version)
     seen: set[int] = set()
     for fragment in fragments:
         name = f"fragment {fragment.fragment_id}"
@@ -102,7 +103,7 @@ def _check_fragments(snapshot: Snapshot, fragments: list[Fragment]) -> Iterator[
             deleted_positions(fragment)
             for patch in fragment.patches:
                 patched_positions(fragment, patch)
-            if int(fragment.row_ids().max()) >= version.next_row_id:
+            if _never_given_out(fragment.row_ids(), version):
                 yield Problem(where, f"{name} has row ids that were never given out")
         except WRONG as error:
             yield Problem(where, f"{name}: {error.what}")
@@ -110,7 +111,7 @@ def _check_fragments(snapshot: Snapshot, fragments: list[Fragment]) -> Iterator[
 
 def _check_whole(snapshot: Snapshot, table: FragmentTable, fragments: list[Fragment]) -> Iterator[Problem]:
     version = snapshot.version
-    where = version_path(version.version)
+    where = _object_of(version)
     live = sum(fragment.row_count - fragment.deleted_count for fragment in fragments)
     if live != version.row_count:
         yield Problem(where, f"the version counts {version.row_count} rows, its fragments {live}")
@@ -126,7 +127,7 @@ def _check_whole(snapshot: Snapshot, table: FragmentTable, fragments: list[Fragm
 
 
 def _check_index(snapshot: Snapshot, entry: IndexEntry) -> Iterator[Problem]:
-    where = version_path(snapshot.version.version)
+    where = _object_of(snapshot.version)
     if field_by_id(snapshot.schema, entry.field_id) is None:
         yield Problem(where, f"index {entry.name!r} is over field {entry.field_id}, which the table lacks")
     covered: list[U64] = []
@@ -136,9 +137,22 @@ def _check_index(snapshot: Snapshot, entry: IndexEntry) -> Iterator[Problem]:
         except WRONG as error:
             yield Problem(shard.path, error.what)
             continue
-        if len(ids) and ((ids[1:] <= ids[:-1]).any() or int(ids[-1]) >= snapshot.version.next_row_id):
+        if (ids[1:] <= ids[:-1]).any() or _never_given_out(ids, snapshot.version):
             yield Problem(shard.path, "the covered row ids do not ascend, or were never given out")
         covered.append(ids)
     everything = np.concatenate(covered) if covered else np.empty(0, np.uint64)
     if len(np.unique(everything)) < len(everything):
         yield Problem(where, f"two shards of index {entry.name!r} cover the same row")
+
+
+def _object_of(version: Version) -> str:
+    return version_path(version.version, version.line)
+
+
+def _never_given_out(row_ids: U64, version: Version) -> bool:
+    """Whether a row id is one that this line has not given out yet; of other lines it knows nothing (IDN-3)."""
+    following = np.uint64(version.next_row_id)
+    past = row_ids[row_ids >= following]
+    if BRANCH_FEATURE not in version.required_features:
+        return len(past) > 0
+    return bool((past < np.uint64((line_of(version.next_row_id) + 1) * LINE_IDS)).any())
