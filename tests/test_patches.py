@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,21 +14,23 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyroaring import BitMap64
-from row_samples import Forced, content, interrupted, make, vector
+from row_samples import Forced, content, interrupted, make, row_ids, vector
 from samples import every_type, fragment
+from stores.faulty import Fault, FaultyStore, SimulatedCrash
 from test_manifest import read
 from test_upkeep_verify import rewritten, with_fragments
 
 import lake_format as lake
-from lake_format.errors import CorruptionError
+from lake_format.errors import CorruptionError, LakeError
 from lake_format.manifest import encode_manifest
 from lake_format.model import ColumnPatch, Fragment
 from lake_format.patching import MOST_PATCHES
 from lake_format.row_edits import StrategyUse
-from lake_format.store import open_store
+from lake_format.store import Store, open_store
 from lake_format.store.local import LocalStore
 from lake_format.store.metered import MeteredStore
 from lake_format.table import Table
+from lake_format.transaction import Surroundings
 
 PATCH = {"write.update-strategy": "patch"}
 
@@ -321,3 +324,89 @@ def test_two_updates_of_different_rows_both_land(tmp_path: Path, first: str, sec
     if (first, second) == ("patch", "patch"):
         assert [one.count for one in entries(landed)[0].patches] == [2, 2]
     assert landed.verify().ok
+
+
+@pytest.mark.parametrize("rival", [lambda t: t.compact(target_rows=1000), lambda t: t.delete("id = 9")])
+def test_a_patch_follows_its_rows(tmp_path: Path, rival: Callable[[Table], Any]) -> None:
+    """The fragment was compacted away, or a row is gone. spec: IDN-12, PAT-5"""
+    make(tmp_path, *range(80), fragment_rows=40)
+    mine, _ = interrupted(lake.open(str(tmp_path / "table")), rival)
+    with Forced("patch"):
+        mine.update({"price": -2.0, "vec": vector(7)}, "id IN (5, 9, 60)")
+    landed = lake.open(mine.uri)
+    gone = landed.count() == 79
+    found = content(landed, "price", "vec")
+    assert {i: found[i]["price"] for i in found if found[i]["price"] < 0} == dict.fromkeys(
+        (5, 60) if gone else (5, 9, 60), -2.0
+    )
+    assert found[5]["vec"] == vector(7)
+    assert row_ids(landed) == {i: i for i in range(80) if i in found}
+    assert landed.verify().ok
+
+
+def test_versions_differ_by_patched_rows_and_their_files_are_kept(tmp_path: Path) -> None:
+    """spec: VER-8, UPK-5"""
+    table = patched(tmp_path, fragment_rows=40)
+    before = table.version
+    table.update({"price": -1.0}, "id IN (3, 5)")
+    assert table.diff(before, table.version).changed.tolist() == [3, 5]
+    table.compact(deleted_share=0.01)
+    table.update({"price": -2.0}, "id = 7")
+    table.expire_versions(keep=1)
+    table.collect_garbage(dry_run=False, grace=timedelta(0))
+    fresh = lake.open(table.uri)
+    assert {i for i, price in content(fresh, "price").items() if price < 0} == {3, 5, 7}
+    assert fresh.verify().ok
+
+
+FAULTS = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.CRASH_MID_WRITE, Fault.LOSE_RESPONSE, Fault.DISK_FULL)
+
+
+def test_a_fault_at_any_call_of_a_patch() -> None:
+    """All or nothing, and whoever tries again succeeds. spec: PAT-1, COM-4"""
+
+    def opened(store: Store) -> Table:
+        return lake.open("unused", store=store, surroundings=Surroundings(sleep=lambda _seconds: None))
+
+    def values(store: Store) -> Any:
+        return opened(store).scan(["n"]).read_all().column("n").to_pylist()
+
+    def job(store: Store) -> None:
+        opened(store).update({"n": lake.sql("n + 100"), "v": [1.0, 2.0]}, "n IN (3, 25)")
+
+    first = open_store(f"memory://{uuid4().hex}")
+    schema = pa.schema([("n", pa.int64()), ("v", pa.list_(pa.float32(), 2))])
+    properties = {**PATCH, "write.fragment-rows": 20}
+    lake.create("unused", schema, store=first, properties=properties).append(
+        {"n": range(40), "v": [[0.0, float(i)] for i in range(40)]}
+    )
+    objects = {info.path: first.get(info.path) for info in first.list("")}
+
+    def fresh() -> FaultyStore:
+        store = open_store(f"memory://{uuid4().hex}")
+        for path, data in objects.items():
+            store.create(path, data)
+        return FaultyStore(store)
+
+    quiet = fresh()
+    before = values(quiet)
+    start = len(quiet.calls)
+    job(quiet)
+    calls = len(quiet.calls) - start
+    after = values(quiet)
+    assert [one.count for one in entries(opened(quiet))[0].patches] == [1, 1]
+    for number in range(calls):
+        store, fault = fresh(), FAULTS[number % len(FAULTS)]
+        store._plan = lambda at, _method, _path, number=number, fault=fault: fault if at == number else None  # type: ignore[assignment]
+        acknowledged = True
+        try:
+            job(store)
+        except (SimulatedCrash, LakeError):
+            acknowledged = False
+        store.revive()
+        found = values(store)
+        assert found in ([after] if acknowledged else [before, after]), (number, fault, store.calls[number])
+        if found == before:
+            job(store)
+            assert values(store) == after
+        assert opened(store).verify().ok

@@ -167,7 +167,8 @@ Meanwhile = Callable[[Table], object]
     ],
 )
 @pytest.mark.parametrize(
-    ("own", "rival"), [("rewrite", "rewrite"), ("move", "rewrite"), ("rewrite", "move"), ("move", "move")]
+    ("own", "rival"),
+    [("rewrite", "rewrite"), ("move", "rewrite"), ("rewrite", "move"), ("move", "move"), ("patch", "patch")],
 )
 def test_a_change_is_made_to_fit_what_came_first(
     tmp_path: Path, own: str, rival: str, change: Meanwhile, meanwhile: Meanwhile, expected: dict[int, Any]

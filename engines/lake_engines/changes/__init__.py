@@ -5,7 +5,7 @@
     request ─ planning ─┬─ matching   rows of a filter, or
                         ├─ source, lookup   rows handed in, and the rows that have their keys
                         ├─ assignments, merging   new values
-                        └─ placing ── costs   rewrite a column group, or move rows
+                        └─ placing ── costs   rewrite a column group, lay a patch over it, or move rows
 
 Nothing here commits; :mod:`lake_format.row_changes` does.
 """
