@@ -68,6 +68,8 @@ MANIFEST_SCHEMA = pa.schema(
 )
 _OPTIONAL = frozenset({"patches"})
 """Columns that are left out of a manifest in which they are NULL throughout."""
+_MOST_PIECES = 1024
+"""Fragments out of order are put in their places as so many slices at most; beyond that all are copied."""
 _SUPERSEDED = 1 << 31
 """Added to the id of a file's column whose values another group has by now; ids themselves are smaller."""
 _NO_STATISTICS = pa.array([], MANIFEST_SCHEMA.field("statistics").type)
@@ -194,11 +196,8 @@ class FragmentTable:
 
     def __init__(self, tables: Iterable[pa.Table]) -> None:
         parts = list(tables)
-        merged = pa.concat_tables(parts) if parts else MANIFEST_SCHEMA.empty_table()
-        ids = merged.column("fragment_id").to_numpy()
-        if (ids[1:] < ids[:-1]).any():  # a replaced entry is stored last, but its rows keep their place
-            merged = merged.take(pa.array(np.argsort(ids, kind="stable")))
-        self.table = merged.combine_chunks() if merged.column(0).num_chunks > 1 else merged
+        # In pieces as they come: bringing a hundred thousand fragments together would cost as much as reading them.
+        self.table = _in_scan_order(pa.concat_tables(parts)) if parts else MANIFEST_SCHEMA.empty_table()
         self.history: FieldHistory | None = None
         self._cache: dict[int, Fragment] = {}
         self._statistics: _StatisticsColumns | None = None
@@ -251,6 +250,21 @@ class FragmentTable:
             self._statistics = _StatisticsColumns(self.table.column("statistics"))
         found = self._statistics.of(field_id)
         return found if self.history is None else self.history.corrected(field_id, found, self.table)
+
+
+def _in_scan_order(table: pa.Table) -> pa.Table:
+    """The fragments by their ids: replaced entries are stored last, but their rows keep their place (MAN-6)."""
+    ids = table.column("fragment_id").to_numpy()
+    if (ids[1:] >= ids[:-1]).all():
+        return table
+    order = np.argsort(ids, kind="stable")
+    starts = np.flatnonzero(np.r_[True, order[1:] != order[:-1] + 1])
+    if len(starts) > _MOST_PIECES:
+        return table.take(pa.array(order))
+    stops = np.r_[starts[1:], len(order)]
+    return pa.concat_tables(
+        table.slice(int(order[start]), int(stop - start)) for start, stop in zip(starts, stops, strict=True)
+    )
 
 
 class _StatisticsColumns:
