@@ -20,7 +20,9 @@ import pyarrow as pa
 os.environ.setdefault("LANCE_LOG", "error")  # read when the package loads
 
 import lance
+import vortex  # noqa: F401 - as lance: loaded before memory is watched
 
+import lake_engines.changes  # noqa: F401
 import lake_format as lake
 from bench.data import CACHE
 from bench.harness import alternate, in_child, show

@@ -61,7 +61,7 @@ def test_a_fault_at_any_call(objects: dict[str, bytes], name: str) -> None:
 @pytest.mark.parametrize("name", JOBS)
 def test_a_fault_at_some_calls(objects: dict[str, bytes], name: str) -> None:
     """spec: KEY-3, KEY-9, CHG-12"""
-    strike(objects, JOBS[name], 4)
+    strike(objects, JOBS[name], 6)
 
 
 def strike(objects: dict[str, bytes], job: Job, step: int) -> None:

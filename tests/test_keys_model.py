@@ -207,7 +207,7 @@ class Keys(RuleBasedStateMachine):
 
 TestKeys = Keys.TestCase
 TestKeys.settings = settings(
-    max_examples=12, stateful_step_count=12, suppress_health_check=list(HealthCheck), deadline=None
+    max_examples=8, stateful_step_count=12, suppress_health_check=list(HealthCheck), deadline=None
 )
 
 
