@@ -9,6 +9,7 @@ from datetime import datetime
 import pyarrow as pa
 
 from lake_format.branches import find_branch
+from lake_format.clustering import CLUSTERING_PROPERTY, check_clustering
 from lake_format.copies.restoring import restore
 from lake_format.engine import Engine, Progress
 from lake_format.errors import AlreadyExistsError, InvalidInputError
@@ -19,6 +20,8 @@ from lake_format.lines import MAIN
 from lake_format.log import VersionLog
 from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
+from lake_format.partitioning import FEATURE as PARTITIONS
+from lake_format.partitioning import PartitionSpec, parse_partitioning
 from lake_format.properties import check_properties
 from lake_format.schema import assign_field_ids, check_user_schema
 from lake_format.store import open_store
@@ -37,6 +40,8 @@ def create(
     schema: pa.Schema,
     *,
     key: str | Sequence[str] | None = None,
+    partition_by: str | Sequence[str] | None = None,
+    cluster_by: str | Sequence[str] | None = None,
     properties: Mapping[str, object] | None = None,
     storage_options: Mapping[str, str] | None = None,
     store: Store | None = None,
@@ -53,6 +58,11 @@ def create(
         Columns and types. Vectors are ``pa.list_(pa.float32(), dimension)`` (or float16).
     key
         Columns that identify a row. No two rows ever have the same key, whoever writes; none of it is NULL.
+    partition_by
+        Columns and transforms of columns by which rows are parted into fragments, such as
+        ``["day(ts)", "bucket(16, id)"]``; see :meth:`Table.set_partitioning`.
+    cluster_by
+        Columns by which rows are put in order when they are written; see :meth:`Table.set_clustering`.
     properties
         Table properties, see :data:`lake_format.properties.PROPERTIES`.
     storage_options
@@ -73,6 +83,9 @@ def create(
     checked = check_properties(properties)
     if key is not None:
         numbered, checked[KEY_PROPERTY] = with_key(numbered, check_key_columns(numbered, key))
+    fields = parse_partitioning(numbered, partition_by or ())
+    if cluster_by is not None:
+        checked[CLUSTERING_PROPERTY] = str(check_clustering(numbered, cluster_by))
     version = first_version(numbered, next_field_id, checked, OperationRecord(kind="create"), around)
     if key is not None:
         version = replace(
@@ -80,6 +93,10 @@ def create(
             required_features=version.required_features | {KEY_FEATURE, KEY_INDEX_FEATURE},
             key_index=KeyIndex(field_ids=key_field_ids(checked)),
         )
+    if fields:
+        spec = PartitionSpec(spec_id=0, fields=fields)
+        features = version.required_features | {PARTITIONS}
+        version = replace(version, partition_specs={0: spec}, partition_spec_id=0, required_features=features)
     log = VersionLog(root, around.sleep)
     if not log.claim(version):
         raise AlreadyExistsError(f"there is a table at {root.uri} already", fix="open it with lake.open()")

@@ -28,6 +28,7 @@ from lake_format.model import (
     Version,
 )
 from lake_format.packed_json import pack_json, unpack_json
+from lake_format.partitioning import PartitionSpec, spec_from_json, spec_to_json
 from lake_format.schema import schema_from_bytes, schema_to_bytes
 from lake_format.store.paths import check_object_path, split_external
 from lake_format.store.places import Place
@@ -96,6 +97,7 @@ def _version_to_json(version: Version) -> dict[str, Any]:
     return {
         **version.extra,
         **{key: value for key, value in optional.items() if value},
+        **_partitioning_to_json(version),
         "format_version": FORMAT_VERSION,
         "required_features": sorted(version.required_features),
         "table_id": version.table_id,
@@ -149,6 +151,8 @@ _KNOWN_KEYS = frozenset(
         "origin",
         "branches",
         "merges",
+        "partition_specs",
+        "partition_spec_id",
     ]
 )
 
@@ -163,6 +167,7 @@ def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
     if used != len(tail):
         raise CorruptionError("the object is longer or shorter than its manifests say")
     parent, roots = raw["parent"], _roots_from_json(raw)
+    specs, spec_id = _partitioning_from_json(raw)
     indexes = tuple(_index_from_json(entry) for entry in _list(raw, "indexes"))
     key_index = KeyIndex.from_json(raw["key_index"]) if "key_index" in raw else None
     named = [one.path for one in manifests if one.path] + [one.path for e in indexes for one in e.shards]
@@ -198,8 +203,27 @@ def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
         origin=origin_from_json(raw.get("origin")),
         branches=branches_from_json(raw.get("branches", {})),
         merges=merges_from_json(raw.get("merges", {})),
+        partition_specs=specs,
+        partition_spec_id=spec_id,
         extra={key: value for key, value in raw.items() if key not in _KNOWN_KEYS},
     )
+
+
+def _partitioning_to_json(version: Version) -> dict[str, Any]:
+    """Nothing for a table that never was partitioned."""
+    if version.partition_spec_id is None:
+        return {}
+    specs = [spec_to_json(spec) for spec in version.partition_specs.values()]
+    return {"partition_specs": specs, "partition_spec_id": version.partition_spec_id}
+
+
+def _partitioning_from_json(raw: dict[str, Any]) -> tuple[dict[int, PartitionSpec], int | None]:
+    if "partition_spec_id" not in raw:
+        return {}, None
+    specs = {spec.spec_id: spec for spec in map(spec_from_json, _list(raw, "partition_specs"))}
+    if (current := _integer(raw, "partition_spec_id")) not in specs:
+        raise CorruptionError(f"the current partition spec {current} is not among the specs")
+    return specs, current
 
 
 def _refs_from_json(raw: dict[str, Any]) -> dict[str, int]:

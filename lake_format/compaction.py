@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from lake_format.clustering import Clustering
 from lake_format.draft import Draft
 from lake_format.manifest import FragmentTable
 from lake_format.model import Fragment, NewFragment
@@ -31,6 +32,7 @@ __all__ = [
     "RewriteRequest",
     "Rewritten",
     "choose_fragments",
+    "choose_unclustered",
 ]
 
 _I64 = npt.NDArray[np.int64]
@@ -56,16 +58,28 @@ class CompactionTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewriteRequest:
-    """Fragments whose live rows are to be written as one new fragment, in the order given."""
+    """Fragments of one partition whose live rows are to be written anew.
+
+    Attributes
+    ----------
+    fragments
+        In the order of their rows.
+    clustering
+        The order to bring the rows into; None leaves them in theirs.
+    split
+        Cut at the table's limits; otherwise the rows become one fragment.
+    """
 
     fragments: tuple[Fragment, ...]
+    clustering: Clustering | None = None
+    split: bool = False
     progress: Callable[[str, int, int], None] | None = None
     new_id: Callable[[], UUID] = uuid4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewritten:
-    """The new fragment, its row ids by position, and what a reader of its files must know."""
+    """A new fragment, its row ids by position, and what a reader of its files must know."""
 
     fragment: NewFragment
     row_ids: U64
@@ -103,15 +117,50 @@ def choose_fragments(fragments: FragmentTable, target: CompactionTarget) -> list
     rows = fragments.integers("row_count").astype(np.int64)
     deleted = fragments.integers("deleted_count").astype(np.int64)
     live = rows - deleted
-    size = (_stored_bytes(fragments) * (live / np.maximum(rows, 1))).astype(np.int64)
+    size = _live_bytes(fragments)
     worn = deleted >= np.maximum(rows * target.deleted_share, 1)
     patches, patched = _patches(fragments)
     worn |= (patches >= MOST_PATCHES) | (patched >= np.maximum(rows * PATCHED_SHARE, 1))
     small = (2 * live < target.rows) & (2 * size < target.bytes)
+    partitions = fragments.partition_numbers()
     chosen = np.flatnonzero(worn | small)
+    chosen = chosen[np.argsort(partitions[chosen], kind="stable")]
     return [
-        group for group in _gathered(chosen, live, size, target) if len(group) > 1 or bool(worn[group[0]])
+        group
+        for group in _gathered(chosen, live, size, target, partitions)
+        if len(group) > 1 or bool(worn[group[0]])
     ]
+
+
+def choose_unclustered(
+    fragments: FragmentTable, order: str | None, *, full: CompactionTarget, group: CompactionTarget
+) -> list[list[int]]:
+    """Rows of the fragment table to be sorted together, each group of one partition and of ``group``'s size.
+
+    Left alone are fragments that are in ``order`` already, unless they are small (below half of ``full``) and there
+    are others to sort them with. None sorts all.
+    """
+    live = fragments.integers("row_count").astype(np.int64)
+    live -= fragments.integers("deleted_count").astype(np.int64)
+    size = _live_bytes(fragments)
+    marks = fragments.table.column("clustering").to_pylist()
+    unsorted = np.array([order is None or mark != order for mark in marks], bool)
+    small = (2 * live < full.rows) & (2 * size < full.bytes)
+    partitions = fragments.partition_numbers()
+    chosen = np.flatnonzero(unsorted | small)
+    chosen = chosen[np.argsort(partitions[chosen], kind="stable")]
+    return [
+        found
+        for found in _gathered(chosen, live, size, group, partitions)
+        if bool(unsorted[found].any()) or len(found) > 1
+    ]
+
+
+def _live_bytes(fragments: FragmentTable) -> _I64:
+    """About how many bytes each fragment's live rows take; shape ``(fragments,)``."""
+    rows = fragments.integers("row_count").astype(np.int64)
+    live = rows - fragments.integers("deleted_count").astype(np.int64)
+    return (_stored_bytes(fragments) * (live / np.maximum(rows, 1))).astype(np.int64)
 
 
 def _stored_bytes(fragments: FragmentTable) -> _I64:
@@ -138,11 +187,15 @@ def _patches(fragments: FragmentTable) -> tuple[_I64, _I64]:
     )
 
 
-def _gathered(chosen: _I64, live: _I64, size: _I64, target: CompactionTarget) -> Iterator[list[int]]:
+def _gathered(
+    chosen: _I64, live: _I64, size: _I64, target: CompactionTarget, partitions: _I64
+) -> Iterator[list[int]]:
+    """Groups of neighbouring fragments of one partition, each up to the target's size."""
     group: list[int] = []
     rows = held = 0
     for index in chosen.tolist():
-        if group and (rows + live[index] > target.rows or held + size[index] > target.bytes):
+        full = rows + live[index] > target.rows or held + size[index] > target.bytes
+        if group and (full or partitions[index] != partitions[group[0]]):
             yield group
             group, rows, held = [], 0, 0
         group.append(index)
@@ -153,25 +206,28 @@ def _gathered(chosen: _I64, live: _I64, size: _I64, target: CompactionTarget) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactFragments:
-    """Put a fragment of the same rows in place of several.
+    """Put fragments of the same rows in place of several.
 
     Attributes
     ----------
     sources
-        The fragments as they were read, in the order of their rows in the new one.
+        The fragments as they were read.
     rewritten
         Their rows that were live then.
+    kind
+        ``compact``, or ``cluster`` where the rows were brought into another order.
     """
 
     sources: tuple[Fragment, ...]
-    rewritten: Rewritten
+    rewritten: tuple[Rewritten, ...]
+    kind: str = "compact"
     summary: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def record(self) -> OperationRecord:
         """The fragments it removes."""
         return OperationRecord(
-            kind="compact", fragments_removed=frozenset(source.fragment_id for source in self.sources)
+            kind=self.kind, fragments_removed=frozenset(source.fragment_id for source in self.sources)
         )
 
     def apply(self, draft: Draft) -> OperationRecord:
@@ -179,23 +235,22 @@ class CompactFragments:
         fragments = draft.snapshot.fragments
         departed = [self._departed(source, fragments.by_id(source.fragment_id)) for source in self.sources]
         gone = np.concatenate(departed)
-        dead = np.flatnonzero(np.isin(self.rewritten.row_ids, gone)) if len(gone) else np.empty(0, np.int64)
         draft.replace_fragments({source.fragment_id: None for source in self.sources})
-        if len(dead) < len(self.rewritten.row_ids):
-            draft.add_compacted(
-                self.rewritten.fragment, self.rewritten.row_ids, dead, self.rewritten.features
-            )
+        for new in self.rewritten:
+            dead = np.flatnonzero(np.isin(new.row_ids, gone)) if len(gone) else np.empty(0, np.int64)
+            if len(dead) < len(new.row_ids):
+                draft.add_compacted(new.fragment, new.row_ids, dead, new.features)
         return self.record
 
     def replan(self, latest: Snapshot) -> Self:
         """No rule of the matrix plans a compaction anew: it gives way."""
-        raise YieldedError("a compaction is not planned anew", fix="compact again")
+        raise YieldedError(f"a {self.kind} is not planned anew", fix="start it again")
 
     def _departed(self, source: Fragment, now: Fragment | None) -> U64:
         """Row ids that were live in the fragment when it was read and are not now."""
         if now is None or not now.holds_what(source):
             raise YieldedError(
-                f"fragment {source.fragment_id} was replaced while it was compacted", fix="compact again"
+                f"fragment {source.fragment_id} was replaced while it was rewritten", fix="start it again"
             )
         if now.deletions == source.deletions:
             return np.empty(0, np.uint64)

@@ -20,6 +20,8 @@ from lake_format.key_index import KEY_INDEX_FEATURE, KeyIndex
 from lake_format.lines import BRANCH_FEATURE, BranchEntry, require_room
 from lake_format.manifest_set import ManifestSet, Spilled
 from lake_format.model import EXTERNAL_FEATURE, Fragment, IndexEntry, NewFragment, Version
+from lake_format.partitioning import FEATURE as PARTITIONS
+from lake_format.partitioning import PartitionField, PartitionSpec
 from lake_format.positions import bitmap_of
 from lake_format.row_ids import U64, encode_row_ids
 from lake_format.snapshot import Snapshot
@@ -169,6 +171,17 @@ class Draft:
         """Replace the table's properties."""
         self._change(properties=dict(properties))
 
+    def set_partitioning(self, fields: tuple[PartitionField, ...]) -> None:
+        """Part rows written from now on by these fields; a spec that the table had before is taken up again."""
+        known = self.version.partition_specs
+        same = [spec for spec in known.values() if spec.fields == fields]
+        spec = same[0] if same else PartitionSpec(spec_id=max(known, default=-1) + 1, fields=fields)
+        self._change(
+            partition_specs={**known, spec.spec_id: spec},
+            partition_spec_id=spec.spec_id,
+            required_features=self.version.required_features | {PARTITIONS},
+        )
+
     def set_reference(self, name: str, number: int | None) -> None:
         """Let a tag name a version; None removes the tag."""
         others = {known: at for known, at in self.version.refs.items() if known != name}
@@ -203,9 +216,13 @@ class Draft:
             indexes=old.indexes,
             key_index=old.key_index,
             row_count=old.row_count,
+            partition_specs={**old.partition_specs, **self.version.partition_specs},
+            partition_spec_id=old.partition_spec_id,
             required_features=self.version.required_features | old.required_features,
             roots={**old.roots, **self.version.roots},
         )
+        if old.partition_spec_id is None and self.version.partition_specs:
+            self.set_partitioning(())  # no spec id is given twice, so those there were are kept
 
     def add_roots(self, roots: Mapping[int, str]) -> None:
         """Name external roots; ConflictError where a number means another place by now."""

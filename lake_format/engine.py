@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lake_format.clustering import Clustering
 from lake_format.compaction import RewriteRequest, Rewritten
 from lake_format.errors import InvalidInputError
 from lake_format.key_index import KeyIndex, KeyRunsMerged
 from lake_format.model import Fragment, IndexEntry, IndexShard, NewFragment
+from lake_format.partitioning import PartitionSpec
 from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot
 from lake_format.statistics import ColumnStatistics
@@ -103,12 +105,22 @@ class SearchAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteRequest:
-    """Rows to write as new fragments of a table with this schema (field ids in its metadata)."""
+    """Rows to write as new fragments of a table with this schema (field ids in its metadata).
+
+    Attributes
+    ----------
+    partitioning
+        How rows are parted into fragments; None leaves them together.
+    clustering
+        The order to bring rows into within a partition; None leaves them in theirs.
+    """
 
     data: object
     schema: pa.Schema
     schema_id: int
     properties: Mapping[str, str]
+    partitioning: PartitionSpec | None = None
+    clustering: Clustering | None = None
     progress: Progress | None = None
     new_id: Callable[[], UUID] = uuid4
     """Gives the unique part of new files' names."""
@@ -116,12 +128,17 @@ class WriteRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """Files written and not committed: their fragments, the features they need, and figures."""
+    """Files written and not committed: their fragments, the features they need, and figures.
+
+    ``order`` tells for every row written which of the rows handed in it is, where they were brought into another
+    order; shape ``(rows,)``. It ascends within a fragment unless its rows were clustered.
+    """
 
     fragments: tuple[NewFragment, ...]
     features: frozenset[str]
     rows: int
     bytes: int
+    order: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,8 +242,8 @@ class Engine(Protocol):
         """The type of a new column given by its values alone; InvalidInputError where they do not tell."""
         ...
 
-    def rewrite(self, snapshot: Snapshot, request: RewriteRequest) -> Rewritten | None:
-        """Write the live rows of fragments as one new fragment, in bounded memory; None where there are none."""
+    def rewrite(self, snapshot: Snapshot, request: RewriteRequest) -> tuple[Rewritten, ...]:
+        """Write the live rows of fragments as new ones, in bounded memory; nothing where there are none."""
         ...
 
     def check_fragment(self, snapshot: Snapshot, fragment: Fragment, checked: set[str]) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from lake_format.errors import InvalidInputError
 from lake_format.log import VersionLog
 from lake_format.model import Fragment, HistoryEntry
+from lake_format.partitioning import Partition
 from lake_format.schema import field_by_id
 from lake_format.snapshot import Snapshot
 from lake_format.store.paths import split_external
@@ -39,6 +40,18 @@ _FRAGMENTS = pa.schema(
         ("patches", pa.int64()),
         ("first_row_id", pa.int64()),
         ("files", pa.int64()),
+        ("bytes", pa.int64()),
+        ("partition", pa.string()),
+        ("clustering", pa.string()),
+    ]
+)
+_PARTITIONS = pa.schema(
+    [
+        ("spec_id", pa.int64()),
+        ("partition", pa.string()),
+        ("fragments", pa.int64()),
+        ("rows", pa.int64()),
+        ("deleted_rows", pa.int64()),
         ("bytes", pa.int64()),
     ]
 )
@@ -107,10 +120,37 @@ class Inspect:
                 "first_row_id": fragment.first_row_id,
                 "files": len(fragment.groups) + len(fragment.patches),
                 "bytes": sum(group.size for group in fragment.groups),
+                "partition": self._shown(fragment.partition),
+                "clustering": fragment.clustering,
             }
             for fragment in self._snapshot.fragments.fragments()
         ]
         return pa.Table.from_pylist(rows, schema=_FRAGMENTS)
+
+    def partitions(self) -> pa.Table:
+        """One row a partition; ``partition`` and ``spec_id`` are NULL for rows written without one."""
+        found: dict[Partition | None, list[Fragment]] = {}
+        for fragment in self._snapshot.fragments.fragments():
+            found.setdefault(fragment.partition, []).append(fragment)
+        rows = [
+            {
+                "spec_id": None if partition is None else partition.spec_id,
+                "partition": self._shown(partition),
+                "fragments": len(fragments),
+                "rows": sum(one.row_count for one in fragments),
+                "deleted_rows": sum(one.deleted_count for one in fragments),
+                "bytes": sum(group.size for one in fragments for group in one.groups),
+            }
+            for partition, fragments in found.items()
+        ]
+        return pa.Table.from_pylist(rows, schema=_PARTITIONS)
+
+    def _shown(self, partition: Partition | None) -> str | None:
+        """A partition for people: ``day(ts)=2024-05-01, bucket(16, id)=3``."""
+        if partition is None:
+            return None
+        version = self._snapshot.version
+        return version.partition_specs[partition.spec_id].shown_values(partition, version.schemas)
 
     def files(self) -> pa.Table:
         """One row a data file of a fragment; files of patches are there once for each fragment that shares them."""

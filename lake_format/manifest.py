@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 from lake_format.errors import CorruptionError
 from lake_format.field_history import FieldHistory
 from lake_format.model import FILE_COLUMNS, ColumnGroup, ColumnPatch, Fragment, ManifestReference
+from lake_format.partition_values import PartitionValues
+from lake_format.partitioning import Partition
 from lake_format.row_ids import U64
 from lake_format.statistics import ColumnStatistics
 from lake_format.store.paths import check_object_path, split_external
@@ -53,6 +55,12 @@ _STATISTICS = pa.struct(
         pa.field("upper", pa.binary()),
     ]
 )
+_PARTITION = pa.struct(
+    [
+        pa.field("spec_id", pa.uint32()),
+        pa.field("values", pa.list_(pa.field("item", pa.binary()))),
+    ]
+)
 MANIFEST_SCHEMA = pa.schema(
     [
         pa.field("fragment_id", pa.uint64(), False),
@@ -64,9 +72,11 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("groups", pa.list_(pa.field("item", _GROUP, False)), False),
         pa.field("statistics", pa.list_(pa.field("item", _STATISTICS, False)), False),
         pa.field("patches", pa.list_(pa.field("item", _PATCH, False))),
+        pa.field("partition", _PARTITION),
+        pa.field("clustering", pa.string()),
     ]
 )
-_OPTIONAL = frozenset({"patches"})
+_OPTIONAL = frozenset({"patches", "partition", "clustering"})
 """Columns that are left out of a manifest in which they are NULL throughout."""
 _MOST_PIECES = 1024
 """Fragments out of order are put in their places as so many slices at most; beyond that all are copied."""
@@ -192,6 +202,8 @@ class FragmentTable:
         The manifests' rows with superseded fragments left out; schema ``MANIFEST_SCHEMA``.
     history
         The version's schemas, by which statistics written before a type was widened are judged.
+    partitions
+        The partitions' values, which bound their columns as statistics do.
     """
 
     def __init__(self, tables: Iterable[pa.Table]) -> None:
@@ -199,6 +211,7 @@ class FragmentTable:
         # In pieces as they come: bringing a hundred thousand fragments together would cost as much as reading them.
         self.table = _in_scan_order(pa.concat_tables(parts)) if parts else MANIFEST_SCHEMA.empty_table()
         self.history: FieldHistory | None = None
+        self.partitions: PartitionValues | None = None
         self._cache: dict[int, Fragment] = {}
         self._statistics: _StatisticsColumns | None = None
 
@@ -225,6 +238,15 @@ class FragmentTable:
         at = int(np.searchsorted(ids, np.uint64(fragment_id)))
         return self.fragment(at) if at < len(ids) and ids[at] == fragment_id else None
 
+    def partition_numbers(self) -> npt.NDArray[np.int64]:
+        """For each fragment a number that only those of the same partition have; shape ``(fragments,)``."""
+        column = self.table.column("partition")
+        if column.null_count == len(column):
+            return np.zeros(len(self), np.int64)
+        known: dict[object, int] = {}
+        keys = ((one["spec_id"], *one["values"]) if one else None for one in column.to_pylist())
+        return np.array([known.setdefault(key, len(known)) for key in keys], np.int64)
+
     def fragments(self, selected: npt.NDArray[np.bool_] | None = None) -> list[Fragment]:
         """The fragments where ``selected`` is true (all without it), in order."""
         indexes = range(len(self)) if selected is None else np.flatnonzero(selected).tolist()
@@ -249,7 +271,13 @@ class FragmentTable:
         if self._statistics is None:
             self._statistics = _StatisticsColumns(self.table.column("statistics"))
         found = self._statistics.of(field_id)
-        return found if self.history is None else self.history.corrected(field_id, found, self.table)
+        if self.history is not None:
+            found = self.history.corrected(field_id, found, self.table)
+        return found if self.partitions is None else self.partitions.narrowed(field_id, found)
+
+    def may_equal(self, field_id: int, options: pa.Array) -> npt.NDArray[np.bool_] | None:
+        """Where a field may equal one of some values by the fragments' buckets; None where none are known."""
+        return None if self.partitions is None else self.partitions.may_equal(field_id, options)
 
 
 def _in_scan_order(table: pa.Table) -> pa.Table:
@@ -322,6 +350,10 @@ def _fragment_to_row(fragment: Fragment) -> dict[str, Any]:
             }
             for column in fragment.statistics
         ],
+        "partition": None
+        if fragment.partition is None
+        else {"spec_id": fragment.partition.spec_id, "values": list(fragment.partition.values)},
+        "clustering": fragment.clustering,
     }
 
 
@@ -366,6 +398,8 @@ def _fragment_from_row(row: dict[str, Any]) -> Fragment:
         groups=groups,
         patches=tuple(_patch_from_struct(patch, name) for patch in row["patches"] or ()),
         statistics=tuple(ColumnStatistics(**column) for column in row["statistics"]),
+        partition=_partition(row["partition"]),
+        clustering=row["clustering"],
     )
 
 
@@ -391,3 +425,7 @@ def _patch_from_struct(raw: dict[str, Any], name: str) -> ColumnPatch:
         count=raw["count"],
         positions=raw["positions"],
     )
+
+
+def _partition(raw: dict[str, Any] | None) -> Partition | None:
+    return None if raw is None else Partition(spec_id=raw["spec_id"], values=tuple(raw["values"]))

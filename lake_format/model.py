@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from lake_format.key_index import KeyIndex
 from lake_format.lines import BRANCH_FEATURE, BranchEntry, BranchOrigin
+from lake_format.partitioning import Partition, PartitionSpec
 from lake_format.row_ids import U64, decode_row_ids
 from lake_format.statistics import ColumnStatistics
 
@@ -56,6 +57,7 @@ KNOWN_FEATURES = frozenset(
         "expired-versions",
         EXTERNAL_FEATURE,
         BRANCH_FEATURE,
+        "partitions",
     }
 )
 """Features this release can read. A version that requires any other is refused by name (TAB-7)."""
@@ -125,6 +127,8 @@ class NewFragment:
     row_count: int
     groups: tuple[ColumnGroup, ...]
     statistics: tuple[ColumnStatistics, ...]
+    partition: Partition | None = None
+    clustering: str | None = None
 
     def placed(
         self, fragment_id: int, *, first_row_id: int | None = None, row_id_sequence: bytes | None = None
@@ -137,6 +141,8 @@ class NewFragment:
             row_id_sequence=row_id_sequence,
             groups=self.groups,
             statistics=self.statistics,
+            partition=self.partition,
+            clustering=self.clustering,
         )
 
 
@@ -146,7 +152,8 @@ class Fragment:
 
     Exactly one of ``first_row_id`` (contiguous ids) and ``row_id_sequence`` (encoded) is set. ``deletions`` is a
     portable 64-bit roaring bitmap of positions, or None when no row is deleted. Of ``patches`` a later one counts
-    before an earlier.
+    before an earlier. ``partition`` holds for every row, deleted ones included; None is a fragment of a table that
+    was not partitioned then. ``clustering`` tells the order of the rows, where they are in one (spec/partitions.md).
     """
 
     fragment_id: int
@@ -158,6 +165,8 @@ class Fragment:
     groups: tuple[ColumnGroup, ...]
     patches: tuple[ColumnPatch, ...] = ()
     statistics: tuple[ColumnStatistics, ...]
+    partition: Partition | None = None
+    clustering: str | None = None
 
     def files(self) -> Iterator[ColumnGroup]:
         """Every file its values lie in: those of groups, then those of patches, which other fragments may share."""
@@ -304,6 +313,10 @@ class Version:
     """On main: the branches there are, by name (spec/branches.md)."""
     merges: Mapping[int, int] = field(default_factory=dict)
     """By line, the newest version of it that was merged into this line."""
+    partition_specs: Mapping[int, PartitionSpec] = field(default_factory=dict)
+    """Every way the table was ever partitioned, by spec id."""
+    partition_spec_id: int | None = None
+    """The spec by which rows are written now; None for a table that never was partitioned."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields a newer minor version wrote; kept and written back untouched."""
 
@@ -321,3 +334,9 @@ class Version:
     def is_end(self) -> bool:
         """Whether the branch was deleted with this version, after which none follows."""
         return self.origin is not None and self.origin.dropped
+
+    @property
+    def partitioning(self) -> PartitionSpec | None:
+        """The spec by which rows are written; None where they are not parted."""
+        spec = None if self.partition_spec_id is None else self.partition_specs[self.partition_spec_id]
+        return spec if spec and spec.fields else None

@@ -43,6 +43,9 @@ PROPERTIES: Mapping[str, _Property] = {
         "vortex", lambda text: text in ("vortex", "parquet"), "'vortex' or 'parquet'"
     ),
     "write.fragment-rows": _Property("1048576", _whole_number_from(1), "a whole number of rows, at least 1"),
+    "write.max-partitions": _Property(
+        "10000", _whole_number_from(1), "a whole number of partitions, at least 1"
+    ),
     "write.fragment-bytes": _Property(
         str(2 << 30), _whole_number_from(1 << 16), "a whole number of bytes, at least 65536"
     ),

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap64
 
+from lake_format.clustering import Clustering
 from lake_format.draft import Draft
 from lake_format.engine import Engine
 from lake_format.errors import ConflictError, CorruptionError
-from lake_format.model import ColumnPatch, Fragment
+from lake_format.model import ColumnPatch, Fragment, Version
 from lake_format.operation_record import OperationRecord
 from lake_format.patching import patched, superseded, without_columns
 from lake_format.positions import bitmap_of, positions_of
@@ -252,10 +253,11 @@ def _write(
         assert now is not None
         entry: Fragment | None = now
         if fragment_id in landing.rewrites:
-            entry = _regrouped(now, landing.rewrites[fragment_id])
+            entry = _regrouped(now, landing.rewrites[fragment_id], draft.version)
             touched.rewritten.add(fragment_id)
         if fragment_id in landing.patches:
             entry = patched(now, landing.patches[fragment_id], draft.version.schemas)
+            entry = replace(entry, clustering=_order_left(entry, edits.field_ids, draft.version))
             features.add(_PATCHES)
             touched.rewritten.add(fragment_id)
         if fragment_id in landing.masks and entry is not None:
@@ -313,7 +315,25 @@ def _masked(entry: Fragment, positions: BitMap64) -> Fragment | None:
     return replace(entry, deleted_count=len(deleted), deletions=deleted.serialize())
 
 
-def _regrouped(entry: Fragment, rewrite: FragmentRewrite) -> Fragment:
+def _order_left(entry: Fragment, replaced: frozenset[int], version: Version) -> str | None:
+    """The order a fragment's rows are still in once fields got other values in place.
+
+    Raises
+    ------
+    ConflictError
+        The values decide the rows' partition, which cannot be changed where they are (PAR-5).
+    """
+    parted = entry.partition
+    if parted is not None and not replaced.isdisjoint(version.partition_specs[parted.spec_id].source_ids):
+        raise ConflictError(
+            f"fragment {entry.fragment_id} is partitioned by a column that was to get other values in place",
+            fix="update() the column instead: it moves rows to their partition",
+        )
+    order = None if entry.clustering is None else Clustering.parse(entry.clustering)
+    return entry.clustering if order is not None and replaced.isdisjoint(order.field_ids) else None
+
+
+def _regrouped(entry: Fragment, rewrite: FragmentRewrite, version: Version) -> Fragment:
     """The entry with new groups, the columns they replace superseded, and bounds that hold."""
     replaced = frozenset(identity for group in rewrite.groups for identity in group.live_field_ids)
     kept = [
@@ -327,6 +347,7 @@ def _regrouped(entry: Fragment, rewrite: FragmentRewrite) -> Fragment:
         groups=(*kept, *rewrite.groups),
         patches=without_columns(entry.patches, replaced),
         statistics=statistics,
+        clustering=_order_left(entry, replaced, version),
     )
 
 

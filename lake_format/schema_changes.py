@@ -17,6 +17,7 @@ from lake_format.draft import Draft
 from lake_format.errors import ConflictError, InvalidInputError
 from lake_format.keys import keeps_key_hash, key_field_ids
 from lake_format.operation_record import OperationRecord
+from lake_format.partition_changes import check_partition_sources
 from lake_format.schema import field_by_id, field_id, walk_fields
 from lake_format.schema_edit import add_field, edit_field, numbered, reorder
 from lake_format.snapshot import Snapshot
@@ -213,6 +214,7 @@ def _edit(draft: Draft, change: Callable[[pa.Schema], pa.Schema], next_field_id:
     """Change the draft's schema; what was possible when planned and is not any more is a conflict."""
     try:
         schema = change(draft.version.schema)
+        check_partition_sources(draft.version, schema)
     except InvalidInputError as error:
         raise ConflictError(
             f"the schema changed meanwhile: {error.what}", fix="refresh() the table, look, and try again"

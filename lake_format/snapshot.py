@@ -19,6 +19,7 @@ from lake_format.field_history import FieldHistory
 from lake_format.manifest import FragmentTable
 from lake_format.manifest_set import ManifestSet
 from lake_format.model import ColumnPatch, Fragment, Version
+from lake_format.partition_values import PartitionValues
 from lake_format.positions import positions_of
 from lake_format.row_ids import U64
 from lake_format.schema import without_field_ids
@@ -181,6 +182,8 @@ class Snapshot:
         """All live fragments; the first use loads manifests, in one round."""
         table = self.manifests.load(self.version.manifests)
         table.history = FieldHistory(self.version.schemas, self.version.schema_id)
+        if self.version.partition_specs:
+            table.partitions = PartitionValues(table.table, self.version.partition_specs, self.schema)
         return table
 
     @cached_property

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lake_format.changes import AddFragments
+from lake_format.clustering import clustering_of
 from lake_format.engine import (
     Progress,
     ScanRequest,
@@ -36,6 +37,7 @@ from lake_format.table_backfill import TableBackfill
 from lake_format.table_branches import TableBranches
 from lake_format.table_copies import TableCopies
 from lake_format.table_core import checked_idempotency
+from lake_format.table_layout import TableLayout
 from lake_format.table_properties import TableProperties
 from lake_format.table_repair import TableRepair
 from lake_format.table_rows import TableRows
@@ -45,7 +47,14 @@ __all__ = ["METRICS", "Table"]
 
 
 class Table(
-    TableRows, TableBackfill, TableBranches, TableCopies, TableProperties, TableTransaction, TableRepair
+    TableRows,
+    TableBackfill,
+    TableBranches,
+    TableCopies,
+    TableProperties,
+    TableTransaction,
+    TableRepair,
+    TableLayout,
 ):
     """One table at one version; :meth:`refresh` and every write of its own move it to the newest.
 
@@ -220,6 +229,8 @@ class Table(
                 schema=version.schema,
                 schema_id=version.schema_id,
                 properties=version.properties,
+                partitioning=version.partitioning,
+                clustering=clustering_of(version.properties, version.schema),
                 progress=progress,
                 new_id=self._around.new_id,
             ),

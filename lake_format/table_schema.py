@@ -19,6 +19,7 @@ from lake_format.errors import ConflictError, InvalidInputError, UnsupportedErro
 from lake_format.filling import AddFilledColumn, Backfill, FillRequest, fields_read, fill_plan
 from lake_format.keys import keeps_key_hash, key_field_ids
 from lake_format.operation_record import OperationRecord
+from lake_format.partition_changes import check_partition_sources
 from lake_format.promotion import promotion, value_range
 from lake_format.schema import check_column_type, check_names, child_fields, field_id, with_child_fields
 from lake_format.schema_changes import AddColumn, AlterColumn, DropColumn, RenameColumn, ReorderColumns, claim
@@ -370,7 +371,9 @@ class TableSchema(TableCore):
 
     def _planned(self, change: Callable[[pa.Schema], pa.Schema]) -> pa.Schema:
         """The schema after a change: raises what is wrong with it before anything is committed."""
-        return change(self._snapshot.schema)
+        schema = change(self._snapshot.schema)
+        check_partition_sources(self._snapshot.version, schema)
+        return schema
 
     def _look(self, snapshot: Snapshot, checks: Sequence[_Check]) -> None:
         for check in checks:

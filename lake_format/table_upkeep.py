@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from lake_format.branches import ChangeEntry
+from lake_format.clustering import clustering_of
 from lake_format.compaction import (
     CompactFragments,
     CompactionReport,
@@ -224,26 +225,41 @@ class TableUpkeep(TableKeys):
         if len(found) < len(wanted):
             report.yielded += 1
             return
-        request = RewriteRequest(fragments=found, progress=progress, new_id=self._around.new_id)
+        request = RewriteRequest(
+            fragments=found,
+            clustering=clustering_of(snapshot.version.properties, snapshot.schema),
+            progress=progress,
+            new_id=self._around.new_id,
+        )
+        self._rewrite_group(snapshot, request, "compact", report)
+
+    def _rewrite_group(
+        self, snapshot: Snapshot, request: RewriteRequest, kind: str, report: CompactionReport
+    ) -> None:
+        """Write fragments anew and put the new ones in their places, as one commit."""
         rewritten = self._engine.rewrite(snapshot, request)
-        if rewritten is None:  # a fragment without live rows is no part of a table
+        if not rewritten:  # a fragment without live rows is no part of a table
             return
-        if self._replaced(snapshot, found, rewritten):
-            report.fragments_removed += len(found)
-            report.fragments_added += 1
-            report.rows += rewritten.fragment.row_count
-            report.bytes_written += sum(group.size for group in rewritten.fragment.groups)
+        if self._replaced(snapshot, request.fragments, rewritten, kind):
+            report.fragments_removed += len(request.fragments)
+            report.fragments_added += len(rewritten)
+            report.rows += sum(new.fragment.row_count for new in rewritten)
+            report.bytes_written += sum(group.size for new in rewritten for group in new.fragment.groups)
             report.commits += 1
         else:
             report.yielded += 1
 
-    def _replaced(self, snapshot: Snapshot, sources: tuple[Fragment, ...], rewritten: Rewritten) -> bool:
-        summary = {"fragments_removed": len(sources), "rows": rewritten.fragment.row_count}
-        change = CompactFragments(sources=sources, rewritten=rewritten, summary=summary)
+    def _replaced(
+        self, snapshot: Snapshot, sources: tuple[Fragment, ...], rewritten: tuple[Rewritten, ...], kind: str
+    ) -> bool:
+        rows = sum(new.fragment.row_count for new in rewritten)
+        summary = {"fragments_removed": len(sources), "rows": rows}
+        change = CompactFragments(sources=sources, rewritten=rewritten, kind=kind, summary=summary)
         try:
             self._commit(change, base=snapshot.version)
         except ConflictError as error:
-            self._engine.discard_files(self._store, rewritten.fragment.groups)
+            files = [group for new in rewritten for group in new.fragment.groups]
+            self._engine.discard_files(self._store, files)
             if isinstance(error, YieldedError):
                 return False
             raise

@@ -218,6 +218,9 @@ class View:
             pa.array([each.nan_count for each in found], pa.uint64()),
         )
 
+    def may_equal(self, field_id: int, options: pa.Array) -> None:
+        return None
+
     def column(self, field_id: int) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array] | None:
         return self.columns if field_id == 0 else None
 
@@ -310,6 +313,9 @@ def test_columns_are_compared_by_their_bounds() -> None:
 
     class Both:
         row_count = view.row_count
+
+        def may_equal(self, field_id: int, options: pa.Array) -> None:
+            return None
 
         def column(self, field_id: int) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array] | None:
             return (view, other)[field_id].columns

@@ -208,6 +208,9 @@ class Fragments:
                 pa.array([each.nan_count for each in found], pa.int64()),
             )
 
+    def may_equal(self, field_id: int, options: pa.Array) -> None:
+        return None
+
     def column(self, field_id: int) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array] | None:
         return self._columns.get(field_id)
 

@@ -144,8 +144,8 @@ class DefaultEngine:
         """The type of a new column given by its values alone."""
         return infer_type(snapshot.schema, name, values, on)
 
-    def rewrite(self, snapshot: Snapshot, request: RewriteRequest) -> Rewritten | None:
-        """Write the live rows of fragments as one new fragment."""
+    def rewrite(self, snapshot: Snapshot, request: RewriteRequest) -> tuple[Rewritten, ...]:
+        """Write the live rows of fragments anew."""
         from lake_engines.upkeep.rewriting import rewrite_fragments  # noqa: PLC0415
 
         return rewrite_fragments(snapshot, request, self._files)

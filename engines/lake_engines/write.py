@@ -6,7 +6,7 @@ length of the stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -16,9 +16,12 @@ from lake_engines.arrays import unsliced
 from lake_engines.files import open_writer, vortex_can_hold
 from lake_engines.files.base import FileWriter
 from lake_engines.ingest import as_batches, conform
+from lake_engines.ordering.arranging import Arranger, Piece
+from lake_engines.ordering.keys import RowKeys
 from lake_format.engine import Progress, WriteRequest, Written
 from lake_format.errors import LakeError
 from lake_format.model import ColumnGroup, NewFragment
+from lake_format.partitioning import Partition
 from lake_format.paths import data_path
 from lake_format.properties import integer_property, text_property
 from lake_format.schema import field_id, is_vector
@@ -55,8 +58,12 @@ def plan_groups(schema: pa.Schema, scalar_format: str) -> list[GroupPlan]:
 class _FragmentWriter:
     """One fragment being written: a file per column group, and the statistics of its rows."""
 
-    def __init__(self, store: Store, request: WriteRequest, groups: list[GroupPlan]) -> None:
+    def __init__(
+        self, store: Store, request: WriteRequest, groups: list[GroupPlan], partition: Partition | None
+    ) -> None:
         schema = request.schema
+        self.partition = partition
+        self._clustering = None if request.clustering is None else str(request.clustering)
         self.rows = 0
         self.bytes = 0
         self._store = store
@@ -96,7 +103,11 @@ class _FragmentWriter:
                 )
             )
         return NewFragment(
-            row_count=self.rows, groups=tuple(self._closed), statistics=tuple(self._statistics.finish())
+            row_count=self.rows,
+            groups=tuple(self._closed),
+            statistics=tuple(self._statistics.finish()),
+            partition=self.partition,
+            clustering=self._clustering,
         )
 
     def abort(self) -> None:
@@ -105,8 +116,20 @@ class _FragmentWriter:
         _remove(self._store, self._closed)
 
 
-def write_fragments(store: Store, request: WriteRequest) -> Written:
-    """Write rows into new files, as many fragments as the table's limits ask for.
+def write_fragments(
+    store: Store,
+    request: WriteRequest,
+    keys: RowKeys | None = None,
+    seen: Callable[[pa.RecordBatch], None] | None = None,
+) -> Written:
+    """Write rows into new files, as many fragments as the table's partitions and limits ask for.
+
+    Parameters
+    ----------
+    keys
+        What the rows of a partition are sorted by, where it does not follow from the request's clustering.
+    seen
+        Called with the rows as they are written, in the order they end up in.
 
     Raises
     ------
@@ -115,8 +138,9 @@ def write_fragments(store: Store, request: WriteRequest) -> Written:
     """
     groups = plan_groups(request.schema, text_property(request.properties, "write.scalar-format"))
     done: list[NewFragment] = []
+    arranger = Arranger(request, keys)
     try:
-        _write_all(store, request, groups, done)
+        _write_all(store, request, groups, _told_of(arranger, request, seen), done)
     except BaseException:
         _remove(store, [group for fragment in done for group in fragment.groups])
         raise
@@ -125,20 +149,30 @@ def write_fragments(store: Store, request: WriteRequest) -> Written:
         features=_features(groups) if done else frozenset(),
         rows=sum(fragment.row_count for fragment in done),
         bytes=sum(group.size for fragment in done for group in fragment.groups),
+        order=arranger.order,
     )
 
 
-def _write_all(store: Store, request: WriteRequest, groups: list[GroupPlan], done: list[NewFragment]) -> None:
+def _write_all(
+    store: Store,
+    request: WriteRequest,
+    groups: list[GroupPlan],
+    pieces: Iterator[Piece],
+    done: list[NewFragment],
+) -> None:
     row_limit = integer_property(request.properties, "write.fragment-rows")
     byte_limit = integer_property(request.properties, "write.fragment-bytes")
     current: _FragmentWriter | None = None
     written = 0
     try:
-        for batch in _slices(request.data, request.schema):
+        for partition, batch in pieces:
+            if current is not None and current.partition != partition:
+                done.append(current.close())
+                current = None
             start = 0
             while start < batch.num_rows:
                 if current is None:
-                    current = _FragmentWriter(store, request, groups)
+                    current = _FragmentWriter(store, request, groups, partition)
                 piece = batch.slice(start, row_limit - current.rows)
                 current.write(piece)
                 start += piece.num_rows
@@ -153,6 +187,16 @@ def _write_all(store: Store, request: WriteRequest, groups: list[GroupPlan], don
     finally:
         if current is not None:
             current.abort()
+
+
+def _told_of(
+    arranger: Arranger, request: WriteRequest, seen: Callable[[pa.RecordBatch], None] | None
+) -> Iterator[Piece]:
+    """The rows as they are to be written; whoever wants to see them sees them once they are."""
+    for piece in arranger.pieces(_slices(request.data, request.schema)):
+        yield piece
+        if seen is not None:
+            seen(piece[1])
 
 
 def _slices(data: object, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

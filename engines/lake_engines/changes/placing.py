@@ -6,7 +6,7 @@ ids stay in any way. Memory is bounded by a window of rows, whatever the size of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from lake_engines.files.base import gather, rows_only
 from lake_engines.fragment_reader import FragmentReader, ReaderPool
 from lake_engines.ingest import conform
 from lake_engines.write import write_fragments
+from lake_format.clustering import clustering_of
 from lake_format.engine import WriteRequest, Written
 from lake_format.model import ColumnGroup, Fragment
 from lake_format.positions import bitmap_of
@@ -103,7 +104,7 @@ def place(
     patching: list[Target] = []
     for target in targets:
         cost = compare(target.fragment, snapshot.schema, values.columns, len(target.positions))
-        strategy = _chosen(cost, wanted)
+        strategy = "move" if _parts(snapshot, target, values.columns) else _chosen(cost, wanted)
         into.count(strategy, fragments=1, rows=len(target.positions))
         if into.dry:
             into.count(strategy, size=cost.of(strategy))
@@ -122,6 +123,15 @@ def place(
         _move(snapshot, moving, values, pool, request, into)
 
 
+def _parts(snapshot: Snapshot, target: Target, columns: Sequence[str]) -> bool:
+    """Whether new values of these columns may belong to another partition, so that rows must move (PAR-5)."""
+    parted = target.fragment.partition
+    if parted is None:
+        return False
+    sources = snapshot.version.partition_specs[parted.spec_id].source_ids
+    return any(field_id(snapshot.schema.field(name)) in sources for name in columns)
+
+
 def _chosen(cost: Cost, wanted: str) -> Strategy:
     if wanted == "auto":
         return cost.strategy
@@ -133,9 +143,7 @@ def _chosen(cost: Cost, wanted: str) -> Strategy:
 
 def touched(target: Target) -> TouchedRows:
     """The target's rows, as plans name them."""
-    positions = bitmap_of(target.positions)
-    positions.run_optimize()
-    return TouchedRows(fragment_id=target.fragment.fragment_id, positions=positions)
+    return _touched_at(target, np.arange(len(target.positions)))
 
 
 def write_rows(
@@ -146,13 +154,19 @@ def write_rows(
     *,
     schema: pa.Schema | None = None,
     whole: bool = False,
+    fresh: bool = False,
+    seen: Callable[[pa.RecordBatch], None] | None = None,
 ) -> Written:
     """Write batches with the table's schema, or of some of its columns, into new files.
 
     Parameters
     ----------
     whole
-        Everything into one fragment, whatever the table's limits say.
+        Everything into one fragment, whatever the table's partitions and limits say.
+    fresh
+        Rows that nobody has placed yet: they may be brought into the table's order.
+    seen
+        Called with the rows as they are written, in the order they end up in.
     """
     version = snapshot.version
     limits = {"write.fragment-rows": _NO_LIMIT, "write.fragment-bytes": _NO_LIMIT} if whole else {}
@@ -163,8 +177,11 @@ def write_rows(
             schema=version.schema if schema is None else schema,
             schema_id=version.schema_id,
             properties={**version.properties, **limits},
+            partitioning=None if whole else version.partitioning,
+            clustering=clustering_of(version.properties, version.schema) if fresh else None,
             new_id=new_id,  # type: ignore[arg-type]
         ),
+        seen=seen,
     )
 
 
@@ -315,19 +332,25 @@ def _move(
     batches = (batch for target in targets for batch in _moved_rows(snapshot, target, values, pool))
     written = write_rows(snapshot.store, snapshot, batches, request.new_id)
     into.take_in("move", written)
-    left = iter(targets)
-    current = next(left)
+    ends = np.cumsum([0, *(len(target.positions) for target in targets)])
+    order = np.arange(ends[-1]) if written.order is None else written.order
+    start = 0
     for fragment in written.fragments:
-        need, sources = fragment.row_count, []
-        while need:
-            if len(current.positions) == 0:
-                current = next(left)
-                continue
-            size = min(need, len(current.positions))
-            sources.append(touched(current.part(0, size)))
-            current = current.part(size, len(current.positions))
-            need -= size
+        rows = order[start : start + fragment.row_count]  # ascending: parting rows keeps them in order
+        start += fragment.row_count
+        cuts = np.searchsorted(rows, ends)
+        sources = [
+            _touched_at(target, rows[low:high] - first)
+            for target, first, low, high in zip(targets, ends[:-1], cuts[:-1], cuts[1:], strict=True)
+            if low < high
+        ]
         into.moves.append(RowMove(rows=tuple(sources), fragment=fragment))
+
+
+def _touched_at(target: Target, rows: I64) -> TouchedRows:
+    positions = bitmap_of(target.positions[rows])
+    positions.run_optimize()
+    return TouchedRows(fragment_id=target.fragment.fragment_id, positions=positions)
 
 
 def _moved_rows(

@@ -247,8 +247,14 @@ def _write_fresh(
     if index is not None:
         names = key_columns(snapshot.version)
         collector = KeyCollector(snapshot.store, names, index.field_ids, request.new_id, work.key_runs)
-        batches = collector.watch(batches)
-    written = write_rows(snapshot.store, snapshot, _reported(batches, request), request.new_id)
+    written = write_rows(
+        snapshot.store,
+        snapshot,
+        _reported(batches, request),
+        request.new_id,
+        fresh=True,
+        seen=None if collector is None else collector.take,
+    )
     if written.rows:
         work.fresh = written
     if collector is not None:

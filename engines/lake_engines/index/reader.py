@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from lake_engines.index.interface import F32, I64, U8, CalibrationRow, Candidates, Metric, SearchStats
 from lake_engines.index.kernel import Coarse, ListScanner, selector, use_threads
 from lake_engines.index.layout import FLAT_BLOB, HEAD_BLOB, MODEL_BLOB, REFINE_BLOB, SCAN_BLOB, Flat, Head
-from lake_engines.index.list_store import MappedLists, RangedLists
+from lake_engines.index.list_store import MappedLists, RangedLists, Transfer
 from lake_engines.index.model import Model, model_id
 from lake_engines.index.planning import Plan, plan_search
 from lake_engines.index.refinement import RefineRegion
@@ -140,6 +141,17 @@ class IndexReader:
     def calibration(self) -> tuple[CalibrationRow, ...]:
         """What was measured when the index was built; empty for an index without codes."""
         return self._shard.head.calibration if self._shard else ()
+
+    def lists(self, at_once: int) -> Iterator[tuple[int, I64]]:
+        """Every list's number and the ordinals in it, ``at_once`` lists loaded at a time; none without codes."""
+        if self._shard is None:
+            return
+        filled = np.flatnonzero(self._shard.head.table.counts[:-1])
+        for start in range(0, len(filled), at_once):
+            part = filled[start : start + at_once]
+            with self._shard.lists.loaded(part, Transfer()) as loaded:
+                for number in part.tolist():
+                    yield number, np.array(loaded.ordinals(number))
 
     def search(
         self,

@@ -122,7 +122,7 @@ def _page(hashes: U64, ordinals: npt.NDArray[np.int64], per_page: int) -> bytes:
 
 
 class KeyCollector:
-    """Takes the key hashes of new rows as they are written, and writes them as runs in the end.
+    """Takes the key hashes of new rows in the order in which they are written, and writes them as runs in the end.
 
     Memory: 8 bytes a row, up to some million rows at a time. Each run goes to ``into`` as it is written.
     """
@@ -143,14 +143,12 @@ class KeyCollector:
         self._held: list[U64] = []
         self._rows = 0
 
-    def watch(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Hand the batches on, and keep the hashes of their keys."""
-        for batch in batches:
-            yield batch
-            self._held.append(hash_keys([batch.column(name) for name in self._columns]))
-            self._rows += batch.num_rows
-            if self._rows >= _RUN_ROWS:
-                self._write()
+    def take(self, batch: pa.RecordBatch) -> None:
+        """Keep the hashes of the keys of rows that were written."""
+        self._held.append(hash_keys([batch.column(name) for name in self._columns]))
+        self._rows += batch.num_rows
+        if self._rows >= _RUN_ROWS:
+            self._write()
 
     def finish(self) -> None:
         """Write what is left."""

@@ -36,7 +36,7 @@ from lake_engines.predicate.truth import (
     WhenValid,
 )
 from lake_engines.predicate.values import FieldValue, Value
-from lake_format.statistics import bound_kind, encode_bound, increment
+from lake_format.statistics import bound_kind, encode_bound, increment, value_type
 
 __all__ = ["Outcomes", "StatisticsView", "outcomes"]
 
@@ -59,6 +59,10 @@ class StatisticsView(Protocol):
         Bounds are binary arrays of the current type's :func:`lake_format.statistics.bound_kind`; counts are
         integers. NULL means unknown, which is always right.
         """
+        ...
+
+    def may_equal(self, field_id: int, options: pa.Array) -> npt.NDArray[np.bool_] | None:
+        """Tell where the field may equal one of ``options`` by what bounds do not say; ``None`` if nothing does."""
         ...
 
 
@@ -108,9 +112,25 @@ def outcomes(condition: Truth, view: StatisticsView) -> Outcomes:
             return _pair(condition, view)
         case WhenValid(value) | Null(value) | Nan(value) | Compare(value) | Member(value) | Match(value):
             field = _field(value, view)
-            return _unknown(view) if field is None else _leaf(condition, field)
+            found = _unknown(view) if field is None else _leaf(condition, field)
+            return _without_impossible(condition, found, view)
         case _:
             return _unknown(view)
+
+
+def _without_impossible(condition: Truth, found: Outcomes, view: StatisticsView) -> Outcomes:
+    """Equality is TRUE nowhere but where the view says that the field may have such a value."""
+    match condition:
+        case Compare(FieldValue() as value, Operator.EQUAL, constant):
+            options = [constant]
+        case Member(FieldValue() as value, members):
+            options = list(members)
+        case _:
+            return found
+    if value.field_id is None:
+        return found
+    possible = view.may_equal(value.field_id, pa.array(options, value_type(value.dtype)))
+    return found if possible is None else Outcomes(found.true & possible, found.false, found.null)
 
 
 def _fixed(view: StatisticsView, *, true: bool, false: bool, null: bool) -> Outcomes:

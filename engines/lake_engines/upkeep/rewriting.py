@@ -1,14 +1,19 @@
-"""Writes the live rows of several fragments as one, batch by batch: memory follows the batch, not the table."""
+"""Writes the live rows of several fragments anew, in their order or in another; memory is bounded.
+
+Rows that keep their order go batch by batch; others through an external sort.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
 from lake_engines.arrays import keep
 from lake_engines.fragment_reader import FragmentReader, ReaderPool
+from lake_engines.upkeep.row_order import row_keys
 from lake_engines.write import discard, write_fragments
 from lake_format.compaction import RewriteRequest, Rewritten
 from lake_format.engine import WriteRequest
@@ -24,35 +29,43 @@ _MOST_ROWS = 65_536
 _FEWEST_ROWS = 256
 
 
-def rewrite_fragments(snapshot: Snapshot, request: RewriteRequest, pool: ReaderPool) -> Rewritten | None:
-    """Write the rows that are live in the fragments, in their order, as one fragment of the current schema."""
+def rewrite_fragments(snapshot: Snapshot, request: RewriteRequest, pool: ReaderPool) -> tuple[Rewritten, ...]:
+    """Write the rows that are live in the fragments as fragments of the current schema."""
     version = snapshot.version
     row_ids = np.concatenate([_live_ids(fragment) for fragment in request.fragments])
     if len(row_ids) == 0:
-        return None
+        return ()
+    whole = {"write.fragment-rows": str(len(row_ids)), "write.fragment-bytes": str(1 << 62)}
     written = write_fragments(
         snapshot.store,
         WriteRequest(
             data=_live_rows(snapshot, request.fragments, pool),
             schema=version.schema,
             schema_id=version.schema_id,
-            # One fragment whatever its size: which rows go together is settled already.
-            properties={
-                **version.properties,
-                "write.fragment-rows": str(len(row_ids)),
-                "write.fragment-bytes": str(1 << 62),
-            },
+            # One fragment whatever its size where it is settled already which rows go together.
+            properties={**version.properties, **({} if request.split else whole)},
+            clustering=request.clustering,
             progress=request.progress,
             new_id=request.new_id,
         ),
+        row_keys(snapshot, request, row_ids, pool),
     )
-    if written.rows != len(row_ids) or len(written.fragments) != 1:
+    if written.rows != len(row_ids):
         discard(snapshot.store, written)
         raise CorruptionError(
             f"fragments hold {written.rows} live rows where their manifest says {len(row_ids)}",
             fix="run verify() on the table",
         )
-    return Rewritten(fragment=written.fragments[0], row_ids=row_ids, features=written.features)
+    moved = row_ids if written.order is None else row_ids[written.order]
+    ends = np.cumsum([fragment.row_count for fragment in written.fragments])
+    return tuple(
+        Rewritten(
+            fragment=replace(fragment, partition=request.fragments[0].partition),
+            row_ids=ids,
+            features=written.features,
+        )
+        for fragment, ids in zip(written.fragments, np.split(moved, ends[:-1]), strict=True)
+    )
 
 
 def batch_rows_of(fragment: Fragment) -> int:

@@ -20,7 +20,7 @@ from lake_format.errors import CorruptionError
 from lake_format.model import ColumnGroup, Fragment, IndexShard
 from lake_format.schema import field_by_id
 from lake_format.snapshot import Snapshot
-from lake_format.statistics import ColumnStatistics, StatisticsBuilder
+from lake_format.statistics import ColumnStatistics, StatisticsBuilder, encode_bound
 from lake_format.store.base import Store
 from lake_format.store.table_store import name_of
 from lake_format.verification import WRONG, Problem
@@ -49,6 +49,8 @@ def check_fragment(snapshot: Snapshot, fragment: Fragment, checked: set[str]) ->
         return
     for problem in _contradictions(snapshot, fragment, actual):
         yield Problem(_paths(snapshot, fragment), problem)
+    if (impurity := _impurity(snapshot, fragment)) is not None:
+        yield Problem(_paths(snapshot, fragment), impurity)
 
 
 def measure_fragment(snapshot: Snapshot, fragment: Fragment) -> tuple[ColumnStatistics, ...]:
@@ -120,6 +122,29 @@ def _measured(snapshot: Snapshot, fragment: Fragment) -> dict[int, ColumnStatist
     return {one.field_id: one for one in builder.finish()}
 
 
+def _impurity(snapshot: Snapshot, fragment: Fragment) -> str | None:
+    """What is wrong with a fragment's partition: a live row that belongs to another one."""
+    if fragment.partition is None:
+        return None
+    name = f"fragment {fragment.fragment_id}"
+    spec = snapshot.version.partition_specs.get(fragment.partition.spec_id)
+    if spec is None or len(spec.fields) != len(fragment.partition.values):
+        return f"{name} is in a partition of no spec of the table"
+    reader = FragmentReader(snapshot, fragment, ReaderPool())
+    deleted = reader.deleted().astype(np.int64)
+    for one, value in zip(spec.fields, fragment.partition.values, strict=True):
+        column = field_by_id(snapshot.schema, one.source_id)
+        if column is None:  # dropped since
+            continue
+        for start, batch in reader.scan([column.name], 0, fragment.row_count, batch_rows_of(fragment)):
+            mask = np.ones(batch.num_rows, bool)
+            mask[deleted[(deleted >= start) & (deleted < start + batch.num_rows)] - start] = False
+            results = one.transform.apply(keep(batch, mask).column(0)).unique()
+            if any((encode_bound(result) if result.is_valid else None) != value for result in results):
+                return f"{name} holds a row of another partition by {one.transform.of(column.name)}"
+    return None
+
+
 def _contradictions(
     snapshot: Snapshot, fragment: Fragment, actual: dict[int, ColumnStatistics]
 ) -> Iterator[str]:
@@ -174,13 +199,8 @@ def check_shard(store: Store, shard: IndexShard) -> Iterator[Problem]:
         seen = np.zeros(reader.count, np.int64)
         transfer = Transfer()
         np.add.at(seen, opened.lists.undirected(transfer), 1)
-        counts = opened.head.table.counts[:-1]
-        filled = np.flatnonzero(counts)
-        for start in range(0, len(filled), _LISTS_AT_ONCE):
-            part = filled[start : start + _LISTS_AT_ONCE]
-            with opened.lists.loaded(part, transfer) as lists:
-                for number in part.tolist():
-                    np.add.at(seen, lists.ordinals(number), 1)
+        for _, ordinals in reader.lists(_LISTS_AT_ONCE):
+            np.add.at(seen, ordinals, 1)
         if opened.refine is not None:  # one record of each run of records checks the whole run
             opened.refine.score(
                 np.arange(0, reader.count, RECORDS_PER_CHECKSUM), np.zeros(reader.dimension, np.float32)
