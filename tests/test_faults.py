@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from fault_operations import OPERATIONS, RIVAL, Struck, connect, contents, fresh, objects_of, rows, start
+from leftovers import left_over
 from stores.faulty import Fault, FaultyStore, SimulatedCrash
 
 from lake_format.errors import ConflictError, LakeError
@@ -36,7 +37,6 @@ FAULTS = (
     Fault.OVERTAKEN,
 )
 SAMPLE = 2
-COLLECTED = ("data/", "_lake/indexes/", "_lake/manifests/")
 Contents = dict[str, Any]
 
 
@@ -135,11 +135,7 @@ def check_collects(store: Store, found: Contents, where: str) -> None:
         table.delete_tag(name)
     table.expire_versions(keep=1)
     table.collect_garbage(dry_run=False, grace=timedelta(0))
-    left = {path for path in objects_of(store) if path.startswith(COLLECTED)}
-    needed = set(table.inspect.files().column("path").to_pylist())
-    needed |= {shard.path for index in table.snapshot.version.indexes for shard in index.shards}
-    needed |= {one.path for one in table.snapshot.version.manifests if one.path is not None}
-    assert left <= needed, f"{where} left {sorted(left - needed)}"
+    assert left_over(store, table) == [], where
     assert table.verify().problems == [], where
     assert contents(store) == {**found, "tags": {}}, where
 

@@ -15,12 +15,21 @@ class InterposedStore:
     def __init__(self, inner: Store) -> None:
         self._inner = inner
         self.meanwhile: Callable[[], None] | None = None
+        self.failure: Exception | None = None
 
     def create(self, path: str, data: bytes) -> None:
         if path.startswith(VERSIONS) and self.meanwhile is not None:
             act, self.meanwhile = self.meanwhile, None
-            act()
+            try:
+                act()
+            except Exception as error:  # noqa: BLE001 - kept from whoever commits, raised by the world
+                self.failure = error
         self._inner.create(path, data)
+
+    def raise_failure(self) -> None:
+        """What went wrong with those in between."""
+        if self.failure is not None:
+            raise self.failure
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

@@ -246,7 +246,9 @@ class MemberOperation(SchemaOperation):
             members = tuple(one for one in members if one.number != member)
         else:
             changed = [
-                replace(one, name=self.name) if self.what == "rename" else replace(one, kind=WIDER[one.kind])
+                replace(one, name=self.name)
+                if self.what == "rename"
+                else replace(one, kind=WIDER.get(one.kind, one.kind))
                 for one in members
                 if one.number == member
             ]

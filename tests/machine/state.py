@@ -247,9 +247,11 @@ def meets(condition: str, mine: Effect, theirs: Effect, *, certainly: bool) -> b
         case "read_column":
             return not certainly and bool(mine.reads & theirs.columns)
         case "values_read":
-            return not certainly and any(mine.reads & theirs.sets[row_id].keys() for row_id in both)
+            return not certainly and bool(both) and bool(mine.reads & theirs.columns)
         case "values_written":
-            return any(mine.sets.get(row_id, {}).keys() & theirs.sets[row_id].keys() for row_id in both)
+            # A record tells rows and columns apart from each other, so others may count as the same.
+            exact = any(mine.sets.get(row_id, {}).keys() & theirs.sets[row_id].keys() for row_id in both)
+            return exact or (not certainly and bool(both) and bool(mine.columns & theirs.columns))
         case "required":
             return not certainly and (mine.required or theirs.required)
     return False

@@ -104,8 +104,10 @@ class World:
         try:
             operation.run(handle, base)
         except LakeError as error:
+            self.stores[writer].raise_failure()
             self._judge_error(operation, base, effect, refused, error)
         else:
+            self.stores[writer].raise_failure()
             assert refused is None, f"{operation} was not refused"
             self._judge_success(operation, base, effect)
         finally:
