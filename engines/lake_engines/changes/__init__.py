@@ -4,10 +4,10 @@
 
     request ─ planning ─┬─ matching   rows of a filter, or
                         ├─ source, lookup   rows handed in, and the rows that have their keys
-                        ├─ assignments, merging   new values
+                        ├─ assignments, merging, rekeying   new values; new keys, known to be free
                         └─ placing ── costs   rewrite a column group, lay a patch over it, or move rows
 
-Nothing here commits; :mod:`lake_format.row_changes` does.
+Rows fetched by their key (getting) are found the same way. Nothing here commits; :mod:`lake_format.row_changes` does.
 """
 
 from __future__ import annotations
