@@ -224,6 +224,13 @@ class Draft:
         if old.partition_spec_id is None and self.version.partition_specs:
             self.set_partitioning(())  # no spec id is given twice, so those there were are kept
 
+    def mark_merged(self, line: int, taken: Version) -> None:
+        """Note which version of a line was taken over, and give out no field id it knows."""
+        self._change(
+            merges={**self.version.merges, line: taken.version},
+            next_field_id=max(self.version.next_field_id, taken.next_field_id),
+        )
+
     def add_roots(self, roots: Mapping[int, str]) -> None:
         """Name external roots; ConflictError where a number means another place by now."""
         if not roots:

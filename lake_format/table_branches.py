@@ -1,4 +1,4 @@
-"""The branches side of a table: make, list and remove branches (spec/branches.md)."""
+"""The branches side of a table: make, list and remove branches, bring main forward to one (spec/branches.md)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from lake_format.branches import (
     name_of_line,
     require_forkable,
 )
-from lake_format.errors import AlreadyExistsError, ConflictError, CorruptionError, NotFoundError
+from lake_format.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    CorruptionError,
+    NotFoundError,
+    UnsupportedError,
+)
+from lake_format.fast_forward import FastForward, require_nothing_new
 from lake_format.lines import BranchEntry
 from lake_format.log import VersionLog
 from lake_format.model import Version
@@ -101,6 +108,47 @@ class TableBranches(TableVersions):
         """
         self._require_alone("delete_branch")
         self._end(name, listed(self._newest_of_main(), name))
+        return self
+
+    def fast_forward(self, name: str) -> Self:
+        """Bring main to where a branch is: its columns, rows and indexes become main's, all by reference.
+
+        Row ids stay. The branch stays too and can be written on and brought in again. Main's properties, tags and
+        history are its own; upkeep that was done on main since is passed over.
+
+        Parameters
+        ----------
+        name
+            A branch that was made from main.
+
+        Raises
+        ------
+        ConflictError
+            Main has gone on since the branch was made; what it did is named. Nothing changed.
+        NotFoundError
+            There is no such branch, or it was deleted meanwhile.
+        UnsupportedError
+            This table, or what the branch was made from, is not main.
+        """
+        self._require_writable()
+        self._require_alone("fast_forward")
+        newest = self._newest_of_main()
+        entry = listed(newest, name)
+        if self._log.line or entry.parent_line:
+            above = name_of_line(newest, entry.parent_line)
+            raise UnsupportedError(
+                f"only main is brought forward, and only to a branch made from it; {name!r} was made from {above}",
+                fix="call it on the table opened without branch=",
+            )
+        branch = self._log.of_line(entry.line).latest()
+        if branch.is_end:
+            raise NotFoundError(f"the branch {name!r} was deleted")
+        if branch.version > newest.merges.get(entry.line, 1):
+            require_nothing_new(self._log, newest, branch)
+            summary = {"branch": name, "branch_version": branch.version, "rows": branch.row_count}
+            self._commit(FastForward(branch=branch, summary=summary), base=newest)
+        else:
+            self._move_to(newest)
         return self
 
     # --- inside -------------------------------------------------------------------------------------------

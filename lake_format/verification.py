@@ -93,7 +93,7 @@ def _check_fragments(snapshot: Snapshot, fragments: list[Fragment]) -> Iterator[
         if fragment.fragment_id in seen:
             yield Problem(where, f"{name} is listed twice")
         seen.add(fragment.fragment_id)
-        if fragment.fragment_id >= version.next_fragment_id:
+        if _never_given_out(np.array([fragment.fragment_id], np.uint64), version, version.next_fragment_id):
             yield Problem(where, f"{name} has an id that was never given out")
         for group in fragment.files():
             schema = version.schemas.get(group.schema_id)
@@ -103,7 +103,7 @@ def _check_fragments(snapshot: Snapshot, fragments: list[Fragment]) -> Iterator[
             deleted_positions(fragment)
             for patch in fragment.patches:
                 patched_positions(fragment, patch)
-            if _never_given_out(fragment.row_ids(), version):
+            if _never_given_out(fragment.row_ids(), version, version.next_row_id):
                 yield Problem(where, f"{name} has row ids that were never given out")
         except WRONG as error:
             yield Problem(where, f"{name}: {error.what}")
@@ -137,7 +137,9 @@ def _check_index(snapshot: Snapshot, entry: IndexEntry) -> Iterator[Problem]:
         except WRONG as error:
             yield Problem(shard.path, error.what)
             continue
-        if (ids[1:] <= ids[:-1]).any() or _never_given_out(ids, snapshot.version):
+        if (ids[1:] <= ids[:-1]).any() or _never_given_out(
+            ids, snapshot.version, snapshot.version.next_row_id
+        ):
             yield Problem(shard.path, "the covered row ids do not ascend, or were never given out")
         covered.append(ids)
     everything = np.concatenate(covered) if covered else np.empty(0, np.uint64)
@@ -149,10 +151,9 @@ def _object_of(version: Version) -> str:
     return version_path(version.version, version.line)
 
 
-def _never_given_out(row_ids: U64, version: Version) -> bool:
-    """Whether a row id is one that this line has not given out yet; of other lines it knows nothing (IDN-3)."""
-    following = np.uint64(version.next_row_id)
-    past = row_ids[row_ids >= following]
+def _never_given_out(ids: U64, version: Version, following: int) -> bool:
+    """Whether an id is one that this line has not given out yet; of other lines it knows nothing (IDN-3)."""
+    past = ids[ids >= np.uint64(following)]
     if BRANCH_FEATURE not in version.required_features:
         return len(past) > 0
-    return bool((past < np.uint64((line_of(version.next_row_id) + 1) * LINE_IDS)).any())
+    return bool((past < np.uint64((line_of(following) + 1) * LINE_IDS)).any())

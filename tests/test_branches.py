@@ -26,7 +26,7 @@ from lake_format.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from lake_format.lines import LINE_IDS, BranchEntry, BranchOrigin, require_room
+from lake_format.lines import LINE_IDS, BranchEntry, BranchOrigin, needed_versions, require_room
 from lake_format.paths import LATEST, line_path, version_path
 from lake_format.store import Store, forget_memory, open_store
 from lake_format.store.metered import MeteredStore
@@ -299,6 +299,65 @@ def test_deleting_while_others_write_and_delete(store: Store) -> None:
     last = lake.open("unused", store=store)._log.of_line(1).latest()
     assert last.is_end
     assert last.row_count == 3 + len(landed)
+
+
+# --- bringing main forward -----------------------------------------------------------------------------------
+
+
+def test_main_goes_where_the_branch_is(store: Store) -> None:
+    """By reference, with row ids, again and again, whatever upkeep was done. spec: BRA-13, IDN-3"""
+    main = make(store)
+    branch = main.create_branch("b")
+    branch.append(rows(10, 2)).delete("id = 1")
+    branch.add_column("n", pa.int64(), values=lake.sql("id * 2"))
+    main.compact()
+    main.fast_forward("b")
+    assert main.to_arrow().equals(branch.to_arrow())
+    assert row_ids(main) == {0: 0, 2: 2, 10: LINE_IDS, 11: LINE_IDS + 1}
+    assert main.verify().ok
+    version = main.version
+    assert main.fast_forward("b").version == version  # nothing new
+    branch.append(rows(12).append_column("n", pa.array([7])))
+    main.fast_forward("b")
+    assert ids_of(main) == ids_of(reopened(store)) == [0, 2, 10, 11, 12]
+    main.delete_branch("b")
+    main.append(rows(13).append_column("n", pa.array([8])))
+    assert row_ids(main)[13] == 3
+    main.expire_versions()
+    main.collect_garbage(dry_run=False, grace=NOW)
+    assert ids_of(reopened(store)) == [0, 2, 10, 11, 12, 13]
+    assert main.verify().ok
+
+
+def test_main_that_went_on_is_not_moved(store: Store) -> None:
+    """spec: BRA-13"""
+    main = make(store)
+    branch = main.create_branch("b").append(rows(10))
+    inner = branch.create_branch("inner").append(rows(11))
+    with pytest.raises(UnsupportedError, match="'inner' was made from b"):
+        main.fast_forward("inner")
+    with pytest.raises(UnsupportedError, match="only main"):
+        branch.fast_forward("inner")
+    late = reopened(store)
+    main.append(rows(20))
+    with pytest.raises(ConflictError, match=r"append in version \d+"):
+        main.fast_forward("b")
+    with pytest.raises(ConflictError):
+        late.fast_forward("b")
+    assert ids_of(reopened(store)) == [0, 1, 2, 20]
+    main.expire_versions()
+    with pytest.raises(ConflictError, match="have expired"):
+        main.fast_forward("b")
+    with pytest.raises(NotFoundError):
+        main.fast_forward("c")
+    assert ids_of(inner) == [0, 1, 2, 10, 11]
+
+
+def test_a_version_that_is_being_merged_is_kept() -> None:
+    """spec: BRA-12"""
+    pinned = BranchEntry(line=2, parent_line=0, parent_version=4, pins=frozenset({(1, 7)}))
+    assert needed_versions({"b": pinned}, 1) == {7}
+    assert needed_versions({"b": pinned}, 0) == {4}
 
 
 # --- what is kept -------------------------------------------------------------------------------------------

@@ -92,6 +92,12 @@ def expiry_on_main(store: Store) -> None:
     main.expire_versions()
 
 
+def fast_forward(store: Store) -> None:
+    main = opened(store)
+    main.create_branch("new").append(rows(30)).append(rows(31))
+    main.fast_forward("new").delete_branch("new")
+
+
 def another_collector(store: Store) -> None:
     end_of_a_branch(store)
     collect(store)
@@ -104,6 +110,7 @@ ACTIONS: list[Action] = [
     branch_of_a_branch_that_ends,
     expiry_on_a_branch,
     expiry_on_main,
+    fast_forward,
     another_collector,
 ]
 
@@ -188,6 +195,63 @@ def test_deleting_a_branch_fails_whole(before: dict[str, bytes], fault: Fault) -
             assert opened(store).create_branch("b").count() == 2
         collect(store)
         check_whole(store)
+
+
+@pytest.mark.parametrize("fault", [*CRASHES, *FAILURES])
+def test_bringing_main_forward_fails_whole(before: dict[str, bytes], fault: Fault) -> None:
+    """After a fault at any call main is where it was, or where the branch is. spec: BRA-13, COM-4"""
+    start = fresh(before)
+    opened(start).create_branch("new").append(rows(30))
+    objects = objects_of(start)
+
+    def job(store: Store) -> object:
+        return opened(store).fast_forward("new")
+
+    for place in range(count_calls(job, fresh(objects))):
+        store = fresh(objects)
+        acknowledged = run_with(store, job, place, fault)
+        found = sorted(opened(store).to_arrow()["id"].to_pylist())
+        assert found == [0, 1, 30] or (found == [0, 1] and not acknowledged)
+        assert sorted(opened(store).fast_forward("new").to_arrow()["id"].to_pylist()) == [0, 1, 30]
+        check_whole(store)
+
+
+@pytest.mark.parametrize("meanwhile", ["delete", "expire", "append"])
+def test_a_fast_forward_whose_ground_goes_is_refused_or_whole(
+    before: dict[str, bytes], meanwhile: str
+) -> None:
+    """The branch is deleted or its version expires, and all is collected; or main goes on. spec: BRA-11, BRA-13"""
+    start = fresh(before)
+    opened(start).create_branch("new").append(rows(30))
+    objects = objects_of(start)
+
+    def act(store: Store) -> None:
+        if meanwhile == "delete":
+            opened(store).delete_branch("new")
+        elif meanwhile == "expire":
+            branch = opened(store, "new")
+            branch.delete("id = 30")
+            branch.append(rows(31)).expire_versions()
+        else:
+            opened(store).append(rows(3))
+        collect(store)
+
+    def job(store: Store) -> object:
+        return opened(store).fast_forward("new")
+
+    for place in range(count_calls(job, fresh(objects))):
+        store = fresh(objects)
+
+        def plan(number: int, _method: str, _path: str, place: int = place, store: Store = store) -> None:
+            if number == place:
+                act(store)
+
+        try:
+            job(FaultyStore(store, plan))
+        except LakeError:
+            assert 30 not in opened(store).to_arrow()["id"].to_pylist()
+        check_whole(store)
+        opened(store).to_arrow()
 
 
 def run_with(store: Store, job: Action, place: int, fault: Fault) -> bool:
