@@ -1,7 +1,7 @@
 """Runs every benchmark and writes what they print to ``bench/RESULTS.md``: ``python bench/run.py [name …]``.
 
-Names are the modules of this folder (core, row_changes, files_formats, index_kernel, duckdb_knn, commits); without
-any, all run. What the figures mean and what is left to win stands in ``bench/README.md``.
+Names are the keys of ``BENCHMARKS``; without any, all run. What the figures mean and what is left to win stands in
+``bench/README.md``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ BENCHMARKS = {
     "index_kernel": ["-m", "bench.index_kernel"],
     "duckdb_knn": ["-m", "bench.duckdb_knn"],
     "commits": ["-m", "bench.commits"],
+    "upkeep": ["-m", "bench.upkeep"],
 }
 
 

@@ -84,7 +84,7 @@ def set_not_null(rows: pa.Table) -> pa.Table:
     )
 
 
-@pytest.mark.parametrize("name", ["vector-index", "flat-index"])
+@pytest.mark.parametrize("name", ["vector-index", "flat-index", "index-shards"])
 def test_nearest_rows_of_the_tables_with_an_index(name: str) -> None:
     """spec: TAB-9, SCH-6"""
     _, facts = expected(name)
@@ -97,6 +97,19 @@ def test_nearest_rows_of_the_tables_with_an_index(name: str) -> None:
         indexed = table.search(facts["query"], k=10, metric=metric, recall=0.99).to_arrow()
         assert len(set(exact.column("_row_id").to_pylist()) & set(indexed.column("_row_id").to_pylist())) >= 9
         assert indexed.column("_distance").to_numpy()[0] == exact.column("_distance").to_numpy()[0]
+
+
+def test_expired_versions_are_told_apart_from_kept_ones() -> None:
+    """spec: VER-6, VER-7"""
+    _, facts = expected("expired-versions")
+    path = ROOT / "expired-versions"
+    table = lake.open(str(path))
+    assert table.checkout("kept").count() == read_table(path, facts["kept"])[0].num_rows == 3
+    for number in facts["expired"]:
+        with pytest.raises(LakeError, match="has expired"):
+            lake.open(str(path), version=number)
+        with pytest.raises(RefusedError):
+            read_table(path, number)
 
 
 def test_older_versions_of_a_golden_table() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from uuid import uuid4
 
 import numpy as np
@@ -10,15 +11,17 @@ import pyarrow as pa
 import pytest
 from index_samples import clustered
 from pyroaring import BitMap64
+from stores.faulty import Fault, FaultyStore, SimulatedCrash, count_calls
 
 import lake_format as lake
 from lake_engines import DefaultEngine
 from lake_engines.index.drift import drift
 from lake_engines.knn.optimize import ShardState, choose_shards
-from lake_format.errors import InvalidInputError, NotFoundError
+from lake_format.errors import InvalidInputError, LakeError, NotFoundError
 from lake_format.index_upkeep import EncodedRows, IndexReport, IndexUpkeepRequest
 from lake_format.snapshot import Snapshot
 from lake_format.store import Store, forget_memory, open_store
+from lake_format.transaction import Surroundings
 
 DIMENSION = 16
 SCHEMA = pa.schema([pa.field("id", pa.int64(), False), pa.field("v", pa.list_(pa.float32(), DIMENSION))])
@@ -243,6 +246,49 @@ def test_rows_of_a_compaction_meanwhile_are_found_again(table: lake.Table) -> No
     assert flat_rows(table.refresh()) == 0
     assert recall(table) >= 0.95
     assert table.verify().ok
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(
+    ("fault", "step"),
+    [
+        (Fault.CRASH_AFTER, 2),
+        (Fault.LOSE_RESPONSE, 3),
+        pytest.param(Fault.CRASH_AFTER, 1, marks=pytest.mark.long),
+        pytest.param(Fault.CRASH_BEFORE, 1, marks=pytest.mark.long),
+        pytest.param(Fault.LOSE_REQUEST, 1, marks=pytest.mark.long),
+    ],
+)
+def test_a_fault_at_any_call_leaves_an_index_that_is_right(
+    table: lake.Table, fault: Fault, step: int
+) -> None:
+    """spec: IDN-10"""
+    table.append(rows(3000, 100)).update({"v": VECTORS[5500].tolist()}, "id < 40")
+    store = table.snapshot.store
+    objects = {info.path: store.get(info.path) for info in store.list("")}
+
+    def copied() -> Store:
+        made = open_store(f"memory://indexes-{uuid4().hex}")
+        for path, data in objects.items():
+            made.create(path, data)
+        return made
+
+    def job(faulty: Store) -> None:
+        around = Surroundings(sleep=lambda _seconds: None)
+        lake.open("unused", store=faulty, surroundings=around).optimize_index()
+
+    for call in range(0, count_calls(job, copied()), step):
+        faulty = FaultyStore(copied(), {call: fault})
+        with suppress(LakeError, SimulatedCrash):
+            job(faulty)
+        faulty.revive()
+        after = lake.open("unused", store=faulty.inner)
+        found = after.search(VECTORS[5500], 40, select=["id"]).to_arrow()["id"].to_pylist()
+        assert sorted(found) == list(range(40)), call
+        after.optimize_index()
+        assert flat_rows(after) == 0
+        assert after.verify().ok, call
+        forget_memory(faulty.inner.uri)
 
 
 def test_which_shards_are_written_anew() -> None:

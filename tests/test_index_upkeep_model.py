@@ -144,6 +144,14 @@ def test_a_search_equals_brute_force_after_many_sequences(program: list[tuple[st
         forget_memory(uri)
 
 
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_on_a_disk_and_on_s3(place: str, request: pytest.FixtureRequest) -> None:
+    run(
+        request.getfixturevalue(f"{place}_location").store(), [("append", 90), ("update", 3), ("optimize", 0)]
+    )
+
+
+@pytest.mark.long
 def test_on_every_kind_of_store(any_store: Store) -> None:
     program = [("append", 90), ("optimize", 0), ("update", 3), ("append", 60), ("delete", 1), ("compact", 0)]
     run(any_store, [*program, ("optimize", 0), ("on_append", 0), ("append", 30), ("optimize", 7)])

@@ -339,6 +339,38 @@ def vector_index(golden: Golden) -> None:
     _indexed(golden, built=1200, later=20, metrics=("l2", "cosine", "ip"))
 
 
+def index_shards(golden: Golden) -> None:
+    """An index of two shards of one model, some of whose rows went stale, and rows that none covers."""
+    column = np.random.default_rng(8).standard_normal(1400 * 4).astype("f4")
+    rows = pa.table(
+        [pa.array(range(1400), pa.int32()), pa.FixedSizeListArray.from_arrays(pa.array(column), 4)],
+        pa.schema([("n", pa.int32()), ("v", pa.list_(pa.float32(), 4))]),
+    )
+    table = golden.create(rows.schema)
+    table.append(rows.slice(0, 1250)).create_index("v", lists=8)
+    table.append(rows.slice(1250, 120)).optimize_index()
+    table.append(rows.slice(1370))
+    entry = table.snapshot.version.indexes[0]
+    assert [shard.row_count for shard in entry.shards] == [1250, 120]
+    stale = BitMap64([2, 7, 1255, 1390]).serialize()
+    golden.land(table, indexes=(replace(entry, stale=stale),))
+    query = [0.3, -1.1, 0.7, 0.2]
+    nearest = {"l2": _nearest(rows, query, "l2", 10)}
+    golden.expect(rows, range(1400), fragments=3, query=query, nearest=nearest, covered=1370)
+
+
+def expired_versions(golden: Golden) -> None:
+    """Versions before the fourth have expired, and were collected but for a tagged one."""
+    rows = simple_rows(9)
+    table = golden.create(rows.schema)
+    for start in range(0, 9, 3):
+        table.append(rows.slice(start, 3))
+    table.tag("kept", version=2)
+    table.expire_versions(keep=2)
+    table.collect_garbage(dry_run=False)
+    golden.expect(rows, range(9), fragments=3, kept=2, expired=[1, 3])
+
+
 def _indexed(golden: Golden, *, built: int, later: int, metrics: tuple[str, ...]) -> None:
     total = built + later
     drawn = np.random.default_rng(7).standard_normal(total * 4).astype("f4")  # no two at the same distance
@@ -436,6 +468,8 @@ TABLES: dict[str, Callable[[Golden], None]] = {
     "patch-files": patch_files,
     "flat-index": flat_index,
     "vector-index": vector_index,
+    "index-shards": index_shards,
+    "expired-versions": expired_versions,
     "history": history,
     "keys": keys,
     "key-index": key_index,
