@@ -168,7 +168,7 @@ class TableUpkeep(TableKeys):
             Only tell what would be removed; this is the default.
         grace
             How much older than the oldest kept version files must be; unfinished files on local disk must be
-            unchanged for as long.
+            unchanged for as long, and those of writers that live stay in any case.
 
         Raises
         ------

@@ -374,18 +374,49 @@ def test_listing_shows_objects_only(tmp_path: Path) -> None:
     writer.abort()
 
 
-def test_leftovers_are_removed_by_age(tmp_path: Path) -> None:
-    """# spec: STO-22."""
+def old_temporary(folder: Path) -> Path:
+    """The unfinished file in a folder, made to look as if nobody had touched it for long."""
+    (found,) = [path for path in folder.iterdir() if path.name.endswith(".tmp")]
+    os.utime(found, (1, 1))
+    return found
+
+
+def test_leftovers_of_dead_writers_are_removed_by_age(tmp_path: Path) -> None:
+    """spec: STO-22"""
     store = LocalStore(tmp_path)
     store.create("a/x", b"")
-    dead, running = store.open_writer("a/y"), store.open_writer("b/z")
-    (old,) = [name for name in os.listdir(tmp_path / "a") if name.startswith(".")]
-    os.utime(tmp_path / "a" / old, (1, 1))
+    (tmp_path / "a" / f".{'0' * 32}.tmp").touch()  # what a killed process leaves
+    assert store.remove_leftovers(older_than=3600) == 0
+    old_temporary(tmp_path / "a")
     assert store.remove_leftovers(older_than=3600) == 1
-    running.close()
+    assert [info.path for info in store.list("")] == ["a/x"]
+
+
+def test_the_file_of_a_living_writer_stays_however_long_it_pauses(tmp_path: Path) -> None:
+    """spec: STO-22"""
+    store = LocalStore(tmp_path)
+    writer = store.open_writer("a/x")
+    writer.write(b"x")
+    old_temporary(tmp_path / "a")
+    assert store.remove_leftovers(older_than=0) == 0
+    writer.close()
+    assert store.get("a/x") == b"x"
+
+
+def test_without_locks_a_writer_that_was_taken_for_dead_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    store = LocalStore(tmp_path)
+    writer = store.open_writer("a/x")
+    old_temporary(tmp_path / "a")
+    assert store.remove_leftovers(older_than=3600) == 1
     with pytest.raises(StorageError):
-        dead.close()  # it comes back to life too late, and says so
-    assert [info.path for info in store.list("")] == ["a/x", "b/z"]
+        writer.close()  # it comes back to life too late
+    assert list(store.list("")) == []
 
 
 def test_without_sync_nothing_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

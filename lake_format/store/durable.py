@@ -13,13 +13,14 @@ import fcntl
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from lake_format.errors import LakeError, NotFoundError, NotWrittenError, StorageError
 
 __all__ = [
     "discard",
+    "discard_abandoned",
     "failure",
     "is_refusal",
     "is_temporary",
@@ -39,9 +40,30 @@ _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP,
 
 
 def new_temporary(folder: str) -> tuple[int, str]:
-    """Create an empty file with a name of its own in ``folder``; return its descriptor and its path."""
+    """Create an empty file with a name of its own in ``folder``; return its descriptor and its path.
+
+    The descriptor holds a lock on the file, which tells a clean-up that its writer lives.
+    """
     path = f"{folder}/.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    with suppress(OSError):  # without locks, its age alone says whether it is in use
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor, path
+
+
+def discard_abandoned(path: str) -> bool:
+    """Remove a temporary file unless its writer lives; returns whether it was removed."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        os.unlink(path)
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def is_temporary(name: str) -> bool:

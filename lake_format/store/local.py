@@ -161,7 +161,8 @@ class LocalStore:
         Parameters
         ----------
         older_than
-            Seconds since the last change; must exceed the longest pause of any running writer.
+            Seconds since the last change. Files of writers that live are left alone, however long they pause,
+            where the file system has locks; elsewhere this must exceed their longest pause.
         """
         horizon = time.time() - older_than
         removed = 0
@@ -170,8 +171,7 @@ class LocalStore:
             for name in filter(durable.is_temporary, names):
                 try:
                     if os.lstat(f"{folder}/{name}").st_mtime < horizon:
-                        os.unlink(f"{folder}/{name}")
-                        removed += 1
+                        removed += durable.discard_abandoned(f"{folder}/{name}")
                 except FileNotFoundError:
                     continue  # its writer finished, or another clean-up was faster
                 except OSError as error:

@@ -45,6 +45,7 @@ class LocalWriter:
         self._named = False
         self._temporary = ""
         self._file: BinaryIO | None = None
+        self._lock: int | None = None
         try:
             descriptor = self._open_temporary(os.path.dirname(final))
         except OSError as error:
@@ -85,6 +86,7 @@ class LocalWriter:
             file.flush()
             if self._settle is not None:
                 durable.sync_file(file.fileno())
+            self._lock = os.dup(file.fileno())  # nobody may clear the file away before it has its name
             file.close()
         except OSError as error:
             self.abort()
@@ -109,6 +111,9 @@ class LocalWriter:
         if self._temporary:
             durable.discard(self._temporary)
             self._temporary = ""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def __enter__(self) -> Self:
         return self
