@@ -66,12 +66,21 @@ _external_option = click.option(
     callback=lambda ctx, _param, given: ctx.meta.update({_ALLOWED: given}),
     help="A place outside the table that it may read files from, as a clone or an import does; may be repeated.",
 )
+_branch_option = click.option(
+    "--branch",
+    "branch_name",
+    metavar="NAME",
+    expose_value=False,
+    callback=lambda ctx, _param, given: ctx.meta.update({_BRANCH: given}),
+    help="The branch to work on; default: main.",
+)
 _ALLOWED = "lake.allow_external"
+_BRANCH = "lake.branch"
 
 
 def open_options(command: _Command) -> _Command:
-    """The options of every command that opens a table: how its store is reached, and what else it may read."""
-    return storage_option(_external_option(command))
+    """The options of every command that opens a table: which branch, how it is reached, what else it may read."""
+    return storage_option(_external_option(_branch_option(command)))
 
 
 class ColumnList(click.ParamType[list[str]]):
@@ -111,6 +120,7 @@ def open_table(uri: str, version: int | None, storage_options: Iterable[str]) ->
         uri,
         version,
         storage_options=key_values(storage_options, "--option") or None,
+        branch=context.meta.get(_BRANCH) if context else None,
         allow_external=context.meta.get(_ALLOWED) if context else None,
     )
 

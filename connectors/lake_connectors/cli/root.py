@@ -38,6 +38,7 @@ PLACES = {
     "append": Place("append", "Add the rows of Parquet, CSV, JSON or Arrow files."),
     "describe": Place("describe", "What a table is: columns, rows, files, indexes."),
     "history": Place("describe", "The versions of a table, newest first."),
+    "branch": Place("branch", "List, make and delete branches; bring main forward to one."),
     "changes": Place("changes", "The rows inserted, updated and deleted since a version."),
     "scan": Place("read", "Read rows: some columns, a filter, a limit."),
     "index": Place("index", "Build a vector index."),
