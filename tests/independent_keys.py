@@ -37,7 +37,7 @@ def _ordinals(root: Path, run: dict[str, Any], rows: int, wanted: int) -> list[i
     if "hashes" in run:
         hashes = struct.unpack(f"<{rows}Q", base64.b64decode(run["hashes"], validate=True))
         return [ordinal for ordinal, value in enumerate(hashes) if value == wanted]
-    data = object_path(root, run["path"]).read_bytes()
+    data = object_path({"": root}, run["path"]).read_bytes()
     require(len(data) == run["size"] and data[:4] == b"PFA1" == data[-4:], "not the run's file")
     head = data[run["head_offset"] : run["head_offset"] + run["head_length"]]
     require(zlib.crc32(head) == run["head_crc"], "head altered")

@@ -21,9 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 FEATURES = {"vector-pages", "vortex-files", "row-id-sequences", "deletion-bitmaps", "vector-index"}
-FEATURES |= {"superseded-columns", "patch-files", "keys", "key-index", "expired-versions"}
+FEATURES |= {"superseded-columns", "patch-files", "keys", "key-index", "expired-versions", "external-files"}
 SUPERSEDED = 1 << 31  # added to the id of a column whose values are in another group (MAN-3)
 PATH = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*(/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*")
+FOREIGN = re.compile(
+    r"(?!\.)[^/\\\x00-\x1f\x7f]+(/(?!\.)[^/\\\x00-\x1f\x7f]+)*"
+)  # in an external root (STO-9)
 ID = b"PARQUET:field_id"
 
 
@@ -56,9 +59,6 @@ class Cursor:
         return values
 
 
-# --- versions (TAB, COM) ------------------------------------------------------------------------------------
-
-
 def version_path(root: Path, number: int) -> Path:
     return root / f"_lake/versions/{number:020d}.lake"
 
@@ -85,16 +85,16 @@ def unpack(data: bytes) -> tuple[dict[str, Any], bytes]:
     return description, data[20 + packed :]
 
 
-def object_path(root: Path, path: str) -> Path:
-    """An object of the table, if its path may be one (TAB-7, STO-1 to STO-3)."""
-    require(PATH.fullmatch(path) and len(path) <= 900, f"path {path!r} is not allowed")
-    return root / path
+def object_path(roots: dict[str, Path], path: str) -> Path:
+    """An object of the table, or of an external root that is known (TAB-7, STO-1 to STO-3, STO-9)."""
+    number, _, inner = path[1:].partition("/") if path[:1] == "@" else ("", "", path)
+    require(number in roots, f"path {path!r} lies in a root that nobody allowed")
+    fits = (FOREIGN if number else PATH).fullmatch(inner)
+    require(fits and len(inner.encode()) <= 900, f"path {path!r} is not allowed")
+    return roots[number] / inner
 
 
-# --- manifests (MAN), row-id sequences (RID), bitmaps (DEL) -------------------------------------------------------
-
-
-def fragments(root: Path, description: dict[str, Any], tail: bytes) -> list[dict[str, Any]]:
+def fragments(root: dict[str, Path], description: dict[str, Any], tail: bytes) -> list[dict[str, Any]]:
     """Live fragments in scan order (MAN-4, MAN-5, MAN-6)."""
     live, used = [], 0
     for entry in description["manifests"]:
@@ -106,6 +106,10 @@ def fragments(root: Path, description: dict[str, Any], tail: bytes) -> list[dict
         require(len(data) == entry["size"] and zlib.crc32(data) == entry["crc"], "manifest altered")
         rows = pa.ipc.open_file(pa.py_buffer(data)).read_all().to_pylist()
         require(len(rows) == entry["fragment_count"], "manifest has another number of fragments")
+        if entry["path"] and entry["path"][0] == "@":  # MAN-8
+            for file in (one for row in rows for one in row["groups"] + (row.get("patches") or [])):
+                own = file["path"][0] != "@"
+                file["path"] = entry["path"].split("/")[0] + "/" + file["path"] if own else file["path"]
         live += [row for row in rows if row["fragment_id"] not in entry["removed"]]
     require(used == len(tail), "bytes after the inline manifests")
     return sorted(live, key=lambda fragment: fragment["fragment_id"])
@@ -161,10 +165,7 @@ def roaring32(cursor: Cursor) -> np.ndarray:
     return np.concatenate(parts).astype(np.uint64)
 
 
-# --- data files (FIL, VEC) --------------------------------------------------------------------------------------
-
-
-def read_group(root: Path, group: dict[str, Any], schema: pa.Schema, rows: int) -> pa.Table:
+def read_group(root: dict[str, Path], group: dict[str, Any], schema: pa.Schema, rows: int) -> pa.Table:
     """The columns of one file, in the types they were written with (MAN-3, SCH-4)."""
     path = object_path(root, group["path"])
     require(path.stat().st_size == group["size"], f"{path.name} has another size")
@@ -226,11 +227,8 @@ def vector_file(data: bytes, record: bytes, field: pa.Field) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(out.reshape(-1)), type=field.type, mask=mask)
 
 
-# --- the table --------------------------------------------------------------------------------------------------
-
-
 def read_fragment(
-    root: Path, fragment: dict[str, Any], schemas: dict[int, pa.Schema], schema: pa.Schema
+    root: dict[str, Path], fragment: dict[str, Any], schemas: dict[int, pa.Schema], schema: pa.Schema
 ) -> Any:
     """The live rows of a fragment as columns of ``schema`` and ``_row_id`` (MAN-2, SCH-4, SCH-5, DEL-2)."""
     rows = fragment["row_count"]
@@ -262,7 +260,7 @@ def read_fragment(
     return table if live.all() else table.filter(pa.array(live))
 
 
-def check_index(root: Path, entry: dict[str, Any], live: set[int]) -> int:
+def check_index(root: dict[str, Path], entry: dict[str, Any], live: set[int]) -> int:
     """Shards as far as a reader without the index needs them: whole, and covering known rows (TAB-9)."""
     covered: set[int] = set()
     for shard in entry["shards"]:
@@ -274,12 +272,15 @@ def check_index(root: Path, entry: dict[str, Any], live: set[int]) -> int:
     return len(covered & live)
 
 
-def read_table(location: str | Path, version: int | None = None) -> tuple[pa.Table, dict[str, Any]]:
-    """All live rows of a table in scan order, ``_row_id`` last, and the version's description."""
-    root = Path(location)
-    number = latest(root) if version is None else version
-    description, tail = unpack(version_path(root, number).read_bytes())
+def read_table(
+    location: str | Path, version: int | None = None, outside: dict[str, Path] | None = None
+) -> tuple[pa.Table, dict[str, Any]]:
+    """All live rows in scan order, ``_row_id`` last, and the description; ``outside``: external roots (STO-28)."""
+    number = latest(Path(location)) if version is None else version
+    description, tail = unpack(version_path(Path(location), number).read_bytes())
     require(description["version"] == number, "another version under this number")  # TAB-10
+    known = {number: (outside or {}).get(uri) for number, uri in description.get("roots", {}).items()}
+    root = {"": Path(location)} | {number: folder for number, folder in known.items() if folder}
     schemas = {
         int(key): pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text, validate=True)))
         for key, text in description["schemas"].items()
@@ -290,8 +291,7 @@ def read_table(location: str | Path, version: int | None = None) -> tuple[pa.Tab
     empty = pa.schema([*schema, pa.field("_row_id", pa.int64())]).empty_table()
     table = pa.concat_tables([part.cast(empty.schema) for part in parts]) if parts else empty
     ids = table.column("_row_id").to_pylist()
-    # DEL-3, TAB-10
-    require(len(set(ids)) == len(ids) == description["row_count"], "row ids or row count disagree")
+    require(len(set(ids)) == len(ids) == description["row_count"], "row ids disagree")  # DEL-3, TAB-10
     require(not ids or max(ids) < description["next_row_id"], "a row id that was never given out")
     covered = {entry["name"]: check_index(root, entry, set(ids)) for entry in description["indexes"]}
     return table, description | {"fragments": live, "covered": covered}

@@ -20,6 +20,7 @@ from test_types_roundtrip import assert_same
 import lake_format as lake
 from lake_format.codec import encode_version
 from lake_format.errors import LakeError
+from lake_format.store.local import LocalStore
 
 ROOT = Path(__file__).parent / "golden" / "v0"
 NAMES = sorted(path.name for path in ROOT.iterdir() if path.is_dir())
@@ -53,7 +54,7 @@ def test_every_kind_of_table_is_there() -> None:
 def test_the_independent_reader_finds_what_went_in(name: str) -> None:
     """spec: TAB-1, TAB-2, TAB-3, TAB-10, MAN-1, MAN-6, RID-2, SCH-4, SCH-5, DEL-1, DEL-2, COM-1, COM-6"""
     rows, facts = expected(name)
-    found, description = read_table(ROOT / name)
+    found, description = read_table(ROOT / name, outside=outside())
     assert_same(plain(found), rows)
     assert len(description["fragments"]) == facts.get("fragments", len(description["fragments"]))
     for covered in description["covered"].values():
@@ -64,7 +65,7 @@ def test_the_independent_reader_finds_what_went_in(name: str) -> None:
 def test_our_code_finds_what_went_in(name: str) -> None:
     """spec: TAB-3, TAB-9, MAN-2, RID-1, SCH-4, SCH-5, SCH-8, DEL-1, DEL-2"""
     rows, facts = expected(name)
-    table = lake.open(str(ROOT / name))
+    table = lake.open(str(ROOT / name), allow_external={"s3://golden": LocalStore(ROOT)})
     assert_same(table.scan([*table.schema.names, "_row_id"]).read_all(), set_not_null(rows))
     assert_same(table.to_arrow(), rows.drop_columns(["_row_id"]))
     assert table.count() == rows.num_rows == table.count("_row_id >= 0")
@@ -75,6 +76,17 @@ def test_our_code_finds_what_went_in(name: str) -> None:
         pa.concat_tables([rows.slice(row, 1) for row in order] or [rows]).drop_columns(["_row_id"]),
     )
     assert len(table.snapshot.fragments) == facts.get("fragments", len(table.snapshot.fragments))
+
+
+def outside() -> dict[str, Path]:
+    """The folders that stand for external roots of golden tables."""
+    return {f"s3://golden/{name}": ROOT / name for name in NAMES}
+
+
+def test_the_independent_reader_stays_inside_unless_told() -> None:
+    """spec: STO-28"""
+    with pytest.raises(RefusedError, match="nobody allowed"):
+        read_table(ROOT / "external-files")
 
 
 def set_not_null(rows: pa.Table) -> pa.Table:

@@ -7,15 +7,12 @@ the data that went in, never by reading the table.
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 import pyarrow as pa
@@ -23,96 +20,20 @@ from pyroaring import BitMap64
 
 import lake_format as lake
 from lake_engines import DefaultEngine
-from lake_format.checkpoint import recent_of_next
 from lake_format.engine import WriteRequest
-from lake_format.log import VersionLog
 from lake_format.manifest import inline_manifest
-from lake_format.model import Fragment, ManifestReference, Version
+from lake_format.model import Fragment, ManifestReference
 from lake_format.paths import manifest_path
+from lake_format.roots import numbered_root
 from lake_format.row_ids import encode_row_ids
 from lake_format.schema import FIELD_ID_KEY
+from lake_format.store.paths import external_path
 from lake_format.transaction import Surroundings
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from samples import every_type
 
-ROOT = Path(__file__).parent / "v0"
-
-
-@dataclass
-class Golden:
-    """One golden table in the making."""
-
-    name: str
-    surroundings: Surroundings
-    rows: pa.Table | None = None
-    facts: dict[str, Any] | None = None
-
-    @property
-    def uri(self) -> str:
-        return str(ROOT / self.name)
-
-    def create(self, schema: pa.Schema, **properties: str) -> lake.Table:
-        return lake.create(self.uri, schema, properties=properties, surroundings=self.surroundings)
-
-    def expect(self, rows: pa.Table, row_ids: Sequence[int] | range, **facts: Any) -> None:
-        """Say what a reader must find: rows in scan order, their row ids, anything else."""
-        self.rows = rows.append_column("_row_id", pa.array(list(row_ids), pa.int64()))
-        self.facts = facts
-
-    def land(self, table: lake.Table, **changes: Any) -> None:
-        """Commit a version made by hand: what later issues will write, the format describes already."""
-        parent = table.snapshot.version
-        version = replace(
-            parent,
-            version=parent.version + 1,
-            parent=parent.version,
-            commit_id=str(self.surroundings.new_id()),
-            committed_at=parent.committed_at + 1,
-            operations=({"kind": "append"},),
-            summary={"made": "by hand"},
-            history=recent_of_next(parent),
-            **changes,
-        )
-        _land(table, version)
-
-
-def _land(table: lake.Table, version: Version) -> None:
-    log = VersionLog(table.snapshot.store)
-    assert log.claim(version)
-    log.publish_hint(version)
-
-
-def _surroundings(name: str) -> Surroundings:
-    numbers, seconds = itertools.count(), itertools.count(1_750_000_000)
-    return Surroundings(
-        now=lambda: float(next(seconds)),
-        new_id=lambda: uuid5(NAMESPACE_URL, f"golden/{name}/{next(numbers)}"),
-        chance=lambda: 0.5,
-        sleep=lambda _seconds: None,
-        writer_id="golden",
-    )
-
-
-def vectors(rows: int, dimension: int, seed: int, dtype: str = "f4") -> pa.Array:
-    """Vectors of small whole quarters: exact in float16 too, and distances have no rounding to argue about."""
-    numbers = np.random.default_rng(seed).integers(-8, 9, rows * dimension) / 4
-    return pa.FixedSizeListArray.from_arrays(pa.array(numbers.astype(dtype)), dimension)
-
-
-def with_nulls(array: pa.Array, rows: Sequence[int]) -> pa.Array:
-    taken = [None if row in rows else row for row in range(len(array))]
-    return array.take(pa.array(taken, pa.int64()))
-
-
-def simple_rows(rows: int, first: int = 0) -> pa.Table:
-    ids = range(first, first + rows)
-    names = [None if row % 4 == 3 else f"name {row}" for row in ids]
-    schema = pa.schema(
-        [pa.field("id", pa.int64(), False), ("name", pa.string()), ("v", pa.list_(pa.float32(), 4))]
-    )
-    return pa.table([pa.array(ids, pa.int64()), pa.array(names), vectors(rows, 4, first)], schema)
-
+from golden.making import OUTSIDE, ROOT, Golden, simple_rows, surroundings_of, vectors, with_nulls
 
 # --- the tables -------------------------------------------------------------------------------------------------
 
@@ -454,6 +375,34 @@ def history(golden: Golden) -> None:
     golden.expect(rows, range(3), fragments=1, versions=35, first_second=1_750_000_000)
 
 
+def external_files(golden: Golden) -> None:
+    """A manifest object of the table `stored-manifest`, another of its fragments by its files, and own rows."""
+    source = lake.open(str(ROOT / "stored-manifest"))
+    theirs = source.snapshot.version
+    number, uri = numbered_root(f"{OUTSIDE}/stored-manifest", {})
+    table = golden.create(source.snapshot.schema)
+    stored = next(one for one in theirs.manifests if one.path is not None)
+    last = source.snapshot.fragments.fragments()[-1]
+    moved = tuple(replace(one, path=external_path(number, one.path)) for one in last.groups)
+    golden.land(
+        table,
+        manifests=(
+            replace(stored, path=external_path(number, stored.path or "")),
+            inline_manifest([replace(last, groups=moved)]),
+        ),
+        row_count=theirs.row_count,
+        next_row_id=theirs.next_row_id,
+        next_fragment_id=theirs.next_fragment_id,
+        roots={number: uri},
+        required_features=theirs.required_features | {"external-files"},
+    )
+    golden.open().append(simple_rows(2, 20))
+    kept = [simple_rows(3, first) for first in (0, 6, 9)]
+    golden.expect(
+        simple_rows_of([*kept, simple_rows(2, 20)]), [0, 1, 2, 6, 7, 8, 9, 10, 11, 12, 13], fragments=4
+    )
+
+
 TABLES: dict[str, Callable[[Golden], None]] = {
     "empty": empty,
     "append": append,
@@ -470,6 +419,7 @@ TABLES: dict[str, Callable[[Golden], None]] = {
     "vector-index": vector_index,
     "index-shards": index_shards,
     "expired-versions": expired_versions,
+    "external-files": external_files,
     "history": history,
     "keys": keys,
     "key-index": key_index,
@@ -478,7 +428,7 @@ TABLES: dict[str, Callable[[Golden], None]] = {
 
 def generate(name: str) -> None:
     """Write one golden table, and beside it what is expected of it."""
-    golden = Golden(name, _surroundings(name))
+    golden = Golden(name, surroundings_of(name))
     shutil.rmtree(golden.uri, ignore_errors=True)
     TABLES[name](golden)
     assert golden.rows is not None
