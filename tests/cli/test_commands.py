@@ -195,7 +195,7 @@ def test_history_is_newest_first(cli: Run, items: lake.Table) -> None:
     assert "bytes=" in cli("history", "items").out
 
 
-@pytest.mark.parametrize("part", ["fragments", "files", "manifests", "indexes", "versions"])
+@pytest.mark.parametrize("part", ["fragments", "partitions", "files", "manifests", "indexes", "versions"])
 def test_inspect_shows_what_the_library_shows(cli: Run, items: lake.Table, part: str) -> None:
     done = cli("inspect", "items", part, "--format", "json")
     assert done.code == 0, done.err
@@ -278,6 +278,22 @@ def test_tables_in_a_bucket_take_their_endpoint_from_options(
     wrong = cli("describe", uri + "-other", *options)
     assert wrong.code == 3
     assert wrong.err.count("\n") == 1
+
+
+def test_partitions_and_clustering(cli: Run, here: Path) -> None:
+    made = cli(
+        *("create", "p", "--schema", "id int64 not null, n int32, vec vector(8)"),
+        *("--partition-by", "bucket(2, id)", "--cluster-by", "n", "--cluster-by", "id"),
+    )
+    assert made.code == 0, made.err
+    table = lake.open("p")
+    assert (table.partitioning, table.clustering) == (["bucket(2, id)"], ("hilbert", ["n", "id"]))
+    table.append(rows(50).select(["id", "vec"]))
+    assert "0 fragments became 0" in cli("cluster", "p").out
+    done = cli("cluster", "p", "id")
+    assert "clustered 50 rows: 2 fragments became 2" in done.out, done.err
+    assert len(cli("inspect", "p", "partitions", "--format", "json").rows) == 2
+    assert cli("cluster", "p", "--vector", "vec").code != 0
 
 
 def test_maintain_and_repair(cli: Run, items: lake.Table) -> None:

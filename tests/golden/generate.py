@@ -255,6 +255,41 @@ def patch_files(golden: Golden) -> None:
     golden.expect(pa.table(values, schema).take(kept), kept, fragments=2)
 
 
+def partitions(golden: Golden) -> None:
+    """Two ways of partitioning, one after the other, NULL among the values; rows that moved to another partition."""
+    rows = simple_rows(30).take([(7 * row) % 30 for row in range(30)])
+    table = lake.create(
+        golden.uri, rows.schema, partition_by="truncate(10, id)", surroundings=golden.surroundings
+    )
+    table.append(rows).set_partitioning("name")
+    later = simple_rows(3, 30).set_column(1, rows.schema.field("name"), pa.array(["x", None, "x"]))
+    table.append(later)
+    table.update({"id": 5000}, where="id = 4")
+    ids = rows["id"].to_pylist()
+    tens = dict.fromkeys(value // 10 for value in ids)  # in the order in which they are met
+    order = [row for ten in tens for row in range(30) if ids[row] // 10 == ten]
+    parted = rows.take(order)
+    row_ids = list(range(33))
+    moved = parted["id"].to_pylist().index(4)
+    stay = [row for row in range(30) if row != moved]
+    new = parted.slice(moved, 1).set_column(0, rows.schema.field("id"), pa.array([5000]))
+    expected = pa.concat_tables([parted.take(stay), later.take([0, 2, 1]), new]).combine_chunks()
+    golden.expect(expected, [*stay, *row_ids[30:], moved], fragments=6)
+
+
+def clustered(golden: Golden) -> None:
+    """Rows that clustering put in order, deleted ones left out, and rows written in the order of the table."""
+    rows = simple_rows(24).take([(5 * row) % 24 for row in range(24)])
+    table = golden.create(rows.schema, **{"write.fragment-rows": "10"}).append(rows)
+    table.delete("id = 3")
+    table.set_clustering("id").cluster()
+    table.append(simple_rows(3, 30).take([2, 0, 1]))
+    ids = rows["id"].to_pylist()
+    kept = [ids.index(value) for value in range(24) if value != 3]
+    expected = pa.concat_tables([rows.take(kept), simple_rows(3, 30)]).combine_chunks()
+    golden.expect(expected, [*kept, 24, 25, 26], fragments=4)
+
+
 def vector_index(golden: Golden) -> None:
     """An index of each metric over part of the rows, NULL vectors among them; the rest was appended later."""
     _indexed(golden, built=1200, later=20, metrics=("l2", "cosine", "ip"))
@@ -415,6 +450,8 @@ TABLES: dict[str, Callable[[Golden], None]] = {
     "schema-changes": schema_changes,
     "superseded-columns": superseded_columns,
     "patch-files": patch_files,
+    "partitions": partitions,
+    "clustered": clustered,
     "flat-index": flat_index,
     "vector-index": vector_index,
     "index-shards": index_shards,

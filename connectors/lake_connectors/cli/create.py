@@ -25,6 +25,7 @@ __all__ = ["create"]
         "lake create items --like rows.parquet",
         "lake create s3://bucket/items --like rows.jsonl --option region=eu-central-1",
         "lake create items --like rows.csv --property write.scalar-format=parquet",
+        'lake create events --like rows.parquet --partition-by "day(ts)" --partition-by "bucket(16, user_id)"',
     ],
 )
 @click.argument("uri")
@@ -38,6 +39,18 @@ __all__ = ["create"]
 @click.option(
     "--property", "properties", multiple=True, metavar="KEY=VALUE", help="A table property; may be repeated."
 )
+@click.option(
+    "--partition-by",
+    multiple=True,
+    metavar="FIELD",
+    help='A column or transform to part rows by, e.g. "day(ts)"; may be repeated.',
+)
+@click.option(
+    "--cluster-by",
+    multiple=True,
+    metavar="COLUMN",
+    help="A column to put rows in order by when they are written; may be repeated.",
+)
 @storage_option
 def create(
     *,
@@ -46,6 +59,8 @@ def create(
     like: str | None,
     input_format: str | None,
     properties: tuple[str, ...],
+    partition_by: tuple[str, ...],
+    cluster_by: tuple[str, ...],
     storage_options: tuple[str, ...],
 ) -> None:
     """Make a new, empty table at URI.
@@ -60,6 +75,8 @@ def create(
     table = lake.create(
         uri,
         columns,
+        partition_by=partition_by,
+        cluster_by=cluster_by or None,
         properties=key_values(properties, "--property"),
         storage_options=key_values(storage_options, "--option") or None,
     )

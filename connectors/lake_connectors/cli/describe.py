@@ -27,7 +27,7 @@ _READERS = {
     "vortex": "vortex-data",
 }
 _BYTES = re.compile(r"\bbytes=(\d+)")
-PARTS = ("fragments", "files", "manifests", "indexes", "versions", "roots")
+PARTS = ("fragments", "partitions", "files", "manifests", "indexes", "versions", "roots")
 
 
 @click.command(

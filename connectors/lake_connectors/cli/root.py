@@ -44,6 +44,7 @@ PLACES = {
     "index": Place("index", "Build a vector index."),
     "search": Place("search", "Find the rows nearest to a vector."),
     "sql": Place("sql", "Ask one or more tables in DuckDB SQL."),
+    "cluster": Place("cluster", "Bring rows into an order in which those read together lie together."),
     "maintain": Place("upkeep", "Do the upkeep that is due by the table's properties."),
     "repair": Place("upkeep", "Find what is broken, and mend what can be mended."),
     "backup": Place("copies", "Copy a version, whole, into a backup."),
