@@ -209,6 +209,12 @@ class Draft:
 
     def restore(self, old: Version) -> None:
         """Make the schema, rows and indexes of an older version current; no counter goes back (IDN-2)."""
+        known = self.version.partition_specs
+        if any(known.get(number, spec) != spec for number, spec in old.partition_specs.items()):
+            raise ConflictError(
+                "the table was partitioned another way since the two lines parted",
+                fix="set the same partitioning on both, in the same order, or append the rows instead",
+            )
         self._change(
             schema_id=old.schema_id,
             schemas={**old.schemas, **self.version.schemas},
