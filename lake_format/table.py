@@ -38,6 +38,7 @@ from lake_format.table_branches import TableBranches
 from lake_format.table_copies import TableCopies
 from lake_format.table_core import checked_idempotency
 from lake_format.table_layout import TableLayout
+from lake_format.table_parts import TableParts
 from lake_format.table_properties import TableProperties
 from lake_format.table_repair import TableRepair
 from lake_format.table_rows import TableRows
@@ -49,6 +50,7 @@ __all__ = ["METRICS", "Table"]
 class Table(
     TableRows,
     TableBackfill,
+    TableParts,
     TableBranches,
     TableCopies,
     TableProperties,
