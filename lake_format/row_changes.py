@@ -56,10 +56,15 @@ class ChangeRows:
     ----------
     plan
         The plan as it stands: what was committed, once it is.
+    own_fields_from
+        Within a transaction: the ids its own columns begin with, which are numbered anew where others added some.
     """
 
-    def __init__(self, engine: Engine, request: RowRequest, plan: RowPlan) -> None:
+    def __init__(
+        self, engine: Engine, request: RowRequest, plan: RowPlan, *, own_fields_from: int | None = None
+    ) -> None:
         self.plan = plan
+        self._own_fields_from = own_fields_from
         self._engine = engine
         self._request = request
 
@@ -110,7 +115,7 @@ class ChangeRows:
 
     def require_names(self, latest: Snapshot) -> None:
         """Refuse to carry a request out on a version where a name in it may mean another column."""
-        name = renamed_between(self.plan.base.schema, latest.schema)
+        name = renamed_between(self.plan.base.schema, latest.schema, self._own_fields_from)
         if name is not None:
             raise ConflictError(
                 f"column {name!r} is another one, or gone, since version {self.plan.base.version.version}",

@@ -192,16 +192,18 @@ def numbered(field: pa.Field, next_field_id: int) -> tuple[pa.Field, int]:
     return schema.field(0), following
 
 
-def renamed_between(base: pa.Schema, latest: pa.Schema) -> str | None:
+def renamed_between(base: pa.Schema, latest: pa.Schema, below: int | None = None) -> str | None:
     """A name of ``base`` that means another field in ``latest``, or a struct's member that is gone; None without.
 
     Whatever a user wrote in names of ``base`` must not be carried out on ``latest`` if there is one. A column that is
-    gone altogether does no harm: naming it is an error.
+    gone altogether does no harm: naming it is an error. Fields with ids from ``below`` on do not count.
     """
     now = _paths(latest)
     kept = set(now.values())
     for path, number in _paths(base).items():
         other = now.get(path)
+        if below is not None and number >= below:
+            continue
         if other != number and (other is not None or number in kept or len(path) > 1):
             return ".".join(path)
     return None

@@ -283,7 +283,8 @@ class TableRows(TableKeys):
         plan = self._engine.plan_rows(snapshot, request)
         if plan.changes_nothing and mark is None:
             return RowsChanged(version=snapshot.version.version)
-        change = ChangeRows(self._engine, request, plan)
+        own = None if self._pending is None else self._pending.base.next_field_id
+        change = ChangeRows(self._engine, request, plan, own_fields_from=own)
         try:
             landed = self._commit(change, base=snapshot.version, idempotency=mark)
         except ConflictError:

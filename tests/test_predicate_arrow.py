@@ -78,10 +78,10 @@ class Rows:
     starts = range(0, BATCH.num_rows, 5)
     row_count = pa.array([5] * (BATCH.num_rows // 5))
 
-    @functools.cache  # noqa: B019 - one view lives as long as the module
     def may_equal(self, field_id: int, options: pa.Array) -> None:
         return None
 
+    @functools.cache  # noqa: B019 - one view lives as long as the module
     def column(self, field_id: int) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array] | None:
         found = [compute_statistics(BATCH.column(field_id)[start : start + 5], 0) for start in self.starts]
         return (

@@ -62,7 +62,7 @@ def _rows(location: str) -> list[dict[str, Any]]:
         found = [dict.fromkeys(now.names) for _ in range(count)]
         for group in fragment["groups"]:
             schema = schemas[group["schema_id"]]
-            table = reader.read_group(root, group, schema, count)
+            table = reader.read_group({"": root}, group, schema, count)
             for identity, column in zip(group["field_ids"], table.columns, strict=True):
                 field = next((one for one in now if int(one.metadata[ID]) == identity), None)
                 if field is None:
@@ -80,7 +80,9 @@ def _rows(location: str) -> list[dict[str, Any]]:
 def test_the_specification_suffices(local_location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     """spec: EVO-2, EVO-6, EVO-7, MAN-3"""
     monkeypatch.setattr(reader, "FEATURES", reader.FEATURES | {"evolved-types"})
-    table = lake.create(local_location.uri, SCHEMA, properties={"write.fragment-rows": 5})
+    table = lake.create(
+        local_location.uri, SCHEMA, properties={"write.fragment-rows": 5, "write.update-strategy": "rewrite"}
+    )
 
     def rows(first: int, schema: pa.Schema, **more: Any) -> pa.Table:
         made = [

@@ -6,7 +6,7 @@ import importlib
 
 from conformance.engine import EngineUnderTest
 
-ENGINES = ("duckdb", "datafusion", "polars", "pyarrow")
+ENGINES = ("duckdb", "datafusion", "polars", "pyarrow", "spark")
 
 
 def load(name: str) -> EngineUnderTest:

@@ -1,0 +1,173 @@
+"""The data source ``lake``: Spark's Python interface over reading and writing.
+
+Spark runs its methods in processes of their own, one for each step; whatever one needs of another is in the objects
+Spark carries along, as plain values. A commit that fails after it landed makes Spark call ``abort`` with files that
+are part of the table by then: cleaning up looks first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql.datasource import (
+    DataSource,
+    DataSourceArrowWriter,
+    DataSourceReader,
+    Filter,
+    InputPartition,
+    WriterCommitMessage,
+)
+from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
+from pyspark.sql.types import StructType
+
+from lake_connectors.spark.predicates import translate
+from lake_connectors.spark.reading import Place, batches_of, grouped, is_exact, place_of, shown_schema
+from lake_connectors.spark.types import TYPES
+from lake_engines.predicate.tree import Expression
+from lake_format.errors import InvalidInputError, NotFoundError
+
+__all__ = ["LakeSource"]
+
+_READING = ("parallelism",)
+_WRITING = ("idempotencywriter", "idempotencysequence")
+
+
+class LakeSource(DataSource):
+    """``spark.read.format("lake")`` and ``frame.write.format("lake")``."""
+
+    @classmethod
+    def name(cls) -> str:
+        """What ``format(…)`` takes."""
+        return "lake"
+
+    def schema(self) -> StructType:
+        """The table's columns in Spark's types."""
+        place = place_of(self.options, _READING)
+        return from_arrow_schema(shown_schema(place.open(), place), prefer_timestamp_ntz=True)
+
+    def reader(self, schema: StructType) -> DataSourceReader:
+        """A scan, pinned to the version of now."""
+        return _Reader(place_of(self.options, _READING), schema, int(self.options.get("parallelism", "0")))
+
+    def writer(self, schema: StructType, overwrite: bool) -> DataSourceArrowWriter:
+        """One append, or one replacement of all rows."""
+        return _Writer(place_of(self.options, _WRITING), schema, overwrite, _job(self.options))
+
+
+def _job(options: Any) -> tuple[str, int] | None:
+    writer, sequence = options.get("idempotencyWriter"), options.get("idempotencySequence")
+    if (writer is None) != (sequence is None):
+        raise InvalidInputError("idempotencyWriter and idempotencySequence go together")
+    return None if writer is None else (writer, int(sequence))
+
+
+@dataclass
+class _Part(InputPartition):
+    """Fragments one task reads."""
+
+    fragments: frozenset[int]
+
+
+class _Reader(DataSourceReader):
+    def __init__(self, place: Place, schema: StructType, parallelism: int) -> None:
+        table = place.open()
+        self._place = Place(**{**vars(place), "version": table.version})
+        self._schema = schema
+        self._parallelism = parallelism
+        self._terms: tuple[Expression, ...] = ()
+
+    def pushFilters(self, filters: list[Filter]) -> Iterable[Filter]:  # noqa: N802 - Spark's name
+        """Keep what the table answers exactly; the rest goes back to Spark."""
+        table = self._place.open()
+        for one in filters:
+            term = translate(one)
+            if term is not None and is_exact(table, term):
+                self._terms = (*self._terms, term)
+            else:
+                yield one
+
+    def partitions(self) -> list[InputPartition]:
+        """A part of the fragments each."""
+        table = self._place.open()
+        wanted = self._parallelism or _default_parts(table.snapshot.version.row_count)
+        groups = grouped(table, self._terms, wanted)
+        return [_Part(group) for group in groups] or [_Part(frozenset())]
+
+    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
+        """The rows of a part."""
+        assert isinstance(partition, _Part)
+        target = to_arrow_schema(self._schema, timezone="UTC", prefers_large_types=False)
+        yield from batches_of(self._place, partition.fragments, self._terms, target)
+
+
+def _default_parts(rows: int) -> int:
+    return max(2, min(rows // 250_000, 256))
+
+
+@dataclass
+class _Written(WriterCommitMessage):
+    """A part that a task wrote; see ``Table.write_part``."""
+
+    part: bytes
+
+
+class _Writer(DataSourceArrowWriter):
+    def __init__(
+        self, place: Place, schema: StructType, overwrite: bool, job: tuple[str, int] | None
+    ) -> None:
+        try:
+            table = place.open()
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"there is no table at {place.uri}", fix="make it with lake.create(uri, schema)"
+            ) from error
+        _check_columns(table.schema, schema)
+        self._place = Place(**{**vars(place), "version": table.version})
+        self._overwrite = overwrite
+        self._job = job
+
+    def write(self, iterator: Iterator[pa.RecordBatch]) -> WriterCommitMessage:
+        """On an executor: rows into files that are no part of the table yet."""
+        first = next(iterator, None)
+        if first is None:
+            return _Written(b"")
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            yield first
+            yield from iterator
+
+        reader = pa.RecordBatchReader.from_batches(first.schema, batches())
+        return _Written(self._place.open().write_part(reader))
+
+    def commit(self, messages: list[WriterCommitMessage | None]) -> None:
+        """On the driver: everything at once."""
+        self._newest().commit_parts(self._parts(messages), overwrite=self._overwrite, idempotency=self._job)
+
+    def abort(self, messages: list[WriterCommitMessage | None]) -> None:
+        """Remove what was written, unless it was committed after all."""
+        self._newest().discard_parts(self._parts(messages))
+
+    def _newest(self) -> Any:
+        return Place(**{**vars(self._place), "version": None}).open()
+
+    def _parts(self, messages: list[WriterCommitMessage | None]) -> list[bytes]:
+        """Of tasks that failed nothing is known: their files are garbage to collect."""
+        return [message.part for message in messages if isinstance(message, _Written)]
+
+
+def _check_columns(table: pa.Schema, frame: StructType) -> None:
+    """Spark hands over whatever columns a frame has: what does not fit is said before anything is written."""
+    unknown = next((name for name in frame.names if name not in table.names), None)
+    if unknown is not None:
+        raise InvalidInputError(
+            f"the table has no column {unknown!r}", fix=f"columns are {', '.join(table.names)}"
+        )
+    missing = next(
+        (field.name for field in table if not field.nullable and field.name not in frame.names), None
+    )
+    if missing is not None:
+        raise InvalidInputError(f"column {missing!r} may not be NULL, and the frame does not have it")
+    TYPES.schema(pa.schema([table.field(name) for name in frame.names]))

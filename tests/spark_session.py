@@ -1,0 +1,34 @@
+"""One local Spark session for all tests, started when first asked for: starting takes seconds."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from functools import cache
+from typing import Any
+
+
+@cache
+def session() -> Any:
+    """Two worker threads, no network but loopback, lake-format's data source registered."""
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    from pyspark.sql import SparkSession
+
+    from lake_connectors import spark as lake_spark
+
+    builder = SparkSession.builder.master("local[2]").appName("lake-format tests")
+    options = {
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.sql.warehouse.dir": tempfile.mkdtemp(prefix="lake-spark-"),
+        "spark.sql.shuffle.partitions": "2",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.python.filterPushdown.enabled": "true",
+        "spark.driver.memory": "2g",
+        "spark.log.level": "OFF",
+    }
+    for name, value in options.items():
+        builder = builder.config(name, value)
+    return lake_spark.register(builder.getOrCreate())

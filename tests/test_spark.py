@@ -1,0 +1,291 @@
+"""Spark over tables: reads and writes by the data source, jobs on executors, neighbours in SQL."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyspark.errors import PySparkException
+from spark_session import session
+
+import lake_format as lake
+from lake_connectors import spark as lake_spark
+from lake_connectors.spark.source import _Writer, _Written
+from lake_connectors.spark.types import TYPES, as_spark_batch
+from lake_format.table import Table
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("title", pa.string()),
+        ("price", pa.float64()),
+        ("place", pa.struct([("city", pa.string())])),
+        ("vec", pa.list_(pa.float32(), 4)),
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def spark() -> Any:
+    return session()
+
+
+def rows(start: int, count: int) -> pa.Table:
+    random = np.random.default_rng(start)
+    values = random.random(count * 4, dtype=np.float32)
+    ids = range(start, start + count)
+    prices = [None if n % 7 == 0 else float("nan") if n % 11 == 0 else n / 2 for n in ids]
+    return pa.table(
+        {
+            "id": pa.array(ids, pa.int64()),
+            "title": pa.array([None if n % 5 == 0 else f"title {n}" for n in ids]),
+            "price": pa.array(prices, pa.float64()),
+            "place": pa.array([{"city": f"c{n % 3}"} for n in ids], SCHEMA.field("place").type),
+            "vec": pa.FixedSizeListArray.from_arrays(pa.array(values), 4),
+        },
+        schema=SCHEMA,
+    )
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    made = lake.create(str(tmp_path / "items"), SCHEMA)
+    for start in (0, 100, 200):
+        made.append(rows(start, 100))
+    return made
+
+
+def load(spark: Any, table: Table, **options: str) -> Any:
+    return spark.read.format("lake").options(**options).load(table.uri)
+
+
+def ids(frame: Any) -> list[int]:
+    return sorted(row.id for row in frame.select("id").collect())
+
+
+def test_rows_come_back_as_they_are(spark: Any, table: Table) -> None:
+    found = load(spark, table).orderBy("id").toArrow()
+    expected = table.to_arrow()
+    assert found.column_names == expected.column_names
+    for name in expected.column_names:
+        one, other = (repr(each.column(name).to_pylist()) for each in (found, expected))
+        assert one == other, name
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "id < 30",
+        "id BETWEEN 90 AND 110 AND title IS NOT NULL",
+        "title = 'title 7' OR id = 8",
+        "price > 100",
+        "NOT price <= 100",
+        "title LIKE 'title 1%'",
+        "id IN (1, 2, 250) AND lower(title) = 'title 2'",
+        "place.city = 'c1' AND id < 10",
+        "vec IS NULL",
+    ],
+)
+def test_filters_select_what_spark_selects_itself(spark: Any, table: Table, condition: str) -> None:
+    copy = spark.createDataFrame(table.to_arrow().select(["id", "title", "price", "place"]))
+    expected = [] if condition == "vec IS NULL" else ids(copy.where(condition))
+    assert ids(load(spark, table).where(condition)) == expected
+    if "lower" not in condition and "place" not in condition:
+        fast = lake_spark.read(spark, table.uri, columns=["id"], where=condition)
+        assert ids(fast) == expected
+
+
+def test_versions_columns_and_row_ids(spark: Any, table: Table) -> None:
+    table.tag("early", 2)
+    assert load(spark, table, version="3").count() == 200
+    assert load(spark, table, tag="early").count() == 100
+    frame = load(spark, table, columns="title,id", rowIds="true")
+    assert frame.columns == ["title", "id", "_row_id"]
+    assert [row._row_id for row in frame.where("id IN (3, 4)").orderBy("id").collect()] == [3, 4]
+    fast = lake_spark.read(spark, table.uri, columns=["id"], row_ids=True, version=2)
+    assert (fast.columns, fast.count()) == (["id", "_row_id"], 100)
+
+
+def test_a_frame_reads_one_version_whatever_is_committed_meanwhile(spark: Any, table: Table) -> None:
+    fast = lake_spark.read(spark, table.uri, columns=["id"])
+    table.delete("id < 100").version  # noqa: B018
+    table.compact()
+    assert fast.count() == 300
+    assert load(spark, table).count() == 200
+
+
+def test_append_and_overwrite_are_one_commit_each(spark: Any, table: Table) -> None:
+    frame = spark.createDataFrame(rows(500, 40)).repartition(3)
+    frame.write.format("lake").mode("append").save(table.uri)
+    assert table.refresh().version == 5
+    assert ids(load(spark, table).where("id >= 500")) == list(range(500, 540))
+    spark.range(3).write.format("lake").mode("overwrite").save(table.uri)
+    assert table.refresh().version == 6
+    assert sorted(table.scan(["id"]).read_all().column("id").to_pylist()) == [0, 1, 2]
+    assert table.checkout(5).count() == 340
+    assert not table.verify().problems
+    vectors = table.checkout(5).take([300], columns=["vec"]).column("vec")
+    assert vectors.type == pa.list_(pa.float32(), 4)
+
+
+def test_a_job_that_is_run_again_writes_once(spark: Any, table: Table) -> None:
+    for _ in range(2):
+        writing = spark.range(1000, 1010).write.format("lake").mode("append")
+        writing.option("idempotencyWriter", "nightly").option("idempotencySequence", 7).save(table.uri)
+    assert table.refresh().count() == 310
+
+
+def test_a_task_that_fails_leaves_the_table_as_it_was(spark: Any, table: Table) -> None:
+    def fail(batches: Any) -> Any:
+        for number, batch in enumerate(batches):
+            if number or batch.column("id")[0].as_py() > 0:
+                raise RuntimeError("struck")
+            yield batch
+
+    broken = spark.range(0, 50, numPartitions=2).mapInArrow(fail, "id bigint")
+    with pytest.raises(Exception, match="struck"):
+        broken.write.format("lake").mode("append").save(table.uri)
+    assert table.refresh().version == 4
+    spark.range(3).write.format("lake").mode("append").save(table.uri)
+    assert table.refresh().count() == 303
+    assert not table.verify().problems
+
+
+def test_a_killed_worker_is_replaced_and_nothing_doubles(spark: Any, table: Table, tmp_path: Path) -> None:
+    mark = str(tmp_path / "killed")
+
+    def die_once(batches: Any) -> Any:
+        for batch in batches:
+            try:
+                os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                yield batch
+            else:
+                os._exit(9)
+
+    frame = spark.range(0, 50, numPartitions=2).mapInArrow(die_once, "id bigint")
+    try:
+        frame.write.format("lake").mode("append").save(table.uri)
+        landed = 50
+    except PySparkException:  # local mode does not try a task again
+        landed = 0
+    assert os.path.exists(mark)
+    assert table.refresh().count() == 300 + landed
+    assert not table.verify().problems
+
+
+def test_an_abort_after_the_commit_landed_harms_nothing(spark: Any, table: Table) -> None:
+    """Spark calls abort with live files when a commit raises after it landed. spec: UPK-6"""
+    from pyspark.sql.types import LongType, StructField, StructType
+
+    from lake_connectors.spark.reading import place_of
+
+    schema = StructType([StructField("id", LongType())])
+    writer = _Writer(place_of({"path": table.uri}), schema, False, None)
+    batch = pa.record_batch({"id": pa.array([900, 901])})
+    messages: list[Any] = [writer.write(iter([batch])), None, writer.write(iter([]))]
+    writer.commit(messages)
+    writer.abort(messages)
+    table.refresh().compact()
+    writer.abort(messages)
+    assert table.count("id >= 900") == 2
+    lost = writer.write(iter([batch]))
+    before = {info.path for info in table.snapshot.store.list("data/")}
+    assert isinstance(lost, _Written)
+    writer.abort([lost])
+    assert len({info.path for info in table.snapshot.store.list("data/")}) < len(before)
+    assert not table.verify().problems
+
+
+def test_a_column_computed_on_executors_touches_no_other_file(spark: Any, table: Table) -> None:
+    def double(batch: pa.RecordBatch) -> pa.Array:
+        return pa.array([None if n is None else n * 2 for n in batch.column("id").to_pylist()], pa.int64())
+
+    before = {file["path"] for file in table.inspect.files().to_pylist()}
+    lake_spark.add_column(spark, table.uri, "double", pa.int64(), double, inputs=["id"])
+    table.refresh()
+    assert table.version == 6, "one commit for the column, one for its values"
+    assert {file["path"] for file in table.inspect.files().to_pylist()} > before
+    found = table.scan(["id", "double"]).read_all().to_pydict()
+    assert found["double"] == [2 * one for one in found["id"]]
+
+
+def test_neighbours_in_sql_and_lateral(spark: Any, table: Table) -> None:
+    table.create_index("vec")
+    query = table.take([17], columns=["vec"]).column("vec")[0].as_py()
+    literal = ", ".join(f"float({one})" for one in query)
+    found = spark.sql(
+        f"SELECT id, _distance FROM lake_knn(path => '{table.uri}', q => array({literal}), k => 5)"
+    ).collect()
+    expected = table.search(query, 5, select=["id"]).to_arrow().column("id").to_pylist()
+    assert [row.id for row in found] == expected
+    filtered = spark.sql(
+        f"""SELECT * FROM lake_knn(path => '{table.uri}', q => array({literal}), k => 4,
+            columns => 'id', filter => 'id >= 200')"""
+    ).collect()
+    assert len(filtered) == 4
+    assert all(row.id >= 200 for row in filtered)
+    load(spark, table).where("id < 3").createOrReplaceTempView("queries")
+    joined = spark.sql(
+        f"""SELECT a.id AS q, n.id FROM queries a,
+            LATERAL lake_knn(path => '{table.uri}', q => a.vec, k => 1) n ORDER BY q"""
+    ).collect()
+    assert [(row.q, row.id) for row in joined] == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_a_join_with_nearest_rows(spark: Any, table: Table) -> None:
+    queries = load(spark, table).where("id < 20").selectExpr("id AS q", "vec AS v")
+    found = lake_spark.nearest_join(queries, table.uri, "v", 3, columns=["id", "title"]).collect()
+    assert len(found) == 60
+    for number in range(20):
+        mine = sorted((row._distance, row.id) for row in found if row.q == number)
+        vector = table.take([number], columns=["vec"]).column("vec")[0].as_py()
+        expected = table.search(vector, 3, select=["id"]).to_arrow().column("id").to_pylist()
+        assert [one for _, one in mine] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"version": "99"}, "no version 99"),
+        ({"version": "x"}, "whole number"),
+        ({"tag": "nothing"}, "nothing"),
+        ({"columns": "id,prize"}, "prize"),
+        ({"colums": "id"}, "unknown option 'colums'"),
+        ({"version": "2", "tag": "t"}, "not both"),
+    ],
+)
+def test_mistakes_in_options_are_named(
+    spark: Any, table: Table, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(Exception, match=message):
+        load(spark, table, **options).collect()
+    assert load(spark, table).count() == 300
+
+
+def test_mistakes_in_what_is_written_or_searched(spark: Any, table: Table, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="prize"):
+        spark.range(2).withColumnRenamed("id", "prize").write.format("lake").mode("append").save(table.uri)
+    with pytest.raises(Exception, match="no table"):
+        spark.range(2).write.format("lake").mode("append").save(str(tmp_path / "nowhere"))
+    with pytest.raises(Exception, match="dimension"):
+        spark.sql(f"SELECT * FROM lake_knn(path => '{table.uri}', q => array(1f), k => 3)").collect()
+    with pytest.raises(Exception, match="prize"):
+        spark.sql(
+            f"SELECT * FROM lake_knn(path => '{table.uri}', q => array(1f), k => 3, columns => 'prize')"
+        ).collect()
+    assert table.refresh().version == 4
+
+
+def test_vectors_become_lists_over_the_same_bytes() -> None:
+    values = pa.array(np.arange(12, dtype=np.float32))
+    batch = pa.record_batch({"vec": pa.FixedSizeListArray.from_arrays(values, 4)})
+    shown = as_spark_batch(batch, TYPES.schema(batch.schema))
+    assert shown.column("vec").values.buffers()[1].address == values.buffers()[1].address
+    assert shown.column("vec").to_pylist() == batch.column("vec").to_pylist()
+    with pytest.raises(lake.UnsupportedError, match="time64"):
+        TYPES.declared(pa.time64("us"))
