@@ -149,6 +149,9 @@ class World:
             # What cannot be planned anew without its user (an index, rows written already) is refused as well.
             if Action.CONFLICT in actions or Action.REPLAN in actions:
                 allowed.add(ConflictError)
+            gone = {one.number for one in base.columns} - {one.number for one in self.latest.columns}
+            if Action.REPLAN in actions and gone:  # rows handed in for a column that others dropped
+                allowed.add(InvalidInputError)
             if base.number < self.latest.horizon:
                 allowed |= {ConflictError, NotFoundError}
             try:
