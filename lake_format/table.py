@@ -13,12 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lake_format.changes import AddFragments
-from lake_format.clustering import clustering_of
 from lake_format.engine import (
     Progress,
     ScanRequest,
     SearchRequest,
-    WriteRequest,
 )
 from lake_format.errors import ConflictError, InvalidInputError
 from lake_format.operation_record import OperationRecord
@@ -224,19 +222,7 @@ class Table(
         if mark and self.refresh().snapshot.version.sequences.get(mark.writer, -1) >= mark.sequence:
             return self
         version = self._snapshot.version
-        written = self._engine.write(
-            self._store,
-            WriteRequest(
-                data=data,
-                schema=version.schema,
-                schema_id=version.schema_id,
-                properties=version.properties,
-                partitioning=version.partitioning,
-                clustering=clustering_of(version.properties, version.schema),
-                progress=progress,
-                new_id=self._around.new_id,
-            ),
-        )
+        written = self._engine.write(self._store, self._write_request(data, version, progress))
         if written.rows == 0:
             return self
         try:

@@ -13,8 +13,9 @@ from typing import Any, Self
 
 import pyarrow as pa
 
+from lake_format.clustering import clustering_of
 from lake_format.dataset import TableDataset
-from lake_format.engine import Engine, load_engine
+from lake_format.engine import Engine, Progress, WriteRequest, load_engine
 from lake_format.errors import ConflictError, InvalidInputError, LakeError, NotFoundError, UnsupportedError
 from lake_format.inspect import Inspect
 from lake_format.lines import MAIN
@@ -211,6 +212,21 @@ class TableCore(TableDataset):
         if main is self._log and not self._pinned:
             self._move_to(landed)
         return landed
+
+    def _write_request(
+        self, data: object, version: Version, progress: Progress | None = None
+    ) -> WriteRequest:
+        """Rows to be written as new fragments of a version."""
+        return WriteRequest(
+            data=data,
+            schema=version.schema,
+            schema_id=version.schema_id,
+            properties=version.properties,
+            partitioning=version.partitioning,
+            clustering=clustering_of(version.properties, version.schema),
+            progress=progress,
+            new_id=self._around.new_id,
+        )
 
     def _move_to(self, version: Version) -> None:
         """Read another version from now on; never an older one of the same table, as threads may cross."""

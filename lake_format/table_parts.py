@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from lake_format.changes import AddFragments
-from lake_format.clustering import clustering_of
-from lake_format.engine import WriteRequest
 from lake_format.errors import CorruptionError, InvalidInputError, UnsupportedError
 from lake_format.keys import key_columns
 from lake_format.manifest import FragmentTable, decode_manifest, inline_manifest
@@ -70,18 +68,7 @@ class TableParts(TableCore):
                 "the table has a key, and the rows of a part are compared with no other part's",
                 fix="write the parts to a table without key and upsert() from it",
             )
-        written = self._engine.write(
-            self._store,
-            WriteRequest(
-                data=data,
-                schema=version.schema,
-                schema_id=version.schema_id,
-                properties=version.properties,
-                partitioning=version.partitioning,
-                clustering=clustering_of(version.properties, version.schema),
-                new_id=self._around.new_id,
-            ),
-        )
+        written = self._engine.write(self._store, self._write_request(data, version))
         return _encoded(version, written.fragments, written.features) if written.rows else b""
 
     def commit_parts(

@@ -11,9 +11,9 @@ from typing import Any, Self
 import numpy as np
 from datafusion import DataFrame, SessionConfig, SessionContext, udtf
 
-import lake_format as lake
 from lake_connectors.adapter.following import Observer
 from lake_connectors.adapter.names import default_name
+from lake_connectors.adapter.opening import opened
 from lake_connectors.adapter.requests import NearestRequest
 from lake_connectors.datafusion.catalog import FolderOfTables, LakeTables, Mentions, following
 from lake_connectors.datafusion.datasets import LakeDataset, NearestDataset, TableDataset, TableFollower
@@ -89,16 +89,11 @@ class LakeContext(SessionContext):
         NotFoundError
             There is no table at the URI, or no such version.
         """
-        if isinstance(table, Table):
-            if version is not None:
-                raise InvalidInputError("version= goes with a URI", fix="open the table at that version")
-            opened = table
-        else:
-            opened = lake.open(os.fspath(table), version, storage_options=storage_options)
-        chosen = default_name(opened.uri) if name is None else str(name)
+        found = opened(table, version, storage_options)
+        chosen = default_name(found.uri) if name is None else str(name)
         if not chosen.strip():
             raise InvalidInputError("the table's name is empty", fix="give name=")
-        self._tables.followers[chosen] = following(chosen, opened, max_staleness, observer)
+        self._tables.followers[chosen] = following(chosen, found, max_staleness, observer)
         return self
 
     def attach_folder(
@@ -112,8 +107,8 @@ class LakeContext(SessionContext):
     ) -> Self:
         """Make all tables of a folder readable as ``name.table``, those that are made later too."""
 
-        def follow(table_name: str, opened: Table) -> TableFollower:
-            return following(table_name, opened, max_staleness, observer)
+        def follow(table_name: str, found: Table) -> TableFollower:
+            return following(table_name, found, max_staleness, observer)
 
         folder = FolderOfTables(self._mentions, self._partitions, os.fspath(uri), storage_options, follow)
         self.catalog(_CATALOG).register_schema(name, folder)

@@ -13,9 +13,9 @@ import duckdb
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
-import lake_format as lake
 from lake_connectors.adapter.following import Observer
 from lake_connectors.adapter.names import default_name
+from lake_connectors.adapter.opening import opened
 from lake_connectors.duckdb import public
 from lake_connectors.duckdb.gate import MARK_FUNCTION, mark_rows
 from lake_connectors.duckdb.lateral import answer_type, vector_search
@@ -131,14 +131,8 @@ def attach(
         There is no table at the URI.
     """
     raw = _raw(con)
-    opened = (
-        table
-        if isinstance(table, Table)
-        else lake.open(os.fspath(table), version, storage_options=storage_options)
-    )
-    if isinstance(table, Table) and version is not None:
-        raise InvalidInputError("version= goes with a URI", fix="open the table at that version")
-    chosen = default_name(opened.uri) if name is None else str(name)
+    found = opened(table, version, storage_options)
+    chosen = default_name(found.uri) if name is None else str(name)
     if not chosen.strip():
         raise InvalidInputError("the table's name is empty", fix="give name=")
     with _lock:
@@ -147,8 +141,8 @@ def attach(
             detach(raw, chosen)
         else:
             _refuse_taken(raw, chosen)
-        put(raw, state, follow(chosen, opened, max_staleness, observer))
-        state.tables[chosen.lower()] = opened
+        put(raw, state, follow(chosen, found, max_staleness, observer))
+        state.tables[chosen.lower()] = found
     return chosen
 
 

@@ -7,10 +7,10 @@ Works on what ``json_serialize_sql`` returns; it must not run SQL or open tables
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lake_connectors.duckdb.recognition import nodes_in
 from lake_format.errors import InvalidInputError
 
 __all__ = ["Mention", "find_mentions", "may_travel"]
@@ -75,7 +75,7 @@ def find_mentions(tree: Node) -> list[Mention]:
     InvalidInputError
         A version or moment that is no constant.
     """
-    return [mention for node in _nodes(tree) if (mention := _mention(node)) is not None]
+    return [mention for node in nodes_in(tree) if (mention := _mention(node)) is not None]
 
 
 def _mention(node: Node) -> Mention | None:
@@ -126,14 +126,3 @@ def _constant(node: Node) -> int | str:
 
 def _version(value: int | str) -> int | str:
     return int(value) if isinstance(value, str) and value.isdigit() else value
-
-
-def _nodes(node: Any) -> Iterator[Node]:
-    pending = [node]
-    while pending:
-        current = pending.pop()
-        if isinstance(current, dict):
-            yield current
-            pending.extend(current.values())
-        elif isinstance(current, list):
-            pending.extend(current)

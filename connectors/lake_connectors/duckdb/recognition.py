@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["DISTANCE_FUNCTIONS", "Found", "KnownTable", "find_searches"]
+__all__ = ["DISTANCE_FUNCTIONS", "Found", "KnownTable", "find_searches", "nodes_in"]
 
 Node = dict[str, Any]
 
@@ -169,7 +169,7 @@ def _table_name(source: Node) -> str:
 
 def _multiplies(node: Node) -> bool:
     """Whether the select list makes several rows, or none, of one: LIMIT then counts other rows than ours."""
-    functions = (item for item in _nodes(node.get("select_list", [])) if item.get("class") == "FUNCTION")
+    functions = (item for item in nodes_in(node.get("select_list", [])) if item.get("class") == "FUNCTION")
     return any(item.get("function_name", "").lower() in ("unnest", "unlist") for item in functions)
 
 
@@ -242,7 +242,7 @@ def _movable(condition: Node, table: KnownTable, alias: str) -> bool:
     """Whether a WHERE means the same next to the table: no subqueries, no aliases of the select list."""
     if _has(condition, ("SUBQUERY", "WINDOW", "STAR")):
         return False
-    for node in _nodes(condition):
+    for node in nodes_in(condition):
         if node.get("class") == "COLUMN_REF":
             first = node["column_names"][0].lower()
             if first not in table.columns and first != alias.lower():
@@ -256,16 +256,17 @@ def _is_constant(node: Any) -> bool:
         return False
     return all(
         item.get("function_name", "").lower() in _CONSTANT_FUNCTIONS
-        for item in _nodes(node)
+        for item in nodes_in(node)
         if item.get("class") == "FUNCTION"
     )
 
 
 def _has(node: Any, classes: tuple[str, ...]) -> bool:
-    return any(item.get("class") in classes for item in _nodes(node))
+    return any(item.get("class") in classes for item in nodes_in(node))
 
 
-def _nodes(node: Any) -> Iterator[Node]:
+def nodes_in(node: Any) -> Iterator[Node]:
+    """Every object of a tree, in no order."""
     pending = [node]
     while pending:
         current = pending.pop()

@@ -10,9 +10,9 @@ import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
 
-import lake_format as lake
 from lake_connectors.adapter.following import Follower, Observer
 from lake_connectors.adapter.nearest import Conditions
+from lake_connectors.adapter.opening import opened
 from lake_connectors.adapter.requests import ReadRequest
 from lake_connectors.adapter.types import fitted
 from lake_connectors.polars.predicates import translate
@@ -65,17 +65,12 @@ def scan(
     UnsupportedError
         A column has a type that Polars lacks.
     """
-    if isinstance(table, Table):
-        if version is not None:
-            raise InvalidInputError("version= goes with a URI", fix="open the table at that version")
-        opened = table
-    else:
-        opened = lake.open(os.fspath(table), version, storage_options=storage_options)
+    found = opened(table, version, storage_options)
 
     def show(schema: pa.Schema) -> pa.Schema:
         return TYPES.schema(schema.append(ROW_ID_FIELD) if row_ids else schema)
 
-    follower = Follower(opened.uri, opened, show, max_staleness=max_staleness, observer=observer)
+    follower = Follower(found.uri, found, show, max_staleness=max_staleness, observer=observer)
 
     def frames(
         columns: list[str] | None, predicate: pl.Expr | None, rows: int | None, batch_rows: int | None
@@ -86,7 +81,7 @@ def scan(
         follower.bind()
         return _frame(follower.shown.empty_table()).schema
 
-    return register_io_source(frames, schema=schema, is_pure=False, explain_name=f"lake {opened.uri}")
+    return register_io_source(frames, schema=schema, is_pure=False, explain_name=f"lake {found.uri}")
 
 
 def _frames(

@@ -1,0 +1,33 @@
+"""The table behind what a user hands to a connector: a table, or where one is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import lake_format as lake
+from lake_format.errors import InvalidInputError
+from lake_format.table import Table
+
+__all__ = ["opened"]
+
+
+def opened(
+    table: Table | str | os.PathLike[str],
+    version: int | None = None,
+    storage_options: Mapping[str, str] | None = None,
+) -> Table:
+    """The table; ``version`` and ``storage_options`` go with a URI.
+
+    Raises
+    ------
+    InvalidInputError
+        A version beside a table that is open already.
+    NotFoundError
+        There is no table at the URI, or no such version.
+    """
+    if not isinstance(table, Table):
+        return lake.open(os.fspath(table), version, storage_options=storage_options)
+    if version is not None:
+        raise InvalidInputError("version= goes with a URI", fix="open the table at that version")
+    return table
