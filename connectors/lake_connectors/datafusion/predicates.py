@@ -18,8 +18,8 @@ __all__ = ["conjuncts"]
 _NULL = Literal(pa.scalar(None))
 
 
-def conjuncts(filter_: pc.Expression | None) -> tuple[Expression, ...]:
-    """What all must be TRUE.
+def conjuncts(filter_: pc.Expression | pa.Scalar | None) -> tuple[Expression, ...]:
+    """What all must be TRUE. A filter that DataFusion found out to be constant comes as its value.
 
     Raises
     ------
@@ -28,6 +28,8 @@ def conjuncts(filter_: pc.Expression | None) -> tuple[Expression, ...]:
     """
     if filter_ is None:
         return ()
+    if isinstance(filter_, pa.Scalar):
+        return () if filter_.as_py() else (Literal(pa.scalar(False)),)
     whole = from_arrow(filter_)
     if not whole.complete:
         raise UnsupportedError(
