@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from functools import cache
 from typing import Any
 
+import pytest
+
 
 @cache
 def session() -> Any:
     """Two worker threads, no network but loopback, lake-format's data source registered."""
+    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+        pytest.skip("Spark needs Java 17, which is not on this machine")
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     from pyspark.sql import SparkSession
 
