@@ -308,14 +308,6 @@ except Exception as error:
     assert done.stdout.startswith("public\nUnsupportedError DuckDB"), done.stdout
 
 
-def test_without_duckdb_the_error_names_the_extra() -> None:
-    code = "import sys; sys.modules['duckdb'] = None\nimport lake_connectors.duckdb"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "UnsupportedError: DuckDB is not installed" in done.stderr
-    assert "lake-format[duckdb]" in done.stderr
-
-
 def test_python_variables_are_found_as_by_duckdb_itself(items: Lake) -> None:
     mine = pa.table({"wanted": [3, 5]})
     assert mine.num_rows == 2
