@@ -18,7 +18,7 @@ from lake_format.engine import (
     ScanRequest,
     SearchRequest,
 )
-from lake_format.errors import ConflictError, InvalidInputError
+from lake_format.errors import ConflictError, InvalidInputError, NotWrittenError
 from lake_format.operation_record import OperationRecord
 from lake_format.queries import (
     METRICS,
@@ -241,7 +241,7 @@ class Table(
         )
         try:
             self._commit(change, base=version, idempotency=mark)
-        except ConflictError:
+        except (ConflictError, NotWrittenError):
             self._engine.discard(self._store, written)
             self._engine.discard_files(self._store, (), [shard.path for shard in shards.values()])
             raise

@@ -9,7 +9,7 @@ from typing import Self
 from lake_format.changes import AddIndex, DropIndex
 from lake_format.draft import Draft
 from lake_format.engine import IndexRequest, Progress, Written
-from lake_format.errors import ConflictError, InvalidInputError, NotFoundError
+from lake_format.errors import ConflictError, InvalidInputError, NotFoundError, NotWrittenError
 from lake_format.index_upkeep import IndexReport, IndexUpkeepRequest, ReplaceShards
 from lake_format.model import IndexEntry, IndexShard, Version
 from lake_format.operation_record import OperationRecord
@@ -81,7 +81,7 @@ class TableIndexes(TableCore):
         )
         try:
             self._commit(change, base=snapshot.version)
-        except ConflictError:
+        except (ConflictError, NotWrittenError):
             self._engine.discard_files(self._store, (), [shard.path for shard in entry.shards])
             raise
         return self

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from lake_format.errors import ConflictError, InvalidInputError
+from lake_format.errors import ConflictError, InvalidInputError, NotWrittenError
 from lake_format.key_changes import DropKey, SetKey, SettleKeyIndex
 from lake_format.keys import check_key_columns, key_columns
 from lake_format.schema import ROW_ID, select_columns
@@ -91,7 +91,7 @@ class TableKeys(TableCore):
         )
         try:
             self._commit(change, base=snapshot.version)
-        except ConflictError:
+        except (ConflictError, NotWrittenError):
             change.discard()
             raise
         return self

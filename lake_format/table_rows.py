@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from lake_format.engine import Progress
-from lake_format.errors import ConflictError, InvalidInputError
+from lake_format.errors import ConflictError, InvalidInputError, NotWrittenError
 from lake_format.keys import require_key_type
 from lake_format.model import Version
 from lake_format.row_changes import ChangeRows
@@ -287,7 +287,7 @@ class TableRows(TableKeys):
         change = ChangeRows(self._engine, request, plan, own_fields_from=own)
         try:
             landed = self._commit(change, base=snapshot.version, idempotency=mark)
-        except ConflictError:
+        except (ConflictError, NotWrittenError):
             change.discard()
             raise
         return _done(landed, change.summary, change.plan.uses)
