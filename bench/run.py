@@ -23,6 +23,7 @@ BENCHMARKS = {
     "files_formats": ["-m", "bench.files_formats"],
     "index_kernel": ["-m", "bench.index_kernel"],
     "duckdb_knn": ["-m", "bench.duckdb_knn"],
+    "engines": ["-m", "bench.engines"],
     "commits": ["-m", "bench.commits"],
     "upkeep": ["-m", "bench.upkeep"],
 }

@@ -282,6 +282,30 @@ def test_mistakes_in_what_is_written_or_searched(spark: Any, table: Table, tmp_p
     assert table.refresh().version == 4
 
 
+def test_a_function_over_batches_gets_mapped_vectors(spark: Any, table: Table) -> None:
+    """Rows do not pass through the JVM, nor are local vectors copied."""
+    folder = str(Path(__file__).parent)
+
+    def look(batches: Any) -> Any:
+        import sys
+
+        sys.path.insert(0, folder)
+        from conformance.mapped import lies_in_mapped_file
+
+        for batch in batches:
+            mapped = lies_in_mapped_file(batch.column("vec"))
+            yield pa.record_batch({"rows": pa.array([batch.num_rows]), "mapped": pa.array([mapped])})
+
+    asked = {"columns": ["vec"]}
+    some = lake_spark.map_batches(
+        spark, table.uri, look, "rows bigint, mapped boolean", where="id >= 100", **asked
+    )
+    assert sum(row.rows for row in some.collect()) == 200
+    whole = lake_spark.map_batches(spark, table.uri, look, "rows bigint, mapped boolean", **asked).collect()
+    assert sum(row.rows for row in whole) == 300
+    assert all(row.mapped for row in whole)
+
+
 def test_vectors_become_lists_over_the_same_bytes() -> None:
     values = pa.array(np.arange(12, dtype=np.float32))
     batch = pa.record_batch({"vec": pa.FixedSizeListArray.from_arrays(values, 4)})

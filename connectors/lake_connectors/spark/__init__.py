@@ -22,11 +22,11 @@ try:
 except ImportError as _error:
     raise UnsupportedError("Spark is not installed", fix="pip install 'lake-format[spark]'") from _error
 
-from lake_connectors.spark.fast import read
+from lake_connectors.spark.fast import map_batches, read
 from lake_connectors.spark.functions import register
 from lake_connectors.spark.jobs import add_column, nearest_join
 from lake_connectors.spark.source import LakeSource
 
-__all__ = ["LakeSource", "add_column", "nearest_join", "read", "register"]
+__all__ = ["LakeSource", "add_column", "map_batches", "nearest_join", "read", "register"]
 
 del _pyspark

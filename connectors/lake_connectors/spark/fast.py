@@ -6,17 +6,19 @@ asked for, read as Arrow by as many tasks as there are parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
+from pyspark.sql.types import StructType
 
-from lake_connectors.spark.reading import Place, batches_of, grouped, shown_schema
+from lake_connectors.spark.reading import Place, batches_of, grouped, scanned, shown_schema
 from lake_engines.predicate import Expression, parse_filter
 
-__all__ = ["read"]
+__all__ = ["map_batches", "read"]
 
 
 def read(
@@ -50,6 +52,65 @@ def read(
     NotFoundError, InvalidInputError
         No such table, version or column, or a filter that does not fit.
     """
+    scan = _scan(spark, uri, columns, where, version, row_ids, parallelism, storage_options)
+    work = partial(_read_parts, scan.place, scan.terms, scan.target)
+    return scan.tasks.mapInArrow(work, scan.schema)
+
+
+def map_batches(
+    spark: SparkSession,
+    uri: str,
+    function: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+    schema: StructType | str,
+    *,
+    columns: Sequence[str] | None = None,
+    where: str | None = None,
+    version: int | None = None,
+    row_ids: bool = False,
+    parallelism: int | None = None,
+    storage_options: Mapping[str, str] | None = None,
+) -> DataFrame:
+    """What a function makes of a table's batches, in the tasks that read them: rows never pass through the JVM.
+
+    Parameters
+    ----------
+    function
+        As for ``DataFrame.mapInArrow``; its batches have the table's own types, vectors as fixed-size lists that lie
+        in the mapped file where the table is on a local disk.
+    schema
+        Of what it returns.
+    columns, where, version, row_ids, parallelism, storage_options
+        As for :func:`read`.
+    """
+    scan = _scan(spark, uri, columns, where, version, row_ids, parallelism, storage_options)
+    return scan.tasks.mapInArrow(partial(_map_parts, scan.place, scan.terms, scan.names, function), schema)
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """A scan as tasks of a frame, and what each needs to know."""
+
+    place: Place
+    terms: tuple[Expression, ...]
+    schema: StructType
+    target: pa.Schema
+    tasks: DataFrame
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.target.names)
+
+
+def _scan(
+    spark: SparkSession,
+    uri: str,
+    columns: Sequence[str] | None,
+    where: str | None,
+    version: int | None,
+    row_ids: bool,
+    parallelism: int | None,
+    storage_options: Mapping[str, str] | None,
+) -> _Scan:
     chosen = None if columns is None else tuple(columns)
     place = Place(uri, version, chosen, row_ids, None, dict(storage_options or {}))
     table = place.open()
@@ -61,7 +122,7 @@ def read(
     numbers = [(number, sorted(group)) for number, group in enumerate(groups)]
     tasks = spark.createDataFrame(numbers, "part int, fragments array<bigint>")
     spread = tasks.repartitionById(len(groups), tasks["part"]) if groups else tasks
-    return spread.mapInArrow(partial(_read_parts, place, terms, target), schema)
+    return _Scan(place, terms, schema, target, spread)
 
 
 def _read_parts(
@@ -70,3 +131,18 @@ def _read_parts(
     for batch in batches:
         for fragments in batch.column("fragments").to_pylist():
             yield from batches_of(place, frozenset(fragments), terms, target)
+
+
+def _map_parts(
+    place: Place,
+    terms: tuple[Expression, ...],
+    names: tuple[str, ...],
+    function: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+    batches: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    def rows() -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for fragments in batch.column("fragments").to_pylist():
+                yield from scanned(place, frozenset(fragments), terms, names)
+
+    yield from function(rows())

@@ -20,7 +20,7 @@ from lake_format.errors import InvalidInputError, LakeError
 from lake_format.schema import ROW_ID, ROW_ID_FIELD
 from lake_format.table import Table
 
-__all__ = ["Place", "batches_of", "grouped", "is_exact", "place_of", "shown_schema"]
+__all__ = ["Place", "batches_of", "grouped", "is_exact", "place_of", "scanned", "shown_schema"]
 
 _BATCH_ROWS = 16_384
 _OPTIONS = ("path", "version", "tag", "asof", "columns", "rowids", "branch")
@@ -135,8 +135,15 @@ def batches_of(
     place: Place, fragments: frozenset[int], terms: tuple[Expression, ...], target: Any
 ) -> Iterator[pa.RecordBatch]:
     """The rows of some fragments, as Spark wants them."""
+    for batch in scanned(place, fragments, terms, tuple(target.names)):
+        yield as_spark_batch(batch, target)
+
+
+def scanned(
+    place: Place, fragments: frozenset[int], terms: tuple[Expression, ...], names: tuple[str, ...]
+) -> Iterator[pa.RecordBatch]:
+    """The rows of some fragments, as the table has them."""
     table = place.open()
-    names = tuple(target.names)
     request = ScanRequest(
         columns=names or (ROW_ID,),
         where=Conditions(terms, "duckdb").bound(table.snapshot.schema),
@@ -145,4 +152,4 @@ def batches_of(
     )
     for batch in table.engine.scan(table.snapshot, request):
         if batch.num_rows:
-            yield as_spark_batch(batch, target)
+            yield batch
