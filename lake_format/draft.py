@@ -163,6 +163,15 @@ class Draft:
             next_field_id=self.version.next_field_id if next_field_id is None else next_field_id,
         )
 
+    def know_schema(self, schema: pa.Schema) -> int:
+        """The id of a schema that files were written with; one that the version does not have yet gets the next."""
+        for number, known in self.version.schemas.items():
+            if known.equals(schema, check_metadata=True):
+                return number
+        number = max(self.version.schemas) + 1
+        self._change(schemas={**self.version.schemas, number: schema})
+        return number
+
     def require_features(self, features: Iterable[str]) -> None:
         """Name features that a reader of the version must know."""
         self._change(required_features=self.version.required_features | frozenset(features))

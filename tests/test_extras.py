@@ -15,6 +15,7 @@ import pytest
         ("datafusion", "datafusion"),
         ("polars", "polars"),
         ("spark", "pyspark"),
+        ("iceberg", "pyiceberg"),
     ],
 )
 def test_a_missing_engine_is_named_and_everything_else_works(connector: str, package: str) -> None:

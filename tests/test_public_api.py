@@ -17,7 +17,10 @@ import lake_format as lake
 from lake_format.errors import LakeError
 
 LISTING = Path(__file__).with_name("public_api.txt")
-MODULES = ("lake_format", "lake_connectors.duckdb", "lake_connectors.datafusion", "lake_connectors.polars")
+MODULES = (
+    "lake_format",
+    *(f"lake_connectors.{one}" for one in ("duckdb", "datafusion", "polars", "iceberg")),
+)
 
 
 def listing() -> str:

@@ -1,1 +1,1 @@
-"""Bridges between lake-format tables and other programs: DuckDB, the command line."""
+"""Bridges between lake-format tables and other programs: query engines, Iceberg, the command line."""

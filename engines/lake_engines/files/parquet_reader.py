@@ -117,6 +117,11 @@ class ParquetReader:
         return self._schema
 
     @property
+    def footer_schema(self) -> pa.Schema:
+        """The Arrow schema that the footer's own types amount to, with the field ids it gives."""
+        return self._metadata.schema.to_arrow_schema()
+
+    @property
     def key_values(self) -> dict[bytes, bytes]:
         """The footer's own key-value metadata."""
         return dict(self._metadata.metadata or {})

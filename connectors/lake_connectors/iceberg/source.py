@@ -1,0 +1,155 @@
+"""An Iceberg table as its metadata tell it: schema, name mapping, partition specs, the files of a snapshot.
+
+pyiceberg reads the JSON and Avro. What it finds wrong becomes an error that names the object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pyiceberg.exceptions import ValidationError
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestFile, read_manifest_list
+from pyiceberg.partitioning import PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.serializers import FromInputFile
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.name_mapping import NameMapping
+from pyiceberg.table.snapshots import Snapshot
+
+from lake_connectors.iceberg.locations import Locations
+from lake_format.errors import CorruptionError, InvalidInputError, LakeError, UnsupportedError
+
+__all__ = ["Source", "read_metadata"]
+
+_MALFORMED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValidationError,
+    ValueError,
+    zlib.error,
+)
+"""What pyiceberg raises for bytes that are not what they should be: it does not check them first."""
+
+
+def read_metadata(locations: Locations, location: str) -> TableMetadata:
+    """The metadata in a ``metadata.json`` file; CorruptionError where it holds none."""
+    with _reading(location):
+        return FromInputFile.table_metadata(locations.io.new_input(location))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One snapshot of an Iceberg table."""
+
+    metadata: TableMetadata
+    locations: Locations
+    snapshot: Snapshot | None
+    schema: Schema
+
+    @classmethod
+    def of(cls, metadata: TableMetadata, locations: Locations, snapshot_id: int | None) -> Source:
+        """The snapshot with this id, or the current one.
+
+        Raises
+        ------
+        InvalidInputError
+            There is no such snapshot.
+        """
+        if snapshot_id is None:
+            return cls(metadata, locations, metadata.current_snapshot(), metadata.schema())
+        snapshot = metadata.snapshot_by_id(snapshot_id)
+        if snapshot is None:
+            known = ", ".join(str(one.snapshot_id) for one in metadata.snapshots[-5:]) or "none"
+            raise InvalidInputError(
+                f"the Iceberg table has no snapshot {snapshot_id}", fix=f"the newest are: {known}"
+            )
+        schemas = {one.schema_id: one for one in metadata.schemas}
+        schema_id = metadata.current_schema_id if snapshot.schema_id is None else snapshot.schema_id
+        if schema_id not in schemas:
+            raise CorruptionError(
+                f"snapshot {snapshot_id} of the Iceberg table has the unknown schema {schema_id}"
+            )
+        return cls(metadata, locations, snapshot, schemas[schema_id])
+
+    @property
+    def name_mapping(self) -> NameMapping | None:
+        """Ids for the columns of files that have none in them."""
+        with _reading("the Iceberg table's name mapping"):
+            return self.metadata.name_mapping()
+
+    @property
+    def field_ids(self) -> frozenset[int]:
+        """The ids of all fields the table ever had, nested ones included."""
+        return frozenset(one for schema in self.metadata.schemas for one in schema.field_ids)
+
+    def spec(self, spec_id: int) -> PartitionSpec:
+        """The partition spec of this id."""
+        found = self.metadata.specs().get(spec_id)
+        if found is None:
+            raise CorruptionError(f"a file of the Iceberg table has the unknown partition spec {spec_id}")
+        return found
+
+    def data_files(self) -> list[DataFile]:
+        """The snapshot's data files.
+
+        Raises
+        ------
+        UnsupportedError
+            The snapshot has delete files, or data files that are not Parquet.
+        """
+        files: list[DataFile] = []
+        for manifest in self._manifests():
+            where = manifest.manifest_path
+            with _reading(where):
+                found = [one.data_file for one in manifest.fetch_manifest_entry(self.locations.io)]
+            for one in found:
+                _check_supported(one)
+            files += found
+        return files
+
+    def _manifests(self) -> list[ManifestFile]:
+        if self.snapshot is None:
+            return []
+        with _reading(self.snapshot.manifest_list):
+            return list(read_manifest_list(self.locations.io.new_input(self.snapshot.manifest_list)))
+
+
+def _check_supported(file: DataFile) -> None:
+    if file.content is DataFileContent.EQUALITY_DELETES:
+        raise UnsupportedError(
+            f"the Iceberg table has equality deletes ({file.file_path}), which cannot be imported",
+            fix="rewrite its data files first, for example with rewrite_data_files",
+        )
+    if file.content is not DataFileContent.DATA:
+        raise UnsupportedError(
+            f"the Iceberg table has position deletes ({file.file_path}), which cannot be imported yet",
+            fix="rewrite its data files first, for example with rewrite_data_files",
+        )
+    if file.file_format is not FileFormat.PARQUET:
+        raise UnsupportedError(
+            f"the Iceberg table has the {file.file_format} file {file.file_path}; only Parquet can be imported",
+            fix="rewrite its data files as Parquet first",
+        )
+
+
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Report what pyiceberg finds wrong as a CorruptionError that names the object."""
+    try:
+        yield
+    except LakeError:
+        raise
+    except _MALFORMED as error:
+        line = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise CorruptionError(f"{what} cannot be read as Iceberg metadata: {line[:200]}") from error
