@@ -29,6 +29,7 @@ from lake_format.model import (
 )
 from lake_format.packed_json import pack_json, unpack_json
 from lake_format.partitioning import PartitionSpec, spec_from_json, spec_to_json
+from lake_format.pins import sources_from_json, sources_to_json
 from lake_format.schema import schema_from_bytes, schema_to_bytes
 from lake_format.store.paths import check_object_path, split_external
 from lake_format.store.places import Place
@@ -93,6 +94,7 @@ def _version_to_json(version: Version) -> dict[str, Any]:
         "origin": version.origin and version.origin.to_json(),
         "branches": {name: entry.to_json() for name, entry in version.branches.items()},
         "merges": {str(line): number for line, number in version.merges.items()},
+        "cloned_from": sources_to_json(version.cloned_from),
     }
     return {
         **version.extra,
@@ -151,6 +153,7 @@ _KNOWN_KEYS = frozenset(
         "origin",
         "branches",
         "merges",
+        "cloned_from",
         "partition_specs",
         "partition_spec_id",
     ]
@@ -203,6 +206,7 @@ def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
         origin=origin_from_json(raw.get("origin")),
         branches=branches_from_json(raw.get("branches", {})),
         merges=merges_from_json(raw.get("merges", {})),
+        cloned_from=sources_from_json(raw.get("cloned_from", []), roots),
         partition_specs=specs,
         partition_spec_id=spec_id,
         extra={key: value for key, value in raw.items() if key not in _KNOWN_KEYS},

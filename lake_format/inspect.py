@@ -12,6 +12,7 @@ from lake_format.errors import InvalidInputError
 from lake_format.log import VersionLog
 from lake_format.model import Fragment, HistoryEntry
 from lake_format.partitioning import Partition
+from lake_format.pins import list_pins
 from lake_format.schema import field_by_id
 from lake_format.snapshot import Snapshot
 from lake_format.store.paths import split_external
@@ -21,6 +22,8 @@ __all__ = ["Inspect"]
 
 _ROWS_AT_ONCE = 4096
 _TIME = pa.timestamp("us", "UTC")
+_LATEST = 253_402_300_800_000_000
+"""The last moment that Python can show, in microseconds: what people are told may be anything."""
 _VERSIONS = pa.schema(
     [
         ("version", pa.int64()),
@@ -81,6 +84,25 @@ _INDEXES = pa.schema(
     ]
 )
 _ROOTS = pa.schema([("root", pa.int64()), ("uri", pa.string()), ("files", pa.int64()), ("bytes", pa.int64())])
+
+_SOURCES = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("table_id", pa.string()),
+        ("line", pa.int64()),
+        ("version", pa.int64()),
+        ("pinned", pa.bool_()),
+    ]
+)
+_PINS = pa.schema(
+    [
+        ("line", pa.int64()),
+        ("version", pa.int64()),
+        ("table_id", pa.string()),
+        ("clone", pa.string()),
+        ("created_at", _TIME),
+    ]
+)
 
 
 class Inspect:
@@ -204,6 +226,38 @@ class Inspect:
             for number, uri in sorted(self._snapshot.version.roots.items())
         ]
         return pa.Table.from_pylist(rows, schema=_ROOTS)
+
+    def sources(self) -> pa.Table:
+        """One row a table that this one was cloned from, and whether a pin keeps there what this one shares."""
+        version = self._snapshot.version
+        rows = [
+            {
+                "uri": version.roots[one.root],
+                "table_id": one.table_id,
+                "line": one.line,
+                "version": one.version,
+                "pinned": one.pinned,
+            }
+            for one in version.cloned_from
+        ]
+        return pa.Table.from_pylist(rows, schema=_SOURCES)
+
+    def pins(self) -> pa.Table:
+        """One row a clone for which a version is kept here, as it is now; ``clone`` is where it was made."""
+        rows = []
+        for pin in list_pins(self._snapshot.store):
+            told = pin.told(self._snapshot.store)
+            clone, created = told.get("clone"), told.get("created_at")
+            rows.append(
+                {
+                    "line": pin.line,
+                    "version": pin.version,
+                    "table_id": pin.table_id,
+                    "clone": clone if isinstance(clone, str) else None,
+                    "created_at": created if isinstance(created, int) and 0 <= created < _LATEST else None,
+                }
+            )
+        return pa.Table.from_pylist(rows, schema=_PINS)
 
     def _file_rows(self, fragment: Fragment) -> list[dict[str, Any]]:
         schemas = self._snapshot.version.schemas

@@ -25,7 +25,7 @@ from lake_format.statistics import ColumnStatistics
 from lake_format.store.paths import check_object_path, split_external
 
 __all__ = ["MANIFEST_SCHEMA", "FragmentTable", "decode_manifest", "encode_manifest", "inline_manifest"]
-__all__ += ["named_files", "with_file_paths"]
+__all__ += ["named_files", "placed_in", "with_file_paths"]
 
 _GROUP = pa.struct(
     [
@@ -146,11 +146,11 @@ def decode_manifest(data: bytes, reference: ManifestReference) -> pa.Table:
         if any(_has_forbidden_null(chunk, field) for chunk in table.column(field.name).chunks):
             raise CorruptionError(f"manifest {where} has a NULL in column {field.name!r}")
     root = None if reference.path is None else split_external(reference.path)[0]
-    return table if root is None else _placed_in(table, root)
+    return table if root is None else placed_in(table, root)
 
 
-def _placed_in(table: pa.Table, root: int) -> pa.Table:
-    """The fragments of a manifest that lies in an external root: its own paths are relative to that root (MAN-8)."""
+def placed_in(table: pa.Table, root: int) -> pa.Table:
+    """The fragments of a manifest that was written for an external root: paths of its own lie there (MAN-8)."""
     for name in FILE_COLUMNS:
         path = named_files(table, name)[1].field("path")
         placed = pc.binary_join_element_wise(f"@{root}", path, "/")

@@ -16,6 +16,7 @@ import pyarrow as pa
 from lake_format.key_index import KeyIndex
 from lake_format.lines import BRANCH_FEATURE, BranchEntry, BranchOrigin
 from lake_format.partitioning import Partition, PartitionSpec
+from lake_format.pins import CloneSource
 from lake_format.row_ids import U64, decode_row_ids
 from lake_format.statistics import ColumnStatistics
 
@@ -317,6 +318,8 @@ class Version:
     """Every way the table was ever partitioned, by spec id."""
     partition_spec_id: int | None = None
     """The spec by which rows are written now; None for a table that never was partitioned."""
+    cloned_from: tuple[CloneSource, ...] = ()
+    """The tables it was cloned from: the nearest first, then those that one was cloned from."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields a newer minor version wrote; kept and written back untouched."""
 

@@ -16,6 +16,7 @@ __all__ += [
     "BRANCHES",
     "HISTORY",
     "LINES",
+    "PINS",
     "checkpoint_number",
     "checkpoint_path",
     "hint_path",
@@ -33,6 +34,7 @@ INDEXES = "_lake/indexes/"
 KEYS = "_lake/keys/"
 JOBS = "_lake/jobs/"
 LINES = "_lake/lines/"
+PINS = "_lake/pins/"
 BRANCHES = "_lake/branches/"
 DATA = "data/"
 LATEST = "_lake/latest"

@@ -32,6 +32,7 @@ from lake_format.paths import (
     version_path,
     versions_folder,
 )
+from lake_format.pins import pinned_versions
 from lake_format.snapshot import Snapshot
 from lake_format.store.base import ByteRange, ObjectInfo, Store
 from lake_format.store.paths import is_external
@@ -143,7 +144,8 @@ def collect(store: Store, main: VersionLog, grace: float, *, dry_run: bool) -> G
     """Find what no kept version of any line needs and, unless it is a dry run, remove it.
 
     Tombstones come first: whoever opens an expired version is told so, rather than meeting missing files. The
-    order of reading matters (spec/branches.md, BRA-9): branches that ended, then main, then the living branches.
+    order of reading matters (spec/branches.md, BRA-9; spec/copies.md, CPY-10): branches that ended, then main, then
+    the living branches, then the pins of clones.
 
     Parameters
     ----------
@@ -156,9 +158,14 @@ def collect(store: Store, main: VersionLog, grace: float, *, dry_run: bool) -> G
     ended = _ended_lines(store, main)
     newest = main.latest()
     living = list(_living_lines(store, main, newest))
+    pinned = pinned_versions(store)
     known = {line.log.line for line in living}
+    living = [replace(line, kept=line.kept | pinned.get(line.log.line, frozenset())) for line in living]
     ended = [
-        replace(line, kept=needed_versions(newest.branches, line.log.line))
+        replace(
+            line,
+            kept=needed_versions(newest.branches, line.log.line) | pinned.get(line.log.line, frozenset()),
+        )
         for line in ended
         if line.log.line not in known
     ]

@@ -70,6 +70,7 @@ def needs_of(store: Store, version: Version) -> Needs:
             indexes=tuple(indexes),
             key_index=key_index,
             roots={},
+            cloned_from=(),
             required_features=version.required_features - {EXTERNAL_FEATURE},
         )
     return needs

@@ -15,7 +15,7 @@ from typing import Self
 from lake_format.errors import CorruptionError, InvalidInputError
 from lake_format.store.base import ByteRange, ObjectInfo, ObjectWriter, Store
 from lake_format.store.consent import Consent
-from lake_format.store.paths import is_external, split_external
+from lake_format.store.paths import external_path, is_external, split_external
 from lake_format.store.places import Place
 
 __all__ = ["TableStore", "name_of"]
@@ -53,6 +53,10 @@ class TableStore:
                     raise CorruptionError(
                         f"external root {number} is {uri} in one version and {self._roots[number].uri} in another"
                     )
+
+    def root_store(self, number: int) -> tuple[Store, str]:
+        """The store of an external root and the root's folder in it, for the pins of clones alone (STO-29)."""
+        return self._located(external_path(number, "-"))[0], self._opened[number][1]
 
     def name(self, path: str) -> str:
         """The object's name for messages: where it is, if that is outside the table's root."""

@@ -23,3 +23,22 @@ def test_mistakes_are_told(items: lake.Table, cli: Run) -> None:
     assert cli("backup", "items", "kept").code == 0
     assert "versions are:" in cli("restore-backup", "kept", "again", "--version", 99).err
     assert "there is a table at" in cli("restore-backup", "kept", "items").err
+
+
+def test_a_clone_shares_files_until_its_pin_is_released(items: lake.Table, cli: Run) -> None:
+    done = cli("clone", "items", "try")
+    assert done.code == 0
+    assert f"cloned version {items.version}, {ROWS:,} rows" in done.out
+    assert "warning" not in done.err
+    assert "add --allow-external" in cli("scan", "try").err
+    opened = ("try", "--allow-external", "items")
+    assert len(cli("scan", *opened, "--format", "json").rows) == ROWS
+    described = cli("describe", *opened).out
+    assert f"version {items.version}, pinned" in described
+    (pin,) = cli("inspect", "items", "pins", "--format", "json").rows
+    (source,) = cli("inspect", "try", "sources", "--allow-external", "items", "--format", "json").rows
+    assert (source["pinned"], source["version"]) == (True, pin["version"])
+    assert "pins are of" in cli("release-pin", "items", "nobody").err
+    assert cli("release-pin", "items", pin["table_id"]).code == 0
+    assert cli("inspect", "items", "pins", "--format", "json").rows == []
+    assert "there is a table at" in cli("clone", "items", "try").err

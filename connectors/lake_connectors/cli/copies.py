@@ -8,19 +8,11 @@ import click
 
 import lake_format as lake
 from lake_connectors.cli.command import Command
-from lake_connectors.cli.options import key_values, open_options, open_table, version_option
+from lake_connectors.cli.options import key_values, open_options, open_table, target_option, version_option
 from lake_connectors.cli.output import bytes_text
 from lake_connectors.cli.progress import Progress
 
 __all__ = ["backup", "restore_backup"]
-
-_target_option = click.option(
-    "--to-option",
-    "target_options",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="A storage option for the other place; may be repeated.",
-)
 
 
 @click.command(
@@ -34,7 +26,7 @@ _target_option = click.option(
 @click.argument("target")
 @version_option
 @open_options
-@_target_option
+@target_option
 def backup(
     *,
     uri: str,
@@ -80,7 +72,7 @@ def backup(
     metavar="KEY=VALUE",
     help="A storage option for the backup; may be repeated.",
 )
-@_target_option
+@target_option
 def restore_backup(
     *,
     source: str,

@@ -27,7 +27,7 @@ _READERS = {
     "vortex": "vortex-data",
 }
 _BYTES = re.compile(r"\bbytes=(\d+)")
-PARTS = ("fragments", "partitions", "files", "manifests", "indexes", "versions", "roots")
+PARTS = ("fragments", "partitions", "files", "manifests", "indexes", "versions", "roots", "sources", "pins")
 
 
 @click.command(
@@ -94,7 +94,10 @@ def history(
 def inspect(
     *, uri: str, part: str, version: int | None, output_format: str, storage_options: tuple[str, ...]
 ) -> None:
-    """One row for each fragment, file, manifest, index, version or external root of the table at URI."""
+    """One row for each fragment, file, manifest, index, version, external root, source or pin of the table at URI.
+
+    Sources are the tables it was cloned from, pins what it keeps for its own clones.
+    """
     table = open_table(uri, version, storage_options)
     write_rows(getattr(table.inspect, part)(), output_format)
 
@@ -129,6 +132,7 @@ def _facts(table: Table) -> dict[str, Any]:
         "indexes": indexes.to_pylist(),
         "properties": table.properties,
         "external_roots": table.inspect.roots().to_pylist(),
+        "sources": table.inspect.sources().to_pylist(),
     }
 
 
@@ -160,6 +164,8 @@ def _shown(facts: dict[str, Any]) -> Iterable[tuple[str, str]]:
         yield "properties", "\n".join(f"{name}={value}" for name, value in facts["properties"].items())
     if facts["external_roots"]:
         yield "external", "\n".join(map(_root_line, facts["external_roots"]))
+    if facts["sources"]:
+        yield "cloned from", "\n".join(map(_source_line, facts["sources"]))
 
 
 def _column_lines(columns: list[dict[str, Any]]) -> Iterable[str]:
@@ -178,6 +184,11 @@ def _counted(count: int, noun: str) -> str:
 
 def _root_line(root: dict[str, Any]) -> str:
     return f"{root['uri']}: {_counted(root['files'], 'file')}, {bytes_text(root['bytes'])}"
+
+
+def _source_line(source: dict[str, Any]) -> str:
+    held = "pinned" if source["pinned"] else "UNPINNED: files may be collected there"
+    return f"{source['uri']}, version {source['version']}, {held}"
 
 
 def _index_line(index: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "open_table",
     "read_json",
     "storage_option",
+    "target_option",
     "version_option",
     "where_option",
 ]
@@ -55,6 +56,14 @@ storage_option = click.option(
     multiple=True,
     metavar="KEY=VALUE",
     help="A storage option such as endpoint=… or region=…; may be repeated. Others come from the environment.",
+)
+
+target_option = click.option(
+    "--to-option",
+    "target_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A storage option for the other place; may be repeated.",
 )
 
 _external_option = click.option(

@@ -48,6 +48,8 @@ PLACES = {
     "maintain": Place("upkeep", "Do the upkeep that is due by the table's properties."),
     "repair": Place("upkeep", "Find what is broken, and mend what can be mended."),
     "backup": Place("copies", "Copy a version, whole, into a backup."),
+    "clone": Place("clone", "Make a table that shares the files of another one."),
+    "release-pin": Place("clone", "Let go of what a clone shares."),
     "restore-backup": Place("copies", "Make a table from a backup."),
     "inspect": Place("describe", "A table's fragments, files, manifests, indexes, versions, external roots."),
 }
