@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -38,14 +40,28 @@ class Location:
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[str]:
     """A loopback S3 by moto, which keeps the real one's conditional semantics; started when first needed."""
+    from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
 
+    # S3 decides and stores in one step. Moto looks and then stores, so that of two requests both may win.
+    S3Response.put_object = _one_at_a_time(S3Response.put_object)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
+
+
+def _one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
+    lock = threading.Lock()
+
+    @functools.wraps(function)
+    def locked(*arguments: Any, **options: Any) -> Any:
+        with lock:
+            return function(*arguments, **options)
+
+    return locked
 
 
 @pytest.fixture
