@@ -124,6 +124,41 @@ def test_expired_versions_are_told_apart_from_kept_ones() -> None:
             read_table(path, number)
 
 
+def test_a_clone_and_the_version_its_source_keeps_for_it() -> None:
+    """spec: CPY-8, CPY-9, CPY-10"""
+    facts = expected("pinned")[1]
+    shared, _ = read_table(ROOT / "pinned", facts["pinned"])
+    assert shared.num_rows == 302
+    assert lake.open(str(ROOT / "pinned"), facts["pinned"]).verify().problems == []
+    with pytest.raises(LakeError, match="has expired"):
+        lake.open(str(ROOT / "pinned"), facts["pinned"] - 1)
+
+    description, _ = unpack(version_path(ROOT / "clone", 1).read_bytes())
+    source, _ = unpack(version_path(ROOT / "pinned", facts["pinned"]).read_bytes())
+    ((root, uri),) = description["roots"].items()
+    assert uri == "s3://golden/pinned"
+    assert description["cloned_from"] == [
+        {
+            "root": int(root),
+            "table_id": source["table_id"],
+            "line": 0,
+            "version": facts["pinned"],
+            "pinned": True,
+        }
+    ]
+    (pin,) = (ROOT / "pinned/_lake/pins").iterdir()
+    assert pin.name == f"{0:07d}-{facts['pinned']:020d}-{description['table_id']}.pin"
+    assert json.loads(pin.read_text())["clone"] == "s3://golden/clone"
+    named = [one["path"] for one in description["manifests"]]
+    named += [shard["path"] for entry in description["indexes"] for shard in entry["shards"]]
+    named += [run["path"] for run in description["key_index"]["runs"] if "path" in run]
+    assert {path.partition("/")[0] for path in named if path} == {f"@{root}"}
+    assert len([path for path in named if path]) == 3
+    table = lake.open(str(ROOT / "clone"), allow_external={"s3://golden": LocalStore(ROOT)})
+    assert table.verify().problems == []
+    assert (table.get(7)["name"], table.get(400)["name"]) == (None, "name 400")
+
+
 def test_older_versions_of_a_golden_table() -> None:
     """spec: COM-1, COM-6, COM-7, COM-8"""
     table = lake.open(str(ROOT / "append"))

@@ -108,12 +108,9 @@ class Cloning:
         return replace(
             _sharing(parent, root),
             table_id=table_id,
-            version=1,
-            parent=None,
             commit_id=str(self.around.new_id()),
             committed_at=max(self.around.microseconds(), parent.committed_at + 1),
             writer_id=self.around.writer_id,
-            operations=(),
             summary={
                 "cloned_from": uri,
                 "from_branch": name_of_line(main, parent.line),
@@ -122,14 +119,7 @@ class Cloning:
             next_row_id=line * LINE_IDS,
             next_fragment_id=line * LINE_IDS,
             required_features=(parent.required_features - {"expired-versions"}) | {EXTERNAL_FEATURE},
-            sequences={},
-            refs={},
-            horizon=0,
             roots={**parent.roots, root: uri},
-            history=(),
-            origin=None,
-            branches={},
-            merges={},
             cloned_from=(nearest, *further),
         )
 
@@ -172,7 +162,7 @@ def _highest_line(main: Version, parent: Version) -> int:
 
 
 def _sharing(parent: Version, root: int) -> Version:
-    """The version as seen from another root: what was the table's own lies in an external root."""
+    """The version as the first of a table at another root: without a past, what was the table's own outside."""
 
     def outside(path: str) -> str:
         return path if is_external(path) else external_path(root, path)
@@ -180,6 +170,16 @@ def _sharing(parent: Version, root: int) -> Version:
     keys = parent.key_index
     return replace(
         parent,
+        version=1,
+        parent=None,
+        operations=(),
+        sequences={},
+        refs={},
+        horizon=0,
+        history=(),
+        origin=None,
+        branches={},
+        merges={},
         manifests=tuple(map(partial(_shared_manifest, root), parent.manifests)),
         indexes=tuple(
             replace(entry, shards=tuple(replace(shard, path=outside(shard.path)) for shard in entry.shards))

@@ -22,18 +22,16 @@ import lake_format as lake
 from lake_engines import DefaultEngine
 from lake_format.engine import WriteRequest
 from lake_format.manifest import inline_manifest
-from lake_format.model import Fragment, ManifestReference
-from lake_format.paths import manifest_path
 from lake_format.roots import numbered_root
 from lake_format.row_ids import encode_row_ids
 from lake_format.schema import FIELD_ID_KEY
 from lake_format.store.paths import external_path
-from lake_format.transaction import Surroundings
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from samples import every_type
 
-from golden.making import OUTSIDE, ROOT, Golden, simple_rows, surroundings_of, vectors, with_nulls
+from golden.cloned import clone, pinned
+from golden.making import OUTSIDE, ROOT, Golden, as_object, simple_rows, surroundings_of, vectors, with_nulls
 
 # --- the tables -------------------------------------------------------------------------------------------------
 
@@ -98,19 +96,11 @@ def stored_manifest(golden: Golden) -> None:
     for part in parts:
         table.append(part)
     made = table.snapshot.fragments.fragments()
-    stored = _stored(table, made[:3], golden.surroundings)
-    less = replace(stored, removed=(made[1].fragment_id,), row_count=stored.row_count - 3)
+    reference = as_object(table, made[:3], golden.surroundings)
+    less = replace(reference, removed=(made[1].fragment_id,), row_count=reference.row_count - 3)
     golden.land(table, manifests=(inline_manifest(made[3:]), less), row_count=9)
     kept = [parts[0], parts[2], parts[3]]
     golden.expect(simple_rows_of(kept), [0, 1, 2, 6, 7, 8, 9, 10, 11], fragments=3)
-
-
-def _stored(table: lake.Table, fragments: list[Fragment], around: Surroundings) -> ManifestReference:
-    reference = inline_manifest(fragments)
-    path = manifest_path(around.new_id())
-    assert reference.body is not None
-    table.snapshot.store.create(path, reference.body)
-    return replace(reference, path=path, body=None)
 
 
 def deletions(golden: Golden) -> None:
@@ -457,6 +447,8 @@ TABLES: dict[str, Callable[[Golden], None]] = {
     "index-shards": index_shards,
     "expired-versions": expired_versions,
     "external-files": external_files,
+    "pinned": pinned,
+    "clone": clone,
     "history": history,
     "keys": keys,
     "key-index": key_index,

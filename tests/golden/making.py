@@ -15,7 +15,9 @@ import pyarrow as pa
 import lake_format as lake
 from lake_format.checkpoint import recent_of_next
 from lake_format.log import VersionLog
-from lake_format.model import Version
+from lake_format.manifest import inline_manifest
+from lake_format.model import Fragment, ManifestReference, Version
+from lake_format.paths import manifest_path
 from lake_format.store.local import LocalStore
 from lake_format.transaction import Surroundings
 
@@ -101,3 +103,12 @@ def simple_rows(rows: int, first: int = 0) -> pa.Table:
         [pa.field("id", pa.int64(), False), ("name", pa.string()), ("v", pa.list_(pa.float32(), 4))]
     )
     return pa.table([pa.array(ids, pa.int64()), pa.array(names), vectors(rows, 4, first)], schema)
+
+
+def as_object(table: lake.Table, fragments: list[Fragment], around: Surroundings) -> ManifestReference:
+    """The manifest of some fragments as an object of its own."""
+    reference = inline_manifest(fragments)
+    path = manifest_path(around.new_id())
+    assert reference.body is not None
+    table.snapshot.store.create(path, reference.body)
+    return replace(reference, path=path, body=None)
