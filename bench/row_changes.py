@@ -1,8 +1,8 @@
 """Row changes against Lance, alternated: ``python -m bench.row_changes [--rows N] [--dimension D] [--rounds R]``.
 
-Upsert by key, delete 1 % by a filter, update of a narrow column in scattered rows, merge. Every round takes other
-rows, so both tables age alike. Lance forces nothing to the disk; ours syncs every file and folder before it claims
-a commit. ``lake, no sync`` is ours without that, on a third copy: the comparison at equal durability.
+Upsert by key, delete 1 % by a filter, update of a narrow column in scattered rows, merge, a constant column. Every
+round takes other rows, so both tables age alike. Lance forces nothing to the disk; ours syncs every file and folder
+before it claims a commit. ``lake, no sync`` is ours without that, on a third copy: equal durability.
 """
 
 from __future__ import annotations
@@ -138,6 +138,14 @@ def merge(name: str, rows: int, count: int, dimension: int, round_: int) -> None
         plan.when_not_matched_insert().execute()
 
 
+def add_constant(name: str, round_: int) -> None:
+    """Add a column that is the same in all rows."""
+    if name == "lance":
+        opened(name).add_columns({f"constant{round_}": "7"})
+    else:
+        opened(name).add_column(f"constant{round_}", pa.int64(), 7)
+
+
 NAMES = ("lake", "lake, no sync", "lance")
 
 
@@ -156,6 +164,7 @@ def main() -> None:
         f"upsert {count:,} rows by key": lambda name: partial(upsert, name, rows, count, dimension),
         "delete 1 % by filter": lambda name: partial(delete, name),
         "update a column of 1 % scattered rows": lambda name: partial(update, name, rows),
+        "add a constant column": lambda name: partial(add_constant, name),
         f"merge {count:,} rows with a condition": lambda name: partial(merge, name, rows, count, dimension),
     }
     for round_ in range(given.rounds + 1):  # one is a warm-up

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lake_format.column_defaults import default_of
 from lake_format.commit_changes import CommitChanges, all_changes_of, changes_of
 from lake_format.engine import ScanRequest
 from lake_format.errors import InvalidInputError
@@ -132,10 +133,11 @@ class _Feed:
             before = after
 
     def _has_other_columns(self, before: Snapshot, after: Snapshot) -> bool:
-        """Whether a column went that came back later, or came back. A new one has its values by this commit."""
+        """Whether a column went that came back later, came back, or came with a default; files tell of others."""
         old, new = self._has(before), self._has(after)
-        known = (field_id(self._until.schema.field(name)) for name in new - old)
-        return bool(old - new) or any(one < before.version.next_field_id for one in known)
+        came = [self._until.schema.field(name) for name in new - old]
+        known = any(field_id(one) < before.version.next_field_id for one in came)
+        return bool(old - new) or known or any(default_of(one) is not None for one in came)
 
     def _has(self, snapshot: Snapshot) -> frozenset[str]:
         ids = {field_id(field) for field in snapshot.schema}

@@ -238,6 +238,16 @@ class Engine(Protocol):
         """Values for a fill as they can be read more than once: streams of Arrow data as a table in memory."""
         ...
 
+    def constant(self, field: pa.Field, values: object) -> pa.Array | None:
+        """Values that are one and the same for all rows, as an array of one; None for any other.
+
+        Raises
+        ------
+        InvalidInputError
+            The constant does not fit the field.
+        """
+        ...
+
     def infer_type(self, snapshot: Snapshot, name: str, values: object, on: str | None) -> pa.DataType:
         """The type of a new column given by its values alone; InvalidInputError where they do not tell."""
         ...

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lake_format.column_defaults import default_statistics
 from lake_format.model import FILE_COLUMNS
-from lake_format.schema import field_id, walk_fields
+from lake_format.schema import field_by_id, field_id, walk_fields
 from lake_format.statistics import bound_kind
 
 __all__ = ["FieldHistory"]
@@ -90,10 +91,25 @@ class FieldHistory:
                 for values in (lower, upper, nan_count)
             )
         if missing.any():
-            gone = pa.array(missing)
-            rows = table.column("row_count").combine_chunks()
-            null_count = pc.if_else(gone, rows, null_count)
-            nan_count = pc.if_else(gone, pa.scalar(0, pa.uint64()), nan_count)
+            known = lower, upper, null_count, nan_count
+            return self._filled_in(identity, known, pa.array(missing), table.column("row_count"))
+        return lower, upper, null_count, nan_count
+
+    def _filled_in(
+        self, identity: int, known: Bounds, missing: pa.Array, row_count: pa.ChunkedArray
+    ) -> Bounds:
+        """The statistics with what is known of fragments that lack the field: its default in all rows, or NULL."""
+        rows, zero = row_count.combine_chunks(), pa.scalar(0, pa.uint64())
+        column = field_by_id(self._schemas[self._schema_id], identity)
+        value = None if column is None else default_statistics(column, identity, 1)
+        if value is None:
+            there = (pa.scalar(None, pa.binary()), pa.scalar(None, pa.binary()), rows, zero)
+        else:
+            bounds = (pa.scalar(bound, pa.binary()) for bound in (value.lower, value.upper))
+            there = (*bounds, zero, rows if value.nan_count else zero)
+        lower, upper, null_count, nan_count = (
+            pc.if_else(missing, one, other) for one, other in zip(there, known, strict=True)
+        )
         return lower, upper, null_count, nan_count
 
     def _standing(self, identity: int, written_with: _I64) -> tuple[_Mask, _Mask]:

@@ -51,6 +51,7 @@ KNOWN_FEATURES = frozenset(
         "deletion-bitmaps",
         "vector-index",
         "evolved-types",
+        "column-defaults",
         "superseded-columns",
         "patch-files",
         "keys",

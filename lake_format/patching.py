@@ -11,6 +11,7 @@ from dataclasses import replace
 import pyarrow as pa
 from pyroaring import BitMap64
 
+from lake_format.column_defaults import default_statistics
 from lake_format.model import ColumnGroup, ColumnPatch, Fragment
 from lake_format.row_edits import FragmentPatch
 from lake_format.schema import field_by_id, field_id, walk_fields
@@ -88,12 +89,15 @@ def _widened(
     count = len(patch.rows)
     for column in _columns(patch, schemas):
         before = _fields(_written_with(entry, field_id(column)), field_id(column), schemas)
+        default = None if before else default_statistics(column, field_id(column), entry.row_count)
         for field in walk_fields([column]):
             new = next((one for one in patch.statistics if one.field_id == field_id(field)), None)
             if new is None:  # a member of a list or map
                 continue
             kind = bound_kind(field.type)
-            if new.field_id not in before:  # NULL in every row
+            if default is not None:  # then no field lies inside
+                old = default
+            elif new.field_id not in before:  # NULL in every row
                 old = ColumnStatistics(
                     field_id=new.field_id,
                     null_count=entry.row_count,

@@ -15,6 +15,7 @@ import pyarrow as pa
 from lake_format.errors import CorruptionError, InvalidInputError
 
 __all__ = [
+    "DEFAULT_KEY",
     "DISTANCE",
     "DISTANCE_FIELD",
     "FIELD_ID_KEY",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 FIELD_ID_KEY = b"PARQUET:field_id"
+DEFAULT_KEY = b"lake.default"
+"""Where a column's declared default lies (:mod:`lake_format.column_defaults`)."""
 ROW_ID = "_row_id"
 DISTANCE = "_distance"
 ROW_ID_FIELD = pa.field(ROW_ID, pa.int64(), False)
@@ -133,10 +136,11 @@ def assign_field_ids(schema: pa.Schema, next_field_id: int) -> tuple[pa.Schema, 
 
 
 def without_field_ids(schema: pa.Schema) -> pa.Schema:
-    """The schema as its user wrote it: the same names and types, without our ids."""
+    """The schema as its user wrote it: the same names and types, without our ids and defaults."""
+    own = (FIELD_ID_KEY, DEFAULT_KEY)
 
     def strip(field: pa.Field) -> pa.Field:
-        metadata = {key: value for key, value in (field.metadata or {}).items() if key != FIELD_ID_KEY}
+        metadata = {key: value for key, value in (field.metadata or {}).items() if key not in own}
         children = child_fields(field.type)
         data_type = (
             with_child_fields(field.type, [strip(child) for child in children]) if children else field.type

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
+from lake_format.column_defaults import DEFAULTS_FEATURE, with_default
 from lake_format.draft import Draft
 from lake_format.errors import ConflictError, InvalidInputError
 from lake_format.keys import keeps_key_hash, key_field_ids
@@ -34,7 +35,7 @@ def claim(name: str, parent: int | None = None) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddColumn:
-    """Add a column whose rows are all NULL, or a member of a struct.
+    """Add a column whose rows are all NULL or have a declared default, or a member of a struct.
 
     Attributes
     ----------
@@ -42,12 +43,15 @@ class AddColumn:
         The field as the user described it, without ids.
     parent
         The struct that gets a member; None for a top-level column.
+    default
+        The value, as an array of one, that all rows have which are there when it lands (EVO-10); None is NULL.
     """
 
     record: OperationRecord
     summary: Mapping[str, Any]
     column: pa.Field
     parent: int | None = None
+    default: pa.Array | None = None
 
     @property
     def names_fields(self) -> frozenset[int]:
@@ -56,13 +60,13 @@ class AddColumn:
 
     def apply(self, draft: Draft) -> OperationRecord:
         """Give the column the next field ids and make it part of the schema."""
-        added = put_column(draft, self.column, self.parent)
+        added = put_column(draft, self.column, self.parent, self.default)
         return replace(self.record, fields_written=frozenset({field_id(added)}))
 
     def replan(self, latest: Snapshot) -> Self:
-        """A column of NULLs fits any version; one that forbids NULL only a version without rows."""
+        """Fits any version, but for a column that forbids NULL and has no default: only one without rows."""
         rows = latest.version.row_count
-        if rows and not self.column.nullable:
+        if rows and not self.column.nullable and self.default is None:
             raise ConflictError(
                 f"column {self.column.name!r} forbids NULL, and others added {rows:,} rows meanwhile",
                 fix="refresh() the table and add the column with values",
@@ -70,10 +74,15 @@ class AddColumn:
         return self
 
 
-def put_column(draft: Draft, column: pa.Field, parent: int | None) -> pa.Field:
+def put_column(
+    draft: Draft, column: pa.Field, parent: int | None, default: pa.Array | None = None
+) -> pa.Field:
     """Number a column, append it to the draft's schema and return it as numbered."""
     version = draft.version
     added, following = numbered(column, version.next_field_id)
+    if default is not None:
+        added = with_default(added, default)
+        draft.require_features({DEFAULTS_FEATURE})
     _edit(draft, lambda schema: add_field(schema, added, parent), next_field_id=following)
     if parent is not None:
         draft.require_features(_EVOLVED)

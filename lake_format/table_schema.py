@@ -14,6 +14,7 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lake_format.column_defaults import declarable, with_type
 from lake_format.engine import Progress
 from lake_format.errors import ConflictError, InvalidInputError, UnsupportedError
 from lake_format.filling import AddFilledColumn, Backfill, FillRequest, fields_read, fill_plan
@@ -69,7 +70,7 @@ class TableSchema(TableCore):
         on: str | None = None,
         progress: Progress | None = None,
     ) -> Self:
-        """Add a column: of NULLs without touching a file, or with values as one new file per fragment.
+        """Add a column: of NULLs or of a constant without touching a file, or values as one new file per fragment.
 
         Parameters
         ----------
@@ -78,9 +79,11 @@ class TableSchema(TableCore):
         type
             Its type; may be left out where the values tell. A ``pyarrow.Field`` brings nullability and metadata.
         values
-            A constant; ``lake.sql("price * 2")``; a ``pyarrow.compute.Expression``; a function that is given
-            record batches and returns an array of as many values; or Arrow data with a column of the new
-            column's name (or one column besides the key) to be joined by row id or key. None is NULL.
+            A constant, which is declared as what all rows have that are there (later rows do not get it by
+            themselves) unless it is nested, a dictionary or long; ``lake.sql("price * 2")``; a
+            ``pyarrow.compute.Expression``; a function that is given record batches and returns an array of as
+            many values; or Arrow data with a column of the new column's name (or one column besides the key)
+            to be joined by row id or key. None is NULL.
         nullable
             False forbids NULL from now on; it needs values, unless the table is empty.
         comment, properties
@@ -115,9 +118,13 @@ class TableSchema(TableCore):
         planned, _ = numbered(field, version.next_field_id)
         parent_id = None if parent is None else parent.field_id
         self._planned(lambda schema: add_field(schema, planned, parent_id))
-        if values is not None and version.row_count:
+        plain = values is not None and inputs is None and on is None
+        default = self._engine.constant(planned, values) if plain else None
+        if default is not None and not declarable(default):
+            default = None
+        if values is not None and default is None and version.row_count:
             return self._add_filled(planned, values, inputs, on, progress)
-        self._add_empty(planned, parent_id, ".".join(names))
+        self._add_unwritten(planned, parent_id, ".".join(names), default)
         return self
 
     def drop_column(self, path: FieldPath) -> Self:
@@ -313,15 +320,19 @@ class TableSchema(TableCore):
             )
         return field
 
-    def _add_empty(self, planned: pa.Field, parent: int | None, name: str) -> None:
-        required = not planned.nullable
+    def _add_unwritten(
+        self, planned: pa.Field, parent: int | None, name: str, default: pa.Array | None
+    ) -> None:
+        required = not planned.nullable and default is None
         column = {field_id(planned) if parent is None else parent}
         record = OperationRecord(
             kind="add_column",
             fields_required=frozenset({field_id(planned)} | column if required else ()),
             claims=frozenset({claim(planned.name, parent)}),
         )
-        change = AddColumn(record=record, summary={"column": name}, column=planned, parent=parent)
+        change = AddColumn(
+            record=record, summary={"column": name}, column=planned, parent=parent, default=default
+        )
         self._commit(change)
 
     def _add_filled(
@@ -438,7 +449,7 @@ def _retyped(field: pa.Field, target: pa.DataType) -> pa.Field:
     """The field with a wider type; what lies inside keeps its ids."""
     children = child_fields(field.type)
     if not children:
-        return field.with_type(target)
+        return with_type(field, target)
     if pa.types.is_fixed_size_list(target):
         children = [children[0].with_type(target.value_type)]
     return field.with_type(with_child_fields(target, children))

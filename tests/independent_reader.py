@@ -1,8 +1,7 @@
 """A reader of the format written from `spec/` alone: it imports nothing of this project.
 
-It proves that the specification suffices, and that what our code reads is what is there. Straight and slow on
-purpose: whole files in memory, one table at a time, local disk only. Every check the specification asks of a reader
-is made; what breaks one raises ``RefusedError``.
+It proves that the specification suffices, and that what our code reads is what is there. Slow on purpose: whole
+files in memory, local disk only. Every check asked of a reader is made; what breaks one raises ``RefusedError``.
 """
 
 from __future__ import annotations
@@ -22,12 +21,10 @@ import pyarrow.parquet as pq
 
 FEATURES = {"vector-pages", "vortex-files", "row-id-sequences", "deletion-bitmaps", "vector-index"}
 FEATURES |= {"superseded-columns", "patch-files", "keys", "key-index", "expired-versions", "external-files"}
-FEATURES |= {"partitions"}
+FEATURES |= {"partitions", "column-defaults"}
 SUPERSEDED = 1 << 31  # added to the id of a column whose values are in another group (MAN-3)
 PATH = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*(/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*")
-FOREIGN = re.compile(
-    r"(?!\.)[^/\\\x00-\x1f\x7f]+(/(?!\.)[^/\\\x00-\x1f\x7f]+)*"
-)  # in an external root (STO-9)
+FOREIGN = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]+(/(?!\.)[^/\\\x00-\x1f\x7f]+)*")  # STO-9
 ID = b"PARQUET:field_id"
 
 
@@ -212,8 +209,7 @@ def vector_file(data: bytes, record: bytes, field: pa.Field) -> pa.Array:
         require(zlib.crc32(blob) == crc, "NULL positions altered")
         nulls = roaring64(blob)
     require(len(nulls) == null_count == page_nulls.sum(), "NULL counts disagree")
-    valid = np.ones(rows, bool)
-    valid[nulls.astype(np.int64)] = False
+    valid = ~np.isin(np.arange(rows), nulls.astype(np.int64))
     out = np.zeros((rows, dim), dtype)
     for page in range(pages):
         first, last = page * page_rows, min((page + 1) * page_rows, rows)
@@ -221,19 +217,27 @@ def vector_file(data: bytes, record: bytes, field: pa.Field) -> pa.Array:
         start, stop = int(offsets[page]), int(offsets[page]) + count * dim * dtype.itemsize
         require(stop <= len(data), "page outside the file")
         require(zlib.crc32(data[start - int(levels[page]) : stop]) == crcs[page], "page altered")
-        out[first:last][valid[first:last]] = np.frombuffer(data, dtype, count * dim, start).reshape(
-            count, dim
-        )
+        out[first:last][valid[first:last]] = np.frombuffer(data, dtype, count * dim, start).reshape(-1, dim)
     mask = pa.array(~valid) if len(nulls) else None
     return pa.FixedSizeListArray.from_arrays(pa.array(out.reshape(-1)), type=field.type, mask=mask)
+
+
+def unheld(field: pa.Field, rows: int) -> Any:
+    """A column in a fragment that holds none of it: its declared default, or NULL (SCH-5, SCH-9)."""
+    stored = (field.metadata or {}).get(b"lake.default")
+    if stored is None:
+        return pa.nulls(rows, field.type)
+    value = pa.ipc.open_stream(base64.b64decode(stored, validate=True)).read_all().column(0)
+    require((len(value), value.null_count, value.type) == (1, 0, field.type), "no default of its type")
+    return pa.array(value.to_pylist() * rows, field.type)
 
 
 def read_fragment(
     root: dict[str, Path], fragment: dict[str, Any], schemas: dict[int, pa.Schema], schema: pa.Schema
 ) -> Any:
-    """The live rows of a fragment as columns of ``schema`` and ``_row_id`` (MAN-2, SCH-4, SCH-5, DEL-2)."""
+    """The live rows of a fragment as columns of ``schema`` and ``_row_id`` (MAN-2, SCH-4, SCH-5, SCH-9, DEL-2)."""
     rows = fragment["row_count"]
-    columns: dict[int, pa.ChunkedArray] = {}
+    columns = {int(field.metadata[ID]): unheld(field, rows) for field in schema}
     for group in fragment["groups"]:
         table = read_group(root, group, schemas[group["schema_id"]], rows)
         columns |= dict(zip(group["field_ids"], table.columns, strict=True))
@@ -247,16 +251,13 @@ def read_fragment(
             for position, value in zip(at, column.to_pylist(), strict=True):
                 values[position] = value
             columns[identity] = pa.chunked_array([pa.array(values, column.type)])
-    if fragment["first_row_id"] is not None:
-        require(fragment["row_id_sequence"] is None, "two kinds of row ids")
-        ids = fragment["first_row_id"] + np.arange(rows)
-    else:
-        ids = row_id_sequence(fragment["row_id_sequence"], rows)
-    live = np.ones(rows, bool)
-    if fragment["deletions"] is not None:
-        live[roaring64(fragment["deletions"]).astype(np.int64)] = False
+    first, sequence = fragment["first_row_id"], fragment["row_id_sequence"]
+    require((first is None) != (sequence is None), "two kinds of row ids, or none")
+    ids = row_id_sequence(sequence, rows) if first is None else first + np.arange(rows)
+    dead = () if fragment["deletions"] is None else roaring64(fragment["deletions"]).astype(np.int64)
+    live = ~np.isin(np.arange(rows), dead)
     require(int((~live).sum()) == fragment["deleted_count"], "deletions and their count disagree")
-    arrays = [columns.get(int(field.metadata[ID]), pa.nulls(rows, field.type)) for field in schema]
+    arrays = [columns[int(field.metadata[ID])] for field in schema]
     table = pa.table([*arrays, pa.array(ids.astype(np.int64))], [*schema.names, "_row_id"])
     return table if live.all() else table.filter(pa.array(live))
 

@@ -141,7 +141,7 @@ def test_rows_come_while_a_required_column_is_added(table: lake.Table) -> None:
     table.add_column("n", pa.int64(), slow, inputs=["id"], nullable=False)
     assert column(table, "n") == expected() | {100: 101}
     stale = lake.open(table.uri)
-    table.add_column("m", pa.int64(), 1, nullable=False)
+    table.add_column("m", pa.int64(), sql("1"), nullable=False)
     rows = batch(200).append_column("n", pa.array([1]))
     with pytest.raises(ConflictError):
         stale.append(rows)

@@ -27,8 +27,8 @@ def test_a_column_that_forbids_null_is_not_added_over_rows_that_came_meanwhile()
     late = table_of()
     lake.open(late.uri).append(rows(1, 2))
     with pytest.raises(ConflictError, match="forbids NULL"):
-        late.add_column("c", pa.int64(), 7, nullable=False)
-    late.refresh().add_column("c", pa.int64(), 7, nullable=False)
+        late.add_column("c", pa.int64(), lake.sql("7"), nullable=False)
+    late.refresh().add_column("c", pa.int64(), lake.sql("7"), nullable=False)
     assert late.to_arrow().column("c").to_pylist() == [7, 7]
 
 

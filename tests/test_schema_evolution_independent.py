@@ -59,7 +59,8 @@ def _rows(location: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for fragment in reader.fragments(root, description, tail):
         count = fragment["row_count"]
-        found = [dict.fromkeys(now.names) for _ in range(count)]
+        unheld = zip(*(reader.unheld(field, count).to_pylist() for field in now), strict=True)
+        found = [dict(zip(now.names, values, strict=True)) for values in unheld]
         for group in fragment["groups"]:
             schema = schemas[group["schema_id"]]
             table = reader.read_group({"": root}, group, schema, count)

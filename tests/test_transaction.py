@@ -205,7 +205,7 @@ def test_columns_of_a_transaction_get_other_ids_where_others_added_some(table: l
 
     during(table, work, lambda other: other.add_column("b", pa.string(), "x"))
     found = {row["id"]: (row["a"], row["b"]) for row in table.to_arrow().to_pylist()}
-    assert found == {1: ([9], "x"), 2: (None, "x"), 3: (None, "x"), 4: ([1, 2], None)}
+    assert found == {1: ([9], "x"), 2: (None, "x"), 3: (None, "x"), 4: ([1, 2], "x")}
     assert table.verify().ok
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from lake_engines.evolution.filling import fill_column, fill_inputs
-from lake_engines.evolution.sources import gathered, infer_type
+from lake_engines.evolution.sources import constant, gathered, infer_type
 from lake_engines.fragment_reader import ReaderPool
 from lake_engines.scan import count_rows, scan_parts, scan_rows
 from lake_engines.take import take_rows
@@ -139,6 +139,10 @@ class DefaultEngine:
     def gather_values(self, values: object) -> object:
         """Values for a fill as they can be read more than once."""
         return gathered(values)
+
+    def constant(self, field: pa.Field, values: object) -> pa.Array | None:
+        """Values that are one and the same for all rows, as an array of one; None for any other."""
+        return constant(field, values)
 
     def infer_type(self, snapshot: Snapshot, name: str, values: object, on: str | None) -> pa.DataType:
         """The type of a new column given by its values alone."""

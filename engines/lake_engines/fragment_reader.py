@@ -26,6 +26,7 @@ from lake_engines.files.vector_reader import VectorReader
 from lake_engines.keys.run_reader import RunPool
 from lake_engines.patched_vectors import PatchedVectors, RawVectors
 from lake_engines.patches import FragmentPatches, Overlay, PatchStream
+from lake_format.column_defaults import default_values
 from lake_format.errors import CorruptionError
 from lake_format.model import ColumnGroup, ColumnPatch, Fragment
 from lake_format.parallel import run_all
@@ -119,7 +120,7 @@ class FragmentReader:
         return self._row_ids[positions].astype(np.int64)
 
     def vectors(self, name: str) -> RawVectors | None:
-        """The raw vectors of a column; None where this fragment has no values of it."""
+        """The raw vectors of a column; None where this fragment has no values of it: vectors have no defaults."""
         field = self._snapshot.schema.field(name)
         group = self._owner.get(field_id(field))
         base = None if group is None else self._vector_reader(group, self.fragment.row_count, name)
@@ -288,7 +289,7 @@ class FragmentReader:
             field = self._snapshot.schema.field(name)
             group = self._owner.get(field_id(field))
             if group is None:
-                array = pa.nulls(len(positions), target.type)
+                array = default_values(field, len(positions))
             else:
                 array = self._values(group, found[group.path], field)
             layers = [

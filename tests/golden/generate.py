@@ -245,6 +245,22 @@ def patch_files(golden: Golden) -> None:
     golden.expect(pa.table(values, schema).take(kept), kept, fragments=2)
 
 
+def column_defaults(golden: Golden) -> None:
+    """Constants in no file; rows of writers who knew of them and who did not, a patch over them, a rewrite."""
+    data = simple_rows(32)
+    table, stale = golden.create(data.schema, **{"write.update-strategy": "patch"}), golden.open()
+    table.append(data.slice(0, 24)).add_column("n", pa.int16(), 7, nullable=False)
+    table.add_column("note", values="as ever").add_column("ratio", values=0.5)
+    stale.append(data.slice(24, 4))  # planned before the columns were declared
+    table.refresh().append(data.slice(28).append_column("n", pa.array([1, 2, 3, 4], pa.int16())))
+    table.update({"note": "patched"}, "id IN (2, 20)")
+    table.set_properties({"write.update-strategy": "rewrite"}).update({"n": -1}, "id = 25")
+    note = ["patched" if row in (2, 20) else "as ever" if row < 28 else None for row in range(32)]
+    n = pa.array([*[7] * 25, -1, 7, 7, 1, 2, 3, 4], pa.int16())
+    rows = data.append_column(pa.field("n", pa.int16(), False), n).append_column("note", pa.array(note))
+    golden.expect(rows.append_column("ratio", pa.array([0.5] * 28 + [None] * 4)), range(32), fragments=3)
+
+
 def partitions(golden: Golden) -> None:
     """Two ways of partitioning, one after the other, NULL among the values; rows that moved to another partition."""
     rows = simple_rows(30).take([(7 * row) % 30 for row in range(30)])
@@ -440,6 +456,7 @@ TABLES: dict[str, Callable[[Golden], None]] = {
     "schema-changes": schema_changes,
     "superseded-columns": superseded_columns,
     "patch-files": patch_files,
+    "column-defaults": column_defaults,
     "partitions": partitions,
     "clustered": clustered,
     "flat-index": flat_index,

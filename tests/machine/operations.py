@@ -48,6 +48,11 @@ def rows_of(seeds: Seeds, state: State, columns: tuple[Column, ...] | None = Non
     )
 
 
+def whole(row: Row, state: State) -> Row:
+    """A new row with NULL in columns that it leaves out: they are known, so they do not take their default."""
+    return {**dict.fromkeys(one.number for one in state.columns), **row}
+
+
 def as_arrow(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> pa.Table:
     shown = [{one.name: one.show(row.get(one.number)) for one in columns} for row in rows]
     return pa.Table.from_pylist(shown, schema=pa.schema([one.arrow() for one in columns]))
@@ -180,7 +185,7 @@ class Upsert(Operation):
         return Effect(
             kind="upsert",
             sets={row_id: row for row in rows for row_id in found[row[ID]]},
-            inserts=tuple(row for row in rows if not found[row[ID]]),
+            inserts=tuple(whole(row, state) for row in rows if not found[row[ID]]),
             keys=frozenset(row[ID] for row in rows),
             reads=frozenset({ID}),
             columns=frozenset(one.number for one in self._columns(state)),
@@ -215,7 +220,7 @@ class Merge(Operation):
             kind="merge",
             deletes=frozenset(row_id for row_id, row in both if row[ID] < self.least),
             sets=sets,
-            inserts=tuple(row for row in rows if not found[row[ID]]),
+            inserts=tuple(whole(row, state) for row in rows if not found[row[ID]]),
             keys=frozenset(row[ID] for row in rows),
             reads=frozenset({ID}),
             columns=frozenset(one.number for one in state.columns),

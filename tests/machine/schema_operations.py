@@ -42,6 +42,8 @@ class AddColumn(SchemaOperation):
         column = Column(self.name, self.kind, nullable=not required)
         if state.named(self.name) is not None:
             raise RefusedError(InvalidInputError)
+        if self.values != "null" and not self._computed and not self.kind.startswith("vector"):
+            return self._declared(replace(column, default=column.value((7,))))
         given = {} if self.values == "null" else state.rows
         sets = {row_id: {column.number: self._new(column, row)} for row_id, row in given.items()}
         return Effect(
@@ -53,6 +55,16 @@ class AddColumn(SchemaOperation):
             claims=frozenset({claim(self.name)}),
             required=required,
         )
+
+    def _declared(self, column: Column) -> Effect:
+        """All rows have the constant that are there when it lands, and those of writers who know nothing of it."""
+
+        def edit(now: State) -> State:
+            rows = {row_id: {**row, column.number: column.default} for row_id, row in now.rows.items()}
+            return replace(now, columns=(*now.columns, column), rows=rows)
+
+        claims = frozenset({claim(self.name)})
+        return Effect(kind="add_column", edit=edit, columns=frozenset({column.number}), claims=claims)
 
     @property
     def _computed(self) -> bool:

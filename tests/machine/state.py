@@ -57,6 +57,7 @@ class Column:
     nullable: bool = True
     members: tuple[Column, ...] = ()
     number: int = field(default_factory=NUMBERS)
+    default: Value = None
 
     @property
     def type(self) -> pa.DataType:
@@ -213,7 +214,9 @@ class Effect:
         for row_id, values in self.sets.items():
             if row_id in rows:
                 rows[row_id] = {**rows[row_id], **values}
-        rows |= dict(enumerate(self.inserts, state.next_row_id))
+        defaults = {one.number: one.default for one in state.columns if one.default is not None}
+        inserts = [{**defaults, **row} for row in self.inserts]  # whoever knew of a column says what it holds
+        rows |= dict(enumerate(inserts, state.next_row_id))
         after = replace(state, rows=rows, next_row_id=state.next_row_id + len(self.inserts))
         check_rules(after)
         return after

@@ -23,7 +23,7 @@ from lake_format.errors import InvalidInputError, LakeError
 from lake_format.expressions import SqlExpression
 from lake_format.schema import is_vector, require_column
 
-__all__ = ["Assignments", "Computation", "assign", "fitted"]
+__all__ = ["Assignments", "Computation", "assign", "constant_of", "fitted"]
 
 
 class Computation(Protocol):
@@ -136,6 +136,21 @@ def assign(
     }
 
 
+def constant_of(field: pa.Field, value: object) -> pa.Array | None:
+    """A constant as an array of one value of the column's type; None for what is computed from rows.
+
+    Raises
+    ------
+    InvalidInputError
+        It does not fit the column.
+    """
+    if isinstance(value, SqlExpression | pc.Expression):
+        return None
+    if callable(value) and not isinstance(value, pa.Scalar):
+        return None
+    return fitted(_as_array([_plain(value)], field), field)
+
+
 def _computation(
     field: pa.Field, value: object, schema: pa.Schema, inputs: tuple[str, ...] | None
 ) -> Computation:
@@ -146,7 +161,9 @@ def _computation(
     if callable(value) and not isinstance(value, pa.Scalar):
         names = schema.names if inputs is None else [require_column(schema, name).name for name in inputs]
         return _Function(field, value, frozenset(names))
-    return _Constant(fitted(_as_array([_plain(value)], field), field))
+    constant = constant_of(field, value)
+    assert constant is not None
+    return _Constant(constant)
 
 
 def _sql(field: pa.Field, text: str, schema: pa.Schema) -> Computation:

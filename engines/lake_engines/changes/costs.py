@@ -11,6 +11,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from lake_format.column_defaults import default_of, default_values
 from lake_format.model import Fragment
 from lake_format.patching import may_patch
 from lake_format.schema import field_id, is_vector
@@ -89,4 +90,4 @@ def _column_bytes(fragment: Fragment, field: pa.Field) -> float:
     for patch in fragment.patches:
         if identity in patch.file.live_field_ids:
             return patch.file.size / patch.file_rows / len(patch.file.field_ids)
-    return 8.0
+    return 8.0 if default_of(field) is None else float(default_values(field, 1).nbytes)

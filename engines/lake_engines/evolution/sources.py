@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lake_engines.changes.assignments import Computation, assign, fitted
+from lake_engines.changes.assignments import Computation, assign, constant_of, fitted
 from lake_engines.files.base import gather
 from lake_engines.ingest import as_batches
 from lake_engines.predicate import parse_sql
@@ -26,7 +26,7 @@ from lake_format.expressions import SqlExpression
 from lake_format.schema import ROW_ID, ROW_ID_FIELD, require_column
 from lake_format.snapshot import Snapshot
 
-__all__ = ["Source", "gathered", "infer_type", "is_joined", "open_source"]
+__all__ = ["Source", "constant", "gathered", "infer_type", "is_joined", "open_source"]
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -67,6 +67,17 @@ def gathered(values: object) -> object:
     if not is_joined(values) or isinstance(values, pa.Table):
         return values
     return pa.Table.from_batches(list(as_batches(values)))
+
+
+def constant(field: pa.Field, values: object) -> pa.Array | None:
+    """Values that are one and the same for all rows, as an array of one; None where they are not.
+
+    Raises
+    ------
+    InvalidInputError
+        The constant does not fit the field.
+    """
+    return None if is_joined(values) else constant_of(field, values)
 
 
 def open_source(
