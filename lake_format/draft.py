@@ -90,7 +90,6 @@ class Draft:
             bitmap = BitMap64(dead.tolist())
             bitmap.run_optimize()
             placed = replace(placed, deleted_count=len(dead), deletions=bitmap.serialize())
-            needed.add("deletion-bitmaps")
         self._put([placed], needed)
 
     def replace_fragments(self, entries: Mapping[int, Fragment | None]) -> None:
@@ -268,6 +267,8 @@ class Draft:
         base = self.version
         require_room(base.next_fragment_id, base.next_fragment_id + len(added))
         require_room(base.next_row_id, base.next_row_id if next_row_id is None else next_row_id)
+        if any(fragment.deletions is not None for fragment in added):
+            features = {*features, "deletion-bitmaps"}
         self._change(
             manifests=self._manifests.add(base.manifests, added),
             next_row_id=base.next_row_id if next_row_id is None else next_row_id,

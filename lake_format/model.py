@@ -124,13 +124,18 @@ class ColumnPatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewFragment:
-    """Rows written to files but not committed yet: they have no fragment id and no row ids."""
+    """Rows written to files but not committed yet: they have no fragment id and no row ids.
+
+    Only files that others wrote bring deleted positions along.
+    """
 
     row_count: int
     groups: tuple[ColumnGroup, ...]
     statistics: tuple[ColumnStatistics, ...]
     partition: Partition | None = None
     clustering: str | None = None
+    deleted_count: int = 0
+    deletions: bytes | None = None
 
     def placed(
         self, fragment_id: int, *, first_row_id: int | None = None, row_id_sequence: bytes | None = None
@@ -141,6 +146,8 @@ class NewFragment:
             row_count=self.row_count,
             first_row_id=first_row_id,
             row_id_sequence=row_id_sequence,
+            deleted_count=self.deleted_count,
+            deletions=self.deletions,
             groups=self.groups,
             statistics=self.statistics,
             partition=self.partition,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyiceberg.avro.file import AvroOutputFile
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.manifest import (
     DataFile,
@@ -22,9 +24,11 @@ from pyiceberg.manifest import (
 )
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.typedef import Record
+from pyroaring import BitMap64
 
 import lake_format as lake
 from lake_connectors import iceberg
+from lake_format.puffin import PuffinWriter
 
 ROWS = pa.table(
     {
@@ -66,7 +70,17 @@ def by_id(table: pa.Table) -> list[dict[str, Any]]:
 
 
 class _DeleteManifest(ManifestWriterV2):
-    """pyiceberg reads delete files and writes none: its own writer, told that they are."""
+    """pyiceberg reads delete files and writes none: its own writer, told that they are, with the fields of v3."""
+
+    def new_writer(self) -> AvroOutputFile[ManifestEntry]:
+        schema = self._with_partition(3)
+        return AvroOutputFile(
+            output_file=self._output_file,
+            file_schema=schema,
+            record_schema=schema,
+            schema_name="manifest_entry",
+            metadata=self._meta,
+        )
 
     def content(self) -> ManifestContent:
         return ManifestContent.DELETES
@@ -76,28 +90,35 @@ class _DeleteManifest(ManifestWriterV2):
         return {**super()._meta, "content": "deletes"}
 
 
-def with_deletes(source: IcebergTable, *deletes: DataFile) -> str:
+def with_deletes(
+    source: IcebergTable, *deletes: DataFile, version: int = 2, sequence: int | None = None
+) -> str:
     """The metadata file of the table with a further snapshot, in which there are these delete files too."""
     metadata, current = source.metadata, source.current_snapshot()
     assert current is not None
     folder = Path(source.location().removeprefix("file://")) / "metadata"
-    number, sequence = current.snapshot_id + 1, metadata.last_sequence_number + 1
+    number, latest = current.snapshot_id + 1, metadata.last_sequence_number + 1
     output = source.io.new_output(f"file://{folder}/deletes-{number}.avro")
     with _DeleteManifest(source.spec(), source.schema(), output, number, "deflate") as writer:
         for one in deletes:
             entry = ManifestEntry.from_args(
-                status=ManifestEntryStatus.ADDED, snapshot_id=number, data_file=one
+                3,
+                status=ManifestEntryStatus.ADDED,
+                snapshot_id=number,
+                sequence_number=sequence,
+                data_file=one,
             )
             writer.add_entry(entry)
     listing = source.io.new_output(f"file://{folder}/snap-{number}.avro")
-    with write_manifest_list(2, listing, number, current.snapshot_id, sequence, "deflate") as manifests:
+    with write_manifest_list(2, listing, number, current.snapshot_id, latest, "deflate") as manifests:
         manifests.add_manifests([*current.manifests(source.io), writer.to_manifest_file()])
     content = json.loads(Path(source.metadata_location.removeprefix("file://")).read_text())
-    newest = {**content["snapshots"][-1], "snapshot-id": number, "sequence-number": sequence}
+    newest = {**content["snapshots"][-1], "snapshot-id": number, "sequence-number": latest}
     newest |= {"parent-snapshot-id": current.snapshot_id, "manifest-list": listing.location}
     content["snapshots"].append(newest)
-    content |= {"current-snapshot-id": number, "last-sequence-number": sequence}
+    content |= {"current-snapshot-id": number, "last-sequence-number": latest}
     content["refs"]["main"]["snapshot-id"] = number
+    content |= {"format-version": version, "next-row-id": 0}
     path = folder / f"{number}.metadata.json"
     path.write_text(json.dumps(content))
     return str(path)
@@ -107,14 +128,32 @@ def delete_file(source: IcebergTable, rows: pa.Table, content: DataFileContent, 
     """A file with deletes beside the table's data."""
     path = Path(source.location().removeprefix("file://")) / "data" / f"{uuid4()}-deletes.parquet"
     pq.write_table(rows, path)
-    made = DataFile.from_args(
-        content=content,
+    return _described(path, FileFormat.PARQUET, rows.num_rows, content=content, **values)
+
+
+def deletion_vector(source: IcebergTable, target: str, positions: list[int]) -> DataFile:
+    """A Puffin file with the deletion vector of a data file, beside the table's data."""
+    body = b"\xd1\xd3\x39\x64" + BitMap64(positions).serialize()
+    blob = len(body).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    path = Path(source.location().removeprefix("file://")) / "data" / f"{uuid4()}-deletes.puffin"
+    with path.open("wb") as sink:
+        writer = PuffinWriter(sink)
+        offset = writer.begin()
+        writer.write(blob)
+        writer.end("deletion-vector-v1", properties={"referenced-data-file": target})
+        writer.finish()
+    place = {"referenced_data_file": target, "content_offset": offset, "content_size_in_bytes": len(blob)}
+    content = DataFileContent.POSITION_DELETES
+    return _described(path, FileFormat.PUFFIN, len(positions), content=content, **place)
+
+
+def _described(path: Path, kind: FileFormat, rows: int, **values: Any) -> DataFile:
+    return DataFile.from_args(
+        3,
         file_path=f"file://{path}",
-        file_format=FileFormat.PARQUET,
+        file_format=kind,
         partition=Record(),
-        record_count=rows.num_rows,
+        record_count=rows,
         file_size_in_bytes=path.stat().st_size,
         **values,
     )
-    made.spec_id = source.spec().spec_id
-    return made

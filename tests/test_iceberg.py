@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from external_samples import files
-from iceberg_samples import ROWS, bring, by_id, delete_file, filled, warehouse, with_deletes
+from iceberg_samples import ROWS, bring, by_id, delete_file, deletion_vector, filled, warehouse, with_deletes
 from pyiceberg.manifest import DataFileContent
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
+from pyiceberg.table import StaticTable
+from pyiceberg.table import Table as IcebergTable
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import DoubleType, IntegerType, LongType, NestedField, StringType, UUIDType
 
@@ -173,6 +175,92 @@ def test_files_without_ids_are_read_by_the_name_mapping(tmp_path: Path) -> None:
     assert reopened.count(where="id = 3") == 2
 
 
+# --- deletes ------------------------------------------------------------------------------------------------
+
+
+def paths_of(source: IcebergTable) -> list[str]:
+    """The data files, by the least id in them."""
+    return sorted(
+        source.inspect.files().column("file_path").to_pylist(),
+        key=lambda path: min(pq.read_table(path.removeprefix("file://")).column("id").to_pylist()),
+    )
+
+
+def numbered(first: int, count: int = 5) -> pa.Table:
+    return pa.table({"id": list(range(first, first + count))})
+
+
+def test_position_deletes_count_for_what_was_there_before(tmp_path: Path) -> None:
+    source = filled(tmp_path / "source", numbered(0), numbered(10), numbered(20))
+    first, second, third = paths_of(source)
+    places = [(first, 0), (second, 1), (second, 4), ("file:///gone.parquet", 7), (first, 0)]
+    places += [(third, at) for at in range(5)]
+    rows = pa.table({"file_path": [path for path, _ in places], "pos": [at for _, at in places]})
+    metadata = with_deletes(source, delete_file(source, rows, DataFileContent.POSITION_DELETES))
+    theirs = StaticTable.from_metadata(metadata).scan().to_arrow()
+    table = iceberg.import_table(metadata, str(tmp_path / "imported"))
+    assert by_id(table.to_arrow()) == by_id(theirs)
+    assert table.count() == len(theirs) == 7
+    assert table.count(where="id = 11") == 0
+    assert len(table.snapshot.fragments) == 2  # nothing is left of the third
+    table.delete("id = 12")
+    assert table.count() == 6
+    table.compact()
+    assert sorted(table.to_arrow().column("id").to_pylist()) == [1, 2, 3, 4, 10, 13]
+
+
+def test_deletes_do_not_count_for_newer_files(tmp_path: Path) -> None:
+    source = filled(tmp_path / "source", numbered(0), numbered(10))
+    rows = pa.table({"file_path": paths_of(source), "pos": [0, 0]})
+    deletes = delete_file(source, rows, DataFileContent.POSITION_DELETES)
+    table = iceberg.import_table(with_deletes(source, deletes, sequence=1), str(tmp_path / "imported"))
+    # By the specification (pyiceberg 0.12 applies a delete file to whatever path it names).
+    assert [row["id"] for row in by_id(table.to_arrow())] == [1, 2, 3, 4, 10, 11, 12, 13, 14]
+
+
+def test_a_deletion_vector_takes_the_place_of_delete_files(tmp_path: Path) -> None:
+    source = filled(tmp_path / "source", numbered(0), numbered(10))
+    first, second = paths_of(source)
+    rows = pa.table({"file_path": [first, second], "pos": [4, 4]})
+    deletes = [
+        delete_file(source, rows, DataFileContent.POSITION_DELETES),
+        deletion_vector(source, first, [0, 2]),
+    ]
+    metadata = with_deletes(source, *deletes, version=3)
+    table = iceberg.import_table(metadata, str(tmp_path / "imported"))
+    assert [row["id"] for row in by_id(table.to_arrow())] == [1, 3, 4, 10, 11, 12, 13]
+    alone = with_deletes(source, deletes[1], version=3)
+    theirs = StaticTable.from_metadata(alone).scan().to_arrow()
+    assert by_id(iceberg.import_table(alone, str(tmp_path / "alone")).to_arrow()) == by_id(theirs)
+
+
+def test_damaged_deletes_are_named(tmp_path: Path) -> None:
+    source = filled(tmp_path / "source", numbered(0))
+    (first,) = paths_of(source)
+    for position in (-1, 5, 1 << 40):
+        rows = pa.table({"file_path": [first], "pos": [position]})
+        outside = with_deletes(source, delete_file(source, rows, DataFileContent.POSITION_DELETES))
+        refused(outside, tmp_path, lake.CorruptionError, f"-deletes.parquet.* deletes row {position}")
+    other = delete_file(
+        source, pa.table({"file_path": [first], "row": [0]}), DataFileContent.POSITION_DELETES
+    )
+    refused(with_deletes(source, other), tmp_path, lake.CorruptionError, "no column 'pos'")
+    vectors = [deletion_vector(source, first, [1, 9]), deletion_vector(source, first, [1, 2])]
+    refused(
+        with_deletes(source, vectors[0], version=3), tmp_path, lake.CorruptionError, "puffin deletes row 9"
+    )
+    twice = with_deletes(source, vectors[1], deletion_vector(source, first, [3]), version=3)
+    refused(twice, tmp_path, lake.CorruptionError, "puffin is the second for its file")
+    path = Path(vectors[1].file_path.removeprefix("file://"))
+    whole = path.read_bytes()
+    for at in (5, 9, 20, 40):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        damaged = with_deletes(source, vectors[1], version=3)
+        refused(damaged, tmp_path, lake.CorruptionError, f"{path.name} is damaged")
+    path.write_bytes(whole[:10])
+    refused(with_deletes(source, vectors[1], version=3), tmp_path, lake.CorruptionError, path.name)
+
+
 # --- statistics ---------------------------------------------------------------------------------------------
 
 
@@ -231,16 +319,11 @@ def test_names_that_a_table_cannot_hold(tmp_path: Path) -> None:
     refused(source, tmp_path, lake.UnsupportedError, "'id' and 'ID'")
 
 
-def test_delete_files_are_named(tmp_path: Path) -> None:
+def test_equality_deletes_are_named(tmp_path: Path) -> None:
     source = filled(tmp_path / "source", ROWS)
     equality = delete_file(source, ROWS.select(["id"]), DataFileContent.EQUALITY_DELETES, equality_ids=[1])
     refused(
         with_deletes(source, equality), tmp_path, lake.UnsupportedError, "equality deletes .*-deletes.parquet"
-    )
-    rows = pa.table({"file_path": ["x"], "pos": [0]})
-    position = delete_file(source, rows, DataFileContent.POSITION_DELETES)
-    refused(
-        with_deletes(source, position), tmp_path, lake.UnsupportedError, "position deletes .*-deletes.parquet"
     )
 
 

@@ -11,8 +11,11 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.transforms import IdentityTransform
+from pyroaring import BitMap64
 
 from lake_connectors.iceberg.bounds import statistics_of
+from lake_connectors.iceberg.deletes import deleted_rows
+from lake_connectors.iceberg.entries import Entry
 from lake_connectors.iceberg.file_schemas import FileSchemas
 from lake_connectors.iceberg.locations import Locations, place_of
 from lake_connectors.iceberg.source import Source, read_metadata
@@ -70,7 +73,7 @@ def import_table(
     Raises
     ------
     UnsupportedError
-        The snapshot has delete files, files other than Parquet, or columns that a table cannot hold.
+        The snapshot has equality deletes, data files other than Parquet, or columns that a table cannot hold.
     ExternalNotAllowedError
         A file lies in none of the places that are allowed.
     CorruptionError
@@ -87,13 +90,16 @@ def import_table(
     metadata = _metadata(source, locations)
     opened = Source.of(metadata, locations, snapshot_id)
     schema = arrow_schema(opened.schema)
-    files = opened.data_files()
+    data, deletes = opened.files()
     schemas = FileSchemas(schema, opened.field_ids, opened.name_mapping, _next_field_id(opened))
-    fragments = _fragments(opened, schema, schemas, files)
+    fragments = _fragments(opened, schema, schemas, data, deleted_rows(locations, data, deletes))
     rows = sum(one.row_count for one in fragments)
     adoption = Adoption(
         record=OperationRecord(kind="append", rows_added=rows),
-        summary={"rows_added": rows, "fragments_added": len(fragments)},
+        summary={
+            "rows_added": rows - sum(one.deleted_count for one in fragments),
+            "fragments_added": len(fragments),
+        },
         file_schemas=tuple(schemas.schemas),
         fragments=fragments,
         features=frozenset({"evolved-types"} if schemas.widened else ()),
@@ -138,20 +144,25 @@ def _next_field_id(source: Source) -> int:
 
 
 def _fragments(
-    source: Source, schema: pa.Schema, schemas: FileSchemas, files: list[DataFile]
+    source: Source,
+    schema: pa.Schema,
+    schemas: FileSchemas,
+    entries: list[Entry],
+    deleted: Mapping[str, BitMap64],
 ) -> tuple[NewFragment, ...]:
-    """One fragment for each data file that has rows, in the order of the manifests."""
-    store = source.locations.store
+    """One fragment for each data file that has rows left, in the order of the manifests."""
+    store, files = source.locations.store, [one.file for one in entries]
     paths = [source.locations.path(one.file_path) for one in files]
     remote = any(store.local_path(path) is None for path in paths[:1])
     footers = run_all(
         [partial(_footer, store, path, one) for path, one in zip(paths, files, strict=True)], together=remote
     )
     made = []
-    for path, file, footer in zip(paths, files, footers, strict=True):
+    for path, entry, footer in zip(paths, entries, footers, strict=True):
+        file = entry.file
         number = schemas.number(footer, file.file_path)
         written = schemas.schemas[number]
-        _check_lacking(source, schema, written, file)
+        _check_lacking(source, schema, written, entry)
         group = ColumnGroup(
             field_ids=tuple(field_id(field) for field in written),
             schema_id=number,
@@ -160,9 +171,17 @@ def _fragments(
             size=file.file_size_in_bytes,
             layout=b"",
         )
-        statistics = statistics_of(file, schema)
-        if file.record_count:
-            made.append(NewFragment(row_count=file.record_count, groups=(group,), statistics=statistics))
+        gone = deleted.get(file.file_path)
+        if file.record_count > (0 if gone is None else len(gone)):
+            made.append(
+                NewFragment(
+                    row_count=file.record_count,
+                    groups=(group,),
+                    statistics=statistics_of(file, schema),
+                    deletions=None if gone is None else gone.serialize(),
+                    deleted_count=0 if gone is None else len(gone),
+                )
+            )
     return tuple(made)
 
 
@@ -179,13 +198,13 @@ def _footer(store: TableStore, path: str, file: DataFile) -> pa.Schema:
     return ParquetReader(store, written).footer_schema
 
 
-def _check_lacking(source: Source, schema: pa.Schema, written: pa.Schema, file: DataFile) -> None:
+def _check_lacking(source: Source, schema: pa.Schema, written: pa.Schema, entry: Entry) -> None:
     """Refuse a file whose metadata, not whose bytes, hold the values of a column."""
     held = {field_id(field) for field in written}
     lacking = [field for field in schema if field_id(field) not in held]
     parted = {
         one.source_id
-        for one in source.spec(file.spec_id).fields
+        for one in source.spec(entry.spec_id).fields
         if isinstance(one.transform, IdentityTransform)
     }
     for field in lacking:
@@ -199,6 +218,6 @@ def _check_lacking(source: Source, schema: pa.Schema, written: pa.Schema, file: 
         else:
             continue
         raise UnsupportedError(
-            f"data file {file.file_path} lacks the column {field.name!r}: {why}, which cannot be imported",
+            f"data file {entry.file.file_path} lacks the column {field.name!r}: {why}, which cannot be imported",
             fix="rewrite the file first, for example with rewrite_data_files",
         )

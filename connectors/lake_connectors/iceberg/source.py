@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pyiceberg.exceptions import ValidationError
-from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestFile, read_manifest_list
+from pyiceberg.manifest import DataFileContent, FileFormat, ManifestFile, read_manifest_list
 from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.serializers import FromInputFile
@@ -19,6 +19,7 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.name_mapping import NameMapping
 from pyiceberg.table.snapshots import Snapshot
 
+from lake_connectors.iceberg.entries import Entry, entries_of
 from lake_connectors.iceberg.locations import Locations
 from lake_format.errors import CorruptionError, InvalidInputError, LakeError, UnsupportedError
 
@@ -100,23 +101,23 @@ class Source:
             raise CorruptionError(f"a file of the Iceberg table has the unknown partition spec {spec_id}")
         return found
 
-    def data_files(self) -> list[DataFile]:
-        """The snapshot's data files.
+    def files(self) -> tuple[list[Entry], list[Entry]]:
+        """The snapshot's data files, and its deletes by position.
 
         Raises
         ------
         UnsupportedError
-            The snapshot has delete files, or data files that are not Parquet.
+            The snapshot has equality deletes, or files of a format that cannot be imported.
         """
-        files: list[DataFile] = []
+        data: list[Entry] = []
+        deletes: list[Entry] = []
         for manifest in self._manifests():
-            where = manifest.manifest_path
-            with _reading(where):
-                found = [one.data_file for one in manifest.fetch_manifest_entry(self.locations.io)]
+            with _reading(manifest.manifest_path):
+                found = entries_of(self.locations.io, manifest)
             for one in found:
                 _check_supported(one)
-            files += found
-        return files
+                (data if one.file.content is DataFileContent.DATA else deletes).append(one)
+        return data, deletes
 
     def _manifests(self) -> list[ManifestFile]:
         if self.snapshot is None:
@@ -125,18 +126,14 @@ class Source:
             return list(read_manifest_list(self.locations.io.new_input(self.snapshot.manifest_list)))
 
 
-def _check_supported(file: DataFile) -> None:
+def _check_supported(entry: Entry) -> None:
+    file = entry.file
     if file.content is DataFileContent.EQUALITY_DELETES:
         raise UnsupportedError(
             f"the Iceberg table has equality deletes ({file.file_path}), which cannot be imported",
             fix="rewrite its data files first, for example with rewrite_data_files",
         )
-    if file.content is not DataFileContent.DATA:
-        raise UnsupportedError(
-            f"the Iceberg table has position deletes ({file.file_path}), which cannot be imported yet",
-            fix="rewrite its data files first, for example with rewrite_data_files",
-        )
-    if file.file_format is not FileFormat.PARQUET:
+    if file.file_format is not FileFormat.PARQUET and not entry.is_vector:
         raise UnsupportedError(
             f"the Iceberg table has the {file.file_format} file {file.file_path}; only Parquet can be imported",
             fix="rewrite its data files as Parquet first",
