@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile
 
+from lake_connectors.iceberg.avro_frames import check_whole
 from lake_format.errors import CorruptionError, InvalidInputError, LakeError, UnsupportedError
 from lake_format.roots import numbered_root
 from lake_format.store.consent import ExternalNotAllowedError
@@ -85,7 +86,10 @@ class Locations:
         size = self.store.size(path)
         if size > _LARGEST_METADATA:
             raise CorruptionError(f"{location!r} is {size} bytes long, more than any Iceberg metadata")
-        return self.store.get(path)
+        data = self.store.get(path)
+        if location.endswith(".avro"):
+            check_whole(data, location)
+        return data
 
 
 class _StoreIO(FileIO):

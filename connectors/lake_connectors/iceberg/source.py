@@ -112,6 +112,7 @@ class Source:
         data: list[Entry] = []
         deletes: list[Entry] = []
         for manifest in self._manifests():
+            self._check_length(manifest)
             with _reading(manifest.manifest_path):
                 found = entries_of(self.locations.io, manifest)
             for one in found:
@@ -122,8 +123,22 @@ class Source:
     def _manifests(self) -> list[ManifestFile]:
         if self.snapshot is None:
             return []
-        with _reading(self.snapshot.manifest_list):
-            return list(read_manifest_list(self.locations.io.new_input(self.snapshot.manifest_list)))
+        location = self.snapshot.manifest_list
+        with _reading(location):
+            found = list(read_manifest_list(self.locations.io.new_input(location)))
+            summary = self.snapshot.summary
+            total = None if summary is None else summary["total-data-files"]
+        if not found and total not in (None, "0"):
+            raise CorruptionError(f"{location} lists no manifest, but the snapshot has {total} data files")
+        return found
+
+    def _check_length(self, manifest: ManifestFile) -> None:
+        """Refuse a manifest that is shorter or longer than the snapshot says: whole blocks of it may be missing."""
+        size = len(self.locations.io.new_input(manifest.manifest_path))
+        if size != manifest.manifest_length:
+            raise CorruptionError(
+                f"{manifest.manifest_path} is {size} bytes long, not {manifest.manifest_length} as recorded"
+            )
 
 
 def _check_supported(entry: Entry) -> None:
