@@ -50,7 +50,12 @@ def clone(
 
 
 @click.command(
-    "release-pin", cls=Command, examples=["lake release-pin items 0f8c1d1e-5b0a-4b57-9f0e-0c4f7a6d2b11"]
+    "release-pin",
+    cls=Command,
+    examples=[
+        "lake release-pin items 0f8c1d1e-5b0a-4b57-9f0e-0c4f7a6d2b11",
+        "lake release-pin s3://bucket/items 0f8c1d1e-5b0a-4b57-9f0e-0c4f7a6d2b11 --option region=eu-west-1",
+    ],
 )
 @click.argument("uri")
 @click.argument("table_id")
