@@ -105,9 +105,8 @@ class Twin:
 
     def given(self, count: int, at: int) -> pa.Table:
         values = [self.kind.other if i % 3 else self.kind.constant for i in range(count)]
-        return rows(100 * at, count).append_column(
-            self.column, pa.array(values, self.table.schema.field(self.column).type)
-        )
+        column = pa.array(values, self.kind.type).cast(self.table.schema.field(self.column).type)
+        return rows(100 * at, count).append_column(self.column, column)
 
     def step(self, what: str, number: int, at: int) -> str | None:
         try:
