@@ -14,7 +14,7 @@ import pytest
 
 @cache
 def session() -> Any:
-    """Two worker threads, no network but loopback, lake-format's data source registered."""
+    """Two worker threads, a failed task tried once more, no network but loopback, ``lake`` registered."""
     if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
         pytest.skip("Spark needs Java 17, which is not on this machine")
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
@@ -22,7 +22,7 @@ def session() -> Any:
 
     from lake_connectors import spark as lake_spark
 
-    builder = SparkSession.builder.master("local[2]").appName("lake-format tests")
+    builder = SparkSession.builder.master("local[2, 2]").appName("lake-format tests")
     options = {
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",

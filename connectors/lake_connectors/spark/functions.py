@@ -13,13 +13,15 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.udtf import AnalyzeArgument, AnalyzeResult
 
 import lake_format as lake
-from lake_connectors.spark.source import LakeSource
+from lake_connectors.spark.source import FilteringLakeSource, LakeSource
 from lake_connectors.spark.types import TYPES, as_spark_batch
 from lake_format.errors import InvalidInputError
 from lake_format.schema import DISTANCE, DISTANCE_FIELD, ROW_ID, ROW_ID_FIELD, is_vector
 from lake_format.table import Table
 
 __all__ = ["register"]
+
+_PUSHDOWN = "spark.sql.python.filterPushdown.enabled"
 
 
 def register(spark: SparkSession) -> SparkSession:
@@ -28,8 +30,12 @@ def register(spark: SparkSession) -> SparkSession:
     ``lake_knn(path => '…', q => array(…), k => 10 [, columns => 'id, title', filter => 'price < 10', version => 3,
     storage => map('endpoint', '…')])`` gives the nearest rows, nearest first, with ``_row_id`` and ``_distance``;
     ``columns`` default to all but vectors.
+
+    Filters reach the table where ``spark.sql.python.filterPushdown.enabled`` is ``true`` when this is called, which
+    Spark does not do by itself; elsewhere Spark reads all rows and filters them. After setting it call this again.
     """
-    spark.dataSource.register(LakeSource)
+    pushed = str(spark.conf.get(_PUSHDOWN, "false")).lower() == "true"
+    spark.dataSource.register(FilteringLakeSource if pushed else LakeSource)
     function: Any = udtf(_Nearest)
     spark.udtf.register("lake_knn", function)
     return spark

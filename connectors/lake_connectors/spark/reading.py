@@ -20,7 +20,16 @@ from lake_format.errors import InvalidInputError, LakeError
 from lake_format.schema import ROW_ID, ROW_ID_FIELD
 from lake_format.table import Table
 
-__all__ = ["Place", "batches_of", "grouped", "is_exact", "place_of", "scanned", "shown_schema"]
+__all__ = [
+    "Place",
+    "batches_of",
+    "grouped",
+    "is_exact",
+    "place_of",
+    "place_to_write",
+    "scanned",
+    "shown_schema",
+]
 
 _BATCH_ROWS = 16_384
 _OPTIONS = ("path", "version", "tag", "asof", "columns", "rowids", "branch")
@@ -84,6 +93,23 @@ def place_of(options: Mapping[str, str], more: Sequence[str] = ()) -> Place:
 
 def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def place_to_write(options: Mapping[str, str], more: Sequence[str] = ()) -> Place:
+    """The same for a writer, which has no use for what chooses versions or columns.
+
+    Raises
+    ------
+    InvalidInputError
+        An option that only reading knows; and as :func:`place_of`.
+    """
+    known = ("path", "branch", *more)
+    unfit = sorted(n for n in options if n.lower() not in known and not n.lower().startswith(_PREFIX))
+    if unfit:
+        raise InvalidInputError(
+            f"writing knows no option {unfit[0]!r}", fix=f"options are {', '.join(known)}, storage.…"
+        )
+    return place_of(options, more)
 
 
 def _version(place: Place, given: Mapping[str, str]) -> int | None:

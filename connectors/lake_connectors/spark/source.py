@@ -24,19 +24,31 @@ from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import StructType
 
 from lake_connectors.spark.predicates import translate
-from lake_connectors.spark.reading import Place, batches_of, grouped, is_exact, place_of, shown_schema
+from lake_connectors.spark.reading import (
+    Place,
+    batches_of,
+    grouped,
+    is_exact,
+    place_of,
+    place_to_write,
+    shown_schema,
+)
 from lake_connectors.spark.types import TYPES
 from lake_engines.predicate.tree import Expression
 from lake_format.errors import InvalidInputError, NotFoundError
 
-__all__ = ["LakeSource"]
+__all__ = ["FilteringLakeSource", "LakeSource"]
 
 _READING = ("parallelism",)
 _WRITING = ("idempotencywriter", "idempotencysequence")
 
 
 class LakeSource(DataSource):
-    """``spark.read.format("lake")`` and ``frame.write.format("lake")``."""
+    """``spark.read.format("lake")`` and ``frame.write.format("lake")``; Spark filters the rows itself.
+
+    Spark refuses readers that take filters unless ``spark.sql.python.filterPushdown.enabled`` is set, which it is
+    not by default, and does not tell sources whether it is: there are two of them.
+    """
 
     @classmethod
     def name(cls) -> str:
@@ -50,11 +62,29 @@ class LakeSource(DataSource):
 
     def reader(self, schema: StructType) -> DataSourceReader:
         """A scan, pinned to the version of now."""
-        return _Reader(place_of(self.options, _READING), schema, int(self.options.get("parallelism", "0")))
+        return _Reader(place_of(self.options, _READING), schema, _parallelism(self.options))
 
     def writer(self, schema: StructType, overwrite: bool) -> DataSourceArrowWriter:
         """One append, or one replacement of all rows."""
-        return _Writer(place_of(self.options, _WRITING), schema, overwrite, _job(self.options))
+        return _Writer(place_to_write(self.options, _WRITING), schema, overwrite, _job(self.options))
+
+
+class FilteringLakeSource(LakeSource):
+    """The same where Spark pushes filters: the table answers them, by its statistics first."""
+
+    def reader(self, schema: StructType) -> DataSourceReader:
+        """A scan, pinned to the version of now, that takes filters."""
+        return _FilteringReader(place_of(self.options, _READING), schema, _parallelism(self.options))
+
+
+def _parallelism(options: Any) -> int:
+    """How many tasks read; 0 leaves it to the number of rows."""
+    given = options.get("parallelism")
+    if given is None:
+        return 0
+    if not (given.isdecimal() and int(given)):
+        raise InvalidInputError(f"parallelism must be a positive whole number, not {given!r}")
+    return int(given)
 
 
 def _job(options: Any) -> tuple[str, int] | None:
@@ -79,16 +109,6 @@ class _Reader(DataSourceReader):
         self._parallelism = parallelism
         self._terms: tuple[Expression, ...] = ()
 
-    def pushFilters(self, filters: list[Filter]) -> Iterable[Filter]:  # noqa: N802 - Spark's name
-        """Keep what the table answers exactly; the rest goes back to Spark."""
-        table = self._place.open()
-        for one in filters:
-            term = translate(one)
-            if term is not None and is_exact(table, term):
-                self._terms = (*self._terms, term)
-            else:
-                yield one
-
     def partitions(self) -> list[InputPartition]:
         """A part of the fragments each."""
         table = self._place.open()
@@ -101,6 +121,18 @@ class _Reader(DataSourceReader):
         assert isinstance(partition, _Part)
         target = to_arrow_schema(self._schema, timezone="UTC", prefers_large_types=False)
         yield from batches_of(self._place, partition.fragments, self._terms, target)
+
+
+class _FilteringReader(_Reader):
+    def pushFilters(self, filters: list[Filter]) -> Iterable[Filter]:  # noqa: N802 - Spark's name
+        """Keep what the table answers exactly; the rest goes back to Spark."""
+        table = self._place.open()
+        for one in filters:
+            term = translate(one)
+            if term is not None and is_exact(table, term):
+                self._terms = (*self._terms, term)
+            else:
+                yield one
 
 
 def _default_parts(rows: int) -> int:
@@ -144,6 +176,10 @@ class _Writer(DataSourceArrowWriter):
 
     def commit(self, messages: list[WriterCommitMessage | None]) -> None:
         """On the driver: everything at once."""
+        if any(message is None for message in messages):
+            raise InvalidInputError(
+                "a task reported nothing: its rows would be missing", fix="run the job again"
+            )
         self._newest().commit_parts(self._parts(messages), overwrite=self._overwrite, idempotency=self._job)
 
     def abort(self, messages: list[WriterCommitMessage | None]) -> None:
