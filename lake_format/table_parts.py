@@ -85,7 +85,8 @@ class TableParts(TableCore):
         parts
             What :meth:`write_part` returned; all of one version of this table.
         overwrite
-            Delete every row that is in the table now, in the same commit.
+            Delete, in the same commit, every row of the version the parts were written at. Rows that others append
+            meanwhile stay.
         idempotency
             As for :meth:`append`.
 
