@@ -181,11 +181,18 @@ class UnlistBranch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeEntry:
-    """Change what main says of a branch: its horizon, the versions it needs."""
+    """Change what main says of a branch: its horizon, the versions it needs.
+
+    Attributes
+    ----------
+    needs
+        A version, as line and number, that main must promise to keep at that moment; None for none.
+    """
 
     name: str
     line: int
     edit: Callable[[BranchEntry], BranchEntry]
+    needs: tuple[int, int] | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -198,6 +205,8 @@ class ChangeEntry:
         entry = listed(draft.version, self.name)
         if entry.line != self.line:
             raise NotFoundError(f"the branch {self.name!r} was deleted meanwhile")
+        if self.needs is not None:
+            require_forkable(draft.version, *self.needs)
         draft.set_branch(self.name, self.edit(entry))
         return _about(self.name)
 

@@ -64,7 +64,10 @@ def all_changes_of(before: Snapshot, after: Snapshot) -> CommitChanges:
 
 
 def changes_of(before: Version, after: Version, manifests: ManifestSet) -> CommitChanges:
-    """What the commit of ``after`` did; ``before`` is the version it was applied to."""
+    """What the commit of ``after`` did; ``before`` is the version it was applied to.
+
+    Of any two versions of a line the rows deleted and inserted between them are told, and the fragments.
+    """
     gone, came = manifests.difference(before.manifests, after.manifests)
     paired = np.intersect1d(gone.integers("fragment_id"), came.integers("fragment_id"))
     lost, arrived = [_live(_others(gone, paired))], [_live(_others(came, paired))]

@@ -92,6 +92,10 @@ class Draft:
             placed = replace(placed, deleted_count=len(dead), deletions=bitmap.serialize())
         self._put([placed], needed)
 
+    def list_fragments(self, fragments: Iterable[Fragment], features: Iterable[str] = ()) -> None:
+        """Take over fragments of another line under the ids, and with the row ids, that they have there."""
+        self._put(list(fragments), features, new_ids=False)
+
     def replace_fragments(self, entries: Mapping[int, Fragment | None]) -> None:
         """Put new entries in place of fragments, by fragment id; None removes the fragment."""
         if not entries:
@@ -171,6 +175,16 @@ class Draft:
         self._change(schemas={**self.version.schemas, number: schema})
         return number
 
+    def know_partition_specs(self, specs: Mapping[int, PartitionSpec]) -> None:
+        """Name further ways in which fragments are parted; ConflictError where a number means another by now."""
+        known = self.version.partition_specs
+        if any(known.get(number, spec) != spec for number, spec in specs.items()):
+            raise ConflictError(
+                "the table was partitioned another way since the two lines parted",
+                fix="set the same partitioning on both, in the same order, or append the rows instead",
+            )
+        self._change(partition_specs={**known, **specs})
+
     def require_features(self, features: Iterable[str]) -> None:
         """Name features that a reader of the version must know."""
         self._change(required_features=self.version.required_features | frozenset(features))
@@ -217,12 +231,7 @@ class Draft:
 
     def restore(self, old: Version) -> None:
         """Make the schema, rows and indexes of an older version current; no counter goes back (IDN-2)."""
-        known = self.version.partition_specs
-        if any(known.get(number, spec) != spec for number, spec in old.partition_specs.items()):
-            raise ConflictError(
-                "the table was partitioned another way since the two lines parted",
-                fix="set the same partitioning on both, in the same order, or append the rows instead",
-            )
+        self.know_partition_specs(old.partition_specs)
         self._change(
             schema_id=old.schema_id,
             schemas={**old.schemas, **self.version.schemas},
@@ -230,7 +239,6 @@ class Draft:
             indexes=old.indexes,
             key_index=old.key_index,
             row_count=old.row_count,
-            partition_specs={**old.partition_specs, **self.version.partition_specs},
             partition_spec_id=old.partition_spec_id,
             required_features=self.version.required_features | old.required_features,
             roots={**old.roots, **self.version.roots},
@@ -263,16 +271,24 @@ class Draft:
         """The version with its manifests merged where they are many; ``spilled`` is what earlier attempts wrote."""
         return replace(self.version, manifests=self._manifests.settle(self.version.manifests, spilled))
 
-    def _put(self, added: list[Fragment], features: Iterable[str], next_row_id: int | None = None) -> None:
+    def _put(
+        self,
+        added: list[Fragment],
+        features: Iterable[str],
+        next_row_id: int | None = None,
+        *,
+        new_ids: bool = True,
+    ) -> None:
         base = self.version
-        require_room(base.next_fragment_id, base.next_fragment_id + len(added))
+        next_fragment_id = base.next_fragment_id + (len(added) if new_ids else 0)
+        require_room(base.next_fragment_id, next_fragment_id)
         require_room(base.next_row_id, base.next_row_id if next_row_id is None else next_row_id)
         if any(fragment.deletions is not None for fragment in added):
             features = {*features, "deletion-bitmaps"}
         self._change(
             manifests=self._manifests.add(base.manifests, added),
             next_row_id=base.next_row_id if next_row_id is None else next_row_id,
-            next_fragment_id=base.next_fragment_id + len(added),
+            next_fragment_id=next_fragment_id,
             row_count=base.row_count + sum(fragment.row_count - fragment.deleted_count for fragment in added),
             required_features=base.required_features | frozenset(features),
         )

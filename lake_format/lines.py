@@ -73,9 +73,18 @@ class BranchEntry:
         plain = _plain(self, "horizon", "pins")
         return {**plain, "pins": sorted(map(list, self.pins))} if self.pins else plain
 
-    def with_pin(self, pin: tuple[int, int], *, held: bool) -> BranchEntry:
-        """The entry with a version held for a merge into this branch, or let go."""
-        return replace(self, pins=self.pins | {pin} if held else self.pins - {pin})
+    def with_pin(self, line: int, version: int) -> BranchEntry:
+        """The entry with a version held for a merge into this branch."""
+        return replace(self, pins=self.pins | {(line, version)})
+
+    def without_pin(self, line: int, version: int, *, older: bool) -> BranchEntry:
+        """The entry with a version let go; ``older``: with those before it, which cannot be merged any more."""
+        gone = {
+            (held, at)
+            for held, at in self.pins
+            if held == line and (at == version or (older and at < version))
+        }
+        return replace(self, pins=self.pins - gone)
 
 
 def _plain(value: BranchOrigin | BranchEntry, *optional: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from sys import byteorder
 from typing import TYPE_CHECKING, Any
 
 from lake_format.errors import CorruptionError
+from lake_format.lines import LINE_IDS, line_of
 from lake_format.row_runs import RowRuns
 
 if TYPE_CHECKING:
@@ -98,14 +99,17 @@ class OperationRecord:
         return result
 
     def before(self, version: Version) -> OperationRecord:
-        """The record without the rows, fragments and columns that were not there yet in a version."""
+        """The record without the rows, fragments and columns that its own line had not given out in a version."""
         parts: dict[str, Any] = {}
         for name in _FIELD_SETS:
             parts[name] = _below(getattr(self, name), version.next_field_id)
         for name in _FRAGMENT_SETS:
-            parts[name] = _below(getattr(self, name), version.next_fragment_id)
+            parts[name] = _below(
+                getattr(self, name), version.next_fragment_id, _end(version.next_fragment_id)
+            )
         for name in _ROW_SETS:
-            parts[name] = getattr(self, name).below(version.next_row_id)
+            first = version.next_row_id
+            parts[name] = getattr(self, name).outside(first, _end(first))
         return replace(self, **parts)
 
     @classmethod
@@ -136,10 +140,14 @@ class OperationRecord:
         return cls(**values)
 
 
-def _below(numbers: frozenset[int], limit: int) -> frozenset[int]:
-    return (
-        numbers if all(one < limit for one in numbers) else frozenset(one for one in numbers if one < limit)
-    )
+def _below(numbers: frozenset[int], limit: int, end: int | None = None) -> frozenset[int]:
+    """Those below a limit, and those from an end on, where there is one."""
+    return frozenset(one for one in numbers if one < limit or (end is not None and one >= end))
+
+
+def _end(counter: int) -> int:
+    """Where the ids of a counter's line end; those beyond are of lines that were brought in."""
+    return (line_of(counter) + 1) * LINE_IDS
 
 
 def _natural(value: object) -> bool:

@@ -38,7 +38,7 @@ from lake_format.schema_edit import renamed_between
 from lake_format.snapshot import Snapshot, deleted_positions
 from lake_format.statistics import ColumnStatistics
 
-__all__ = ["ChangeRows"]
+__all__ = ["ChangeRows", "Touched", "land_rows", "masked"]
 
 _SUPERSEDED = "superseded-columns"
 """A group's file has columns whose values another group of the fragment holds by now (EVO-6)."""
@@ -80,12 +80,12 @@ class ChangeRows:
 
     def apply(self, draft: Draft) -> OperationRecord:
         """Mask, replace and add fragments where the rows are now."""
-        touched = _Touched()
-        left = _land(draft, self.plan.base, self.plan.edits, touched)
+        touched = Touched()
+        left = land_rows(draft, self.plan.base, self.plan.edits, touched)
         if left:
             before = draft.snapshot
             edits = self._engine.carry_rows(before, left, self.plan.edits.field_ids, self._request.new_id)
-            if _land(draft, before, edits, touched):
+            if land_rows(draft, before, edits, touched):
                 raise CorruptionError("new values prepared for a draft do not fit it")
         return replace(
             self.plan.record,
@@ -130,7 +130,9 @@ class ChangeRows:
 
 
 @dataclass(slots=True)
-class _Touched:
+class Touched:
+    """Fragments that a change touched in the end, for its record (CON-12)."""
+
     masked: set[int] = field(default_factory=set)
     rewritten: set[int] = field(default_factory=set)
     removed: set[int] = field(default_factory=set)
@@ -152,7 +154,7 @@ class _Landing:
         self.masks[fragment_id] = self.masks.get(fragment_id, BitMap64()) | positions
 
 
-def _land(draft: Draft, base: Snapshot, edits: RowEdits, touched: _Touched) -> list[CarriedRows]:
+def land_rows(draft: Draft, base: Snapshot, edits: RowEdits, touched: Touched) -> list[CarriedRows]:
     """Apply edits to a draft; returns the new values that found their place taken."""
     finder = _Finder(base, draft.snapshot)
     landing = _Landing()
@@ -249,7 +251,7 @@ def _land_move(finder: _Finder, move: RowMove, landing: _Landing) -> None:
 
 
 def _write(
-    draft: Draft, base: Snapshot, finder: _Finder, edits: RowEdits, landing: _Landing, touched: _Touched
+    draft: Draft, base: Snapshot, finder: _Finder, edits: RowEdits, landing: _Landing, touched: Touched
 ) -> None:
     entries: dict[int, Fragment | None] = {}
     features = set(edits.features)
@@ -266,7 +268,7 @@ def _write(
             features.add(_PATCHES)
             touched.rewritten.add(fragment_id)
         if fragment_id in landing.masks and entry is not None:
-            entry = _masked(entry, landing.masks[fragment_id])
+            entry = masked(entry, landing.masks[fragment_id])
             (touched.masked if entry is not None else touched.removed).add(fragment_id)
         entries[fragment_id] = entry
     draft.replace_fragments(entries)
@@ -307,11 +309,11 @@ def _add_moved(draft: Draft, landing: _Landing) -> None:
         for fragment_id, positions in masks.items():
             arrived = finder.latest_fragment(fragment_id)
             assert arrived is not None
-            entries[fragment_id] = _masked(arrived, positions)
+            entries[fragment_id] = masked(arrived, positions)
         draft.replace_fragments(entries)
 
 
-def _masked(entry: Fragment, positions: BitMap64) -> Fragment | None:
+def masked(entry: Fragment, positions: BitMap64) -> Fragment | None:
     """The entry with these positions deleted too; None when no row is left."""
     deleted = positions if entry.deletions is None else BitMap64.deserialize(entry.deletions) | positions
     if len(deleted) == entry.row_count:

@@ -18,7 +18,7 @@ from pyroaring import BitMap64
 
 from lake_format.errors import InvalidInputError
 from lake_format.key_index import KeyRunsMerged, NewKeyRun
-from lake_format.model import ColumnGroup, NewFragment
+from lake_format.model import ColumnGroup, ColumnPatch, NewFragment
 from lake_format.operation_record import OperationRecord
 from lake_format.row_ids import U64
 from lake_format.row_runs import RowRuns
@@ -26,6 +26,7 @@ from lake_format.snapshot import Snapshot
 from lake_format.statistics import ColumnStatistics
 
 __all__ = [
+    "MAX_RUNS",
     "CarriedRows",
     "DuplicateKeyError",
     "FragmentPatch",
@@ -42,7 +43,7 @@ __all__ = [
     "strategy_text",
 ]
 
-_MAX_RUNS = 32_768
+MAX_RUNS = 32_768
 """Row sets in a record are made coarser beyond so many runs (CON-3)."""
 
 
@@ -303,8 +304,8 @@ class CarriedRows:
 
     Attributes
     ----------
-    groups, row_count
-        The files that hold the values.
+    groups, patches, row_count
+        The files that hold the values, and how many positions they are for.
     positions, row_ids
         Where in the files, and of which rows; all live; shape ``(n,)`` each, positions ascending.
     """
@@ -313,6 +314,7 @@ class CarriedRows:
     row_count: int
     positions: npt.NDArray[np.int64]
     row_ids: U64
+    patches: tuple[ColumnPatch, ...] = ()
 
 
 def row_runs(parts: list[U64]) -> RowRuns:
@@ -325,4 +327,4 @@ def row_runs(parts: list[U64]) -> RowRuns:
     starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1] + np.uint64(1)])
     lengths = np.diff(np.r_[starts, len(ids)])
     runs = tuple(zip(ids[starts].tolist(), lengths.tolist(), strict=True))
-    return RowRuns(runs).coarsened(_MAX_RUNS)
+    return RowRuns(runs).coarsened(MAX_RUNS)

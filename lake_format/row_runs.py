@@ -78,13 +78,14 @@ class RowRuns:
                 return True
         return False
 
-    def below(self, limit: int) -> RowRuns:
-        """Return the set of those row ids that are less than ``limit``."""
-        if not self.runs or sum(self.runs[-1]) <= limit:
+    def outside(self, start: int, end: int) -> RowRuns:
+        """Return the set without the row ids from ``start`` up to ``end``."""
+        if not self.runs or sum(self.runs[-1]) <= start:
             return self
-        return RowRuns(
-            tuple((first, min(count, limit - first)) for first, count in self.runs if first < limit)
-        )
+        kept = []
+        for first, count in self.runs:
+            kept += [(first, min(first + count, start)), (max(first, end), first + count)]
+        return RowRuns(tuple((first, stop - first) for first, stop in kept if first < stop))
 
     def coarsened(self, max_runs: int) -> RowRuns:
         """Return a set of at most ``max_runs`` runs that holds this one: the narrowest gaps are closed."""

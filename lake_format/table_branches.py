@@ -1,11 +1,13 @@
-"""The branches side of a table: make, list and remove branches, bring main forward to one (spec/branches.md)."""
+"""The branches side of a table: make, list, merge and remove branches, bring main forward (spec/branches.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Self
 
 from lake_format.branches import (
+    ChangeEntry,
     EndLine,
     ListBranch,
     UnlistBranch,
@@ -19,12 +21,16 @@ from lake_format.errors import (
     AlreadyExistsError,
     ConflictError,
     CorruptionError,
+    LakeError,
     NotFoundError,
+    NotWrittenError,
     UnsupportedError,
 )
 from lake_format.fast_forward import FastForward, require_nothing_new
 from lake_format.lines import BranchEntry
 from lake_format.log import VersionLog
+from lake_format.merge_plan import MergePlan, plan_merge
+from lake_format.merging import MergeBranch
 from lake_format.model import Version
 from lake_format.table_versions import TableVersions
 from lake_format.transaction import commit
@@ -151,7 +157,84 @@ class TableBranches(TableVersions):
             self._move_to(newest)
         return self
 
+    def merge_branch(self, name: str) -> Self:
+        """Bring what was done on a branch into the line it was made from: one commit, rows by reference.
+
+        Rows keep their row ids. Everything since the branch was made, or since it was merged last, is taken: rows,
+        columns and indexes. Upkeep, tags and properties of the branch stay there. The branch goes on; merging it
+        again takes what is new.
+
+        Parameters
+        ----------
+        name
+            A branch that was made from this line: from main, or from the branch this table is opened on.
+
+        Raises
+        ------
+        ConflictError
+            What was done on the two lines does not go together, as if it were done at the same time by two
+            writers; the operations, columns and rows are named. Nothing changed.
+        NotFoundError
+            There is no such branch, or it was deleted meanwhile.
+        UnsupportedError
+            The branch was made from another line.
+        """
+        self._require_writable()
+        self._require_alone("merge_branch")
+        main = self._newest_of_main()
+        entry = listed(main, name)
+        if entry.parent_line != self._log.line:
+            raise UnsupportedError(
+                f"{name!r} was made from {name_of_line(main, entry.parent_line)}, not from {self.branch}",
+                fix="open the table where the branch was made from, and merge it there",
+            )
+        branch = self._log.of_line(entry.line)
+        newest = branch.latest()
+        if newest.is_end:
+            raise NotFoundError(f"the branch {name!r} was deleted")
+        into = main if self._log.line == 0 else self._log.latest_from(self._snapshot.version)
+        while newest.version > into.merges.get(entry.line, 1):
+            plan = plan_merge(name, branch, self._log, newest, into, self._manifests)
+            if plan is None:
+                break
+            try:
+                self._merge(plan, into)
+                return self
+            except ConflictError:
+                before, into = into, self._log.latest_from(into)
+                if into.merges.get(entry.line) == before.merges.get(entry.line):
+                    raise
+        self._move_to(into)
+        return self
+
     # --- inside -------------------------------------------------------------------------------------------
+
+    def _merge(self, plan: MergePlan, into: Version) -> None:
+        """Land a merge; into a branch, main promises to keep what is merged until it is there (BRA-12)."""
+        change = MergeBranch(self._engine, plan, self._around)
+        pin = (plan.line, plan.newest.version.version)
+        self._edit_entry(into, lambda entry: entry.with_pin(*pin), needs=pin)
+        try:
+            self._commit(change, base=into)
+        except (ConflictError, NotFoundError, NotWrittenError):
+            change.discard()
+            self._release_pin(into, lambda entry: entry.without_pin(*pin, older=False))
+            raise
+        self._release_pin(into, lambda entry: entry.without_pin(*pin, older=True))
+
+    def _release_pin(self, into: Version, edit: Callable[[BranchEntry], BranchEntry]) -> None:
+        with suppress(LakeError):  # then files are kept longer than needed; the next merge lets go of them
+            self._edit_entry(into, edit)
+
+    def _edit_entry(
+        self,
+        branch: Version,
+        edit: Callable[[BranchEntry], BranchEntry],
+        needs: tuple[int, int] | None = None,
+    ) -> None:
+        """Change what main says of the branch that a version is of; nothing for main itself."""
+        if (origin := branch.origin) is not None:
+            self._commit_on_main(ChangeEntry(name=origin.name, line=origin.line, edit=edit, needs=needs))
 
     def _end(self, name: str, entry: BranchEntry) -> None:
         log = self._log.of_line(entry.line)

@@ -31,6 +31,7 @@ from lake_format.store.paths import check_path
 from lake_format.timeline import write_checkpoint
 
 __all__ = ["Change", "Idempotency", "Overtaken", "Surroundings", "YieldedError", "commit", "first_version"]
+__all__ += ["TakesOver", "with_key_hashes"]
 
 _ATTEMPTS = 200
 
@@ -96,6 +97,16 @@ class Overtaken(Protocol):
 
     def overtaken_by(self, theirs: Sequence[OperationRecord]) -> Change:
         """The change with the effect of those operations taken into account."""
+        ...
+
+
+@runtime_checkable
+class TakesOver(Protocol):
+    """A change that brings operations of another line: all are judged, and stored, as if they were made here."""
+
+    @property
+    def others(self) -> Sequence[OperationRecord]:
+        """Those after the first, which is its record."""
         ...
 
 
@@ -208,7 +219,7 @@ def _landed(
         if idempotency and parent.sequences.get(idempotency.writer, -1) >= idempotency.sequence:
             return parent
         draft = Draft(parent, manifests)
-        records = [change.apply(draft) for change in planned]
+        records = [record for change in planned for record in (change.apply(draft), *_others(change))]
         candidate = _stamped(draft.settled(spilled), parent, planned, records, around, idempotency)
         if log.claim(candidate):
             log.publish_hint(candidate)
@@ -281,9 +292,13 @@ def _committed_between(
                 fix="nothing was written; open another branch, or make this one anew",
             )
         theirs += [OperationRecord.from_json(raw) for raw in version.operations]
-    if any(change.record.key_hashes for change in changes):
-        theirs = [_with_key_hashes(store, record) for record in theirs]
+    if any(record.key_hashes for change in changes for record in (change.record, *_others(change))):
+        theirs = [with_key_hashes(store, record) for record in theirs]
     return theirs
+
+
+def _others(change: Change) -> Sequence[OperationRecord]:
+    return change.others if isinstance(change, TakesOver) else ()
 
 
 def _rebased(
@@ -303,7 +318,10 @@ def _rebased(
         serializable = parent.properties.get("write.isolation") == "serializable"
     several = len(changes) > 1
     seen = [change.record.before(parent) if several else change.record for change in changes]
-    decisions = [decide_all([record], theirs, serializable=serializable) for record in seen]
+    decisions = [
+        decide_all([record, *_others(change)], theirs, serializable=serializable)
+        for record, change in zip(seen, changes, strict=True)
+    ]
     worst = max(decisions, key=lambda decision: decision.action.strength)
     if worst.action in (Action.YIELD, Action.CONFLICT):
         raise _refusal(worst)
@@ -330,7 +348,7 @@ def _overtaken(change: Change, theirs: Sequence[OperationRecord]) -> Change:
     return change.overtaken_by(theirs) if isinstance(change, Overtaken) else change
 
 
-def _with_key_hashes(store: Store, record: OperationRecord) -> OperationRecord:
+def with_key_hashes(store: Store, record: OperationRecord) -> OperationRecord:
     """The record with the key hashes that it keeps in an object of their own."""
     if not record.key_hashes_at:
         return record

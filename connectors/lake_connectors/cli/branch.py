@@ -1,4 +1,4 @@
-"""``lake branch``: list, make and delete branches, and bring main forward to one."""
+"""``lake branch``: list, make, merge and delete branches, and bring main forward to one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ __all__ = ["branch"]
     examples=[
         "lake branch list items",
         "lake branch create items try",
+        "lake branch merge items try",
         "lake branch fast-forward items try",
         "lake branch delete items try",
     ],
 )
-@click.argument("action", type=click.Choice(["list", "create", "delete", "fast-forward"]))
+@click.argument("action", type=click.Choice(["list", "create", "delete", "merge", "fast-forward"]))
 @click.argument("uri")
 @click.argument("name", required=False)
 @version_option
@@ -37,9 +38,10 @@ def branch(
     as_json: bool,
     storage_options: tuple[str, ...],
 ) -> None:
-    """List, create or delete branches of the table at URI, or bring main forward to one.
+    """List, create, merge or delete branches of the table at URI, or bring main forward to one.
 
     A branch is made from the newest version, or from another with --version; from another branch with --branch.
+    It is merged into what it was made from: into main, or with --branch into that branch.
     """
     table = open_table(uri, version if action == "create" else None, storage_options)
     if action == "list":
@@ -61,6 +63,9 @@ def branch(
     elif action == "delete":
         table.delete_branch(name)
         click.echo(f"branch {name} deleted")
+    elif action == "merge":
+        table.merge_branch(name)
+        click.echo(f"{name} is merged into {table.branch}: version {table.version}, {table.count():,} rows")
     else:
         table.fast_forward(name)
         click.echo(f"main is where {name} is: version {table.version}, {table.count():,} rows")

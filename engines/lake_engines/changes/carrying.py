@@ -92,6 +92,7 @@ class _Carried:
                     row_count=rows.row_count,
                     first_row_id=0,
                     groups=rows.groups,
+                    patches=rows.patches,
                     statistics=(),
                 ),
                 pool,
