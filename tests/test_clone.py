@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import Location
 from external_samples import SCHEMA, files, referring_pair, rows
 from independent_reader import read_table
 from stores.faulty import Fault, FaultyStore
+from stores.range_server import RangeServer
 from test_backup import everything, lively
 
 import lake_format as lake
@@ -329,6 +331,22 @@ def test_a_source_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="not pinned"):
         further = clone.clone(tmp_path / "d")
     assert further.inspect.sources()["pinned"].to_pylist() == [True, False]
+
+
+def test_a_source_that_is_published_over_http(
+    range_server: Callable[..., RangeServer], tmp_path: Path
+) -> None:
+    """It can neither be written to nor listed. spec: CPY-7, CPY-9"""
+    server = range_server()
+    place = server.uri("lake/t")
+    table = lake.create(place, SCHEMA, storage_options=server.storage_options).append(rows(0))
+    published = server.storage_options["endpoint"] + place.removeprefix("s3:/")
+    with pytest.warns(UserWarning, match="not pinned"):
+        clone = lake.open(published).clone(tmp_path / "c")
+    assert everything(clone) == everything(table)
+    opened = lake.open(str(tmp_path / "c"), allow_external=published).append(rows(10))
+    assert opened.count() == 12
+    assert opened.verify().problems == []
 
 
 def test_what_is_stored_of_it_is_checked(tmp_path: Path) -> None:
