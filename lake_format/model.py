@@ -25,6 +25,7 @@ __all__ = [
     "FILE_COLUMNS",
     "FORMAT_VERSION",
     "KNOWN_FEATURES",
+    "LISTED_FEATURE",
     "ColumnGroup",
     "ColumnPatch",
     "CommitDetails",
@@ -40,6 +41,8 @@ __all__ = [
 FORMAT_VERSION = 0
 EXTERNAL_FEATURE = "external-files"
 
+LISTED_FEATURE = "listed-vectors"
+
 FILE_COLUMNS = ("groups", "patches")
 """The columns of a manifest that name data files."""
 
@@ -52,6 +55,7 @@ KNOWN_FEATURES = frozenset(
         "vector-index",
         "evolved-types",
         "column-defaults",
+        LISTED_FEATURE,
         "superseded-columns",
         "patch-files",
         "keys",

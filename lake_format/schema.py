@@ -19,6 +19,7 @@ __all__ = [
     "DISTANCE",
     "DISTANCE_FIELD",
     "FIELD_ID_KEY",
+    "MAX_VECTOR_DIMENSION",
     "ROW_ID",
     "ROW_ID_FIELD",
     "assign_field_ids",

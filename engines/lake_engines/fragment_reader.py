@@ -22,8 +22,10 @@ from lake_engines.arrays import overlaid, relabel
 from lake_engines.evolution.projection import Projection, projection
 from lake_engines.files import FileReader, WrittenFile, open_reader
 from lake_engines.files.base import Positions, rows_only
+from lake_engines.files.parquet_reader import ParquetReader
 from lake_engines.files.vector_reader import VectorReader
 from lake_engines.keys.run_reader import RunPool
+from lake_engines.listed_vectors import ListedVectors
 from lake_engines.patched_vectors import PatchedVectors, RawVectors
 from lake_engines.patches import FragmentPatches, Overlay, PatchStream
 from lake_format.column_defaults import default_values
@@ -123,7 +125,7 @@ class FragmentReader:
         """The raw vectors of a column; None where this fragment has no values of it: vectors have no defaults."""
         field = self._snapshot.schema.field(name)
         group = self._owner.get(field_id(field))
-        base = None if group is None else self._vector_reader(group, self.fragment.row_count, name)
+        base = None if group is None else self._base_vectors(group, name)
         patches = self._patches.of([field_id(field)])
         if not patches:
             return base
@@ -136,6 +138,16 @@ class FragmentReader:
             for patch in patches
         ]
         return PatchedVectors(base, layers, self.fragment.row_count, field.type.list_size)
+
+    def _base_vectors(self, file: ColumnGroup, name: str) -> VectorReader | ListedVectors:
+        reader = self._reader(file, self.fragment.row_count)
+        if file.layout or not isinstance(reader, ParquetReader):
+            return self._vector_reader(file, self.fragment.row_count, name)
+        field = self._snapshot.schema.field(name)
+        written = self._schema_of(file).field(file.field_ids.index(field_id(field)))
+        return ListedVectors(
+            reader, written.name, projection(written, field), field.type, is_local=self.is_local
+        )
 
     def _vector_reader(self, file: ColumnGroup, rows: int, name: str) -> VectorReader:
         reader = self._reader(file, rows)
@@ -269,7 +281,10 @@ class FragmentReader:
         if key not in self._projections:
             written = self._schema_of(file).field(file.field_ids.index(identity))
             self._projections[key] = projection(written, field)
-        return self._projections[key](part.column(self._stored_name(file, identity)))
+        try:
+            return self._projections[key](part.column(self._stored_name(file, identity)))
+        except CorruptionError as error:
+            raise CorruptionError(f"file {file.path!r}: {error.what}", fix=error.fix) from error
 
     def _assemble(
         self,

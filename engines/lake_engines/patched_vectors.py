@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lake_engines.files.vector_reader import VectorReader
+from lake_engines.listed_vectors import ListedVectors
 from lake_format.parallel import run_all
 
 __all__ = ["PatchedVectors", "RawVectors", "VectorPart", "vector_parts"]
@@ -20,7 +21,7 @@ _Floats = npt.NDArray[np.floating[Any]]
 _Valid = npt.NDArray[np.bool_]
 _AHEAD_BYTES = 16 << 20
 _Chunk = tuple[int, _Floats, _Valid | None]
-VectorPart = tuple[VectorReader, I64, I64]
+VectorPart = tuple[VectorReader | ListedVectors, I64, I64]
 """A file, which of the vectors asked for it has, and at which of its rows."""
 
 
@@ -39,7 +40,7 @@ class PatchedVectors:
 
     def __init__(
         self,
-        base: VectorReader | None,
+        base: VectorReader | ListedVectors | None,
         layers: Sequence[tuple[I64, VectorReader, int]],
         rows: int,
         dimension: int,
@@ -55,7 +56,7 @@ class PatchedVectors:
         order = np.lexsort((layer, places))
         last = np.r_[np.diff(places[order]) > 0, True]
         self._places, self._layer, self._row = (values[order][last] for values in (places, layer, row))
-        readers = [*self._files, *([base] if base is not None else [])]
+        readers: list[VectorReader | ListedVectors] = [*self._files, *([base] if base is not None else [])]
         self.is_local = all(reader.is_local for reader in readers)
         self.dtype: np.dtype[Any] = np.result_type(*(reader.dtype for reader in readers))
 
@@ -172,7 +173,7 @@ class _Ahead:
         self._held = self._vectors.patched(self._low, self._high)
 
 
-RawVectors = VectorReader | PatchedVectors
+RawVectors = VectorReader | ListedVectors | PatchedVectors
 """The vectors of a column in one fragment, by position."""
 
 

@@ -19,15 +19,15 @@ from lake_connectors.iceberg.entries import Entry
 from lake_connectors.iceberg.file_schemas import FileSchemas
 from lake_connectors.iceberg.locations import Locations, place_of
 from lake_connectors.iceberg.source import Source, read_metadata
-from lake_connectors.iceberg.types import arrow_schema
+from lake_connectors.iceberg.types import arrow_schema, with_vectors
 from lake_engines.files.base import WrittenFile
 from lake_engines.files.parquet_reader import ParquetReader
 from lake_format.adoption import Adoption, create_adopting
 from lake_format.errors import CorruptionError, InvalidInputError, UnsupportedError
-from lake_format.model import ColumnGroup, NewFragment
+from lake_format.model import LISTED_FEATURE, ColumnGroup, NewFragment
 from lake_format.operation_record import OperationRecord
 from lake_format.parallel import run_all
-from lake_format.schema import field_id
+from lake_format.schema import field_id, walk_fields
 from lake_format.store import open_store
 from lake_format.store.consent import AllowExternal, Consent
 from lake_format.store.places import Place
@@ -45,6 +45,7 @@ def import_table(
     uri: str,
     *,
     snapshot_id: int | None = None,
+    vectors: Mapping[str, int] | None = None,
     allow_external: AllowExternal | None = None,
     storage_options: Mapping[str, str] | None = None,
     source_options: Mapping[str, str] | None = None,
@@ -64,6 +65,9 @@ def import_table(
         Where the new table is to be: an empty place outside the Iceberg table.
     snapshot_id
         The snapshot to import; the current one by default.
+    vectors
+        Columns of lists of 32-bit floats that are to be vectors, and their dimensions: ``{"embedding": 384}``. They
+        can be searched and indexed. A list of another length is found when it is read, and is an error then.
     allow_external
         Further places, besides the Iceberg table's own location, that its files may lie in.
     storage_options, source_options
@@ -89,7 +93,7 @@ def import_table(
     locations = Locations(store, [prefix.place for prefix in consent.prefixes])
     metadata = _metadata(source, locations)
     opened = Source.of(metadata, locations, snapshot_id)
-    schema = arrow_schema(opened.schema)
+    schema = with_vectors(arrow_schema(opened.schema), vectors)
     data, deletes = opened.files()
     schemas = FileSchemas(schema, opened.field_ids, opened.name_mapping, _next_field_id(opened))
     fragments = _fragments(opened, schema, schemas, data, deleted_rows(locations, data, deletes))
@@ -102,7 +106,9 @@ def import_table(
         },
         file_schemas=tuple(schemas.schemas),
         fragments=fragments,
-        features=frozenset({"evolved-types"} if schemas.widened else ()),
+        features=frozenset(
+            {*({"evolved-types"} if schemas.widened else ()), *({LISTED_FEATURE} if vectors else ())}
+        ),
         roots=locations.used([group.path for one in fragments for group in one.groups]),
     )
     properties = {UUID_PROPERTY: str(metadata.table_uuid)}
@@ -200,8 +206,9 @@ def _footer(store: TableStore, path: str, file: DataFile) -> pa.Schema:
 
 def _check_lacking(source: Source, schema: pa.Schema, written: pa.Schema, entry: Entry) -> None:
     """Refuse a file whose metadata, not whose bytes, hold the values of a column."""
-    held = {field_id(field) for field in written}
-    lacking = [field for field in schema if field_id(field) not in held]
+    held = {field_id(field) for field in walk_fields(written)}
+    lacking = [field for field in walk_fields(schema) if field_id(field) not in held]
+    columns = {field_id(field) for field in schema}
     parted = {
         one.source_id
         for one in source.spec(entry.spec_id).fields
@@ -213,7 +220,7 @@ def _check_lacking(source: Source, schema: pa.Schema, written: pa.Schema, entry:
             why = "its values are only in the partition"
         elif origin.initial_default is not None:
             why = "it has an initial default"
-        elif origin.required:
+        elif origin.required and origin.field_id in columns:
             why = "it is required"
         else:
             continue

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 from pyiceberg import types as iceberg
 from pyiceberg.schema import Schema
 
 from lake_format.errors import InvalidInputError, UnsupportedError
-from lake_format.schema import FIELD_ID_KEY, check_column_type, check_names
+from lake_format.schema import (
+    FIELD_ID_KEY,
+    MAX_VECTOR_DIMENSION,
+    check_column_type,
+    check_names,
+    require_column,
+)
 
-__all__ = ["arrow_schema"]
+__all__ = ["arrow_schema", "with_vectors"]
 
 _PLAIN: dict[type[iceberg.PrimitiveType], pa.DataType] = {
     iceberg.BooleanType: pa.bool_(),
@@ -47,6 +55,33 @@ def arrow_schema(schema: Schema) -> pa.Schema:
             f"the Iceberg table cannot be imported: {error.what}", fix="rename or drop it there first"
         ) from error
     return pa.schema(fields)
+
+
+def with_vectors(schema: pa.Schema, vectors: Mapping[str, int] | None) -> pa.Schema:
+    """The schema with some of its columns of lists as vectors.
+
+    Parameters
+    ----------
+    vectors
+        Dimensions by column.
+
+    Raises
+    ------
+    InvalidInputError
+        A column is not there or not a list of floats, or a dimension is not one.
+    """
+    for name, dimension in (vectors or {}).items():
+        column = require_column(schema, name)
+        if not pa.types.is_list(column.type) or column.type.value_type != pa.float32():
+            raise InvalidInputError(f"column {name!r} is {column.type}, not a list of 32-bit floats")
+        if not isinstance(dimension, int) or not 1 <= dimension <= MAX_VECTOR_DIMENSION:
+            raise InvalidInputError(
+                f"vectors of {name!r} cannot have the dimension {dimension!r}",
+                fix=f"give a whole number from 1 to {MAX_VECTOR_DIMENSION}",
+            )
+        made = column.with_type(pa.list_(column.type.value_field, dimension))
+        schema = schema.set(schema.get_field_index(name), made)
+    return schema
 
 
 def _field(field: iceberg.NestedField, column: str) -> pa.Field:

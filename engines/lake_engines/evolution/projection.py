@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake_engines.arrays import relabel
 from lake_format.errors import CorruptionError
 from lake_format.promotion import promotion
-from lake_format.schema import child_fields, field_id
+from lake_format.schema import child_fields, field_id, is_vector
 
 __all__ = ["Projection", "projection"]
 
@@ -67,6 +68,8 @@ def _step(written: pa.Field, current: pa.Field) -> Projection:
     if pa.types.is_fixed_size_list(source) and pa.types.is_fixed_size_list(target):
         if source.list_size == target.list_size:
             return _fixed_list_step(written, current)
+    elif any(check(source) for check in _LISTS) and is_vector(target):
+        return _vector_step(written, current)
     elif any(check(source) for check in _LISTS) and any(check(target) for check in _LISTS):
         if pa.types.is_list(source) or pa.types.is_large_list(target):
             return _list_step(written, current)
@@ -140,6 +143,34 @@ def _list_step(written: pa.Field, current: pa.Field) -> Projection:
         offsets, (values,) = _own_offsets(array, array.values)
         mask = array.is_null() if array.null_count else None
         return kind.from_arrays(offsets.cast(width), inner(values), mask=mask)
+
+    return run
+
+
+def _vector_step(written: pa.Field, current: pa.Field) -> Projection:
+    """Lists as vectors, where each has the vector's dimension (EVO-11)."""
+    (before,), (now,) = child_fields(written.type), child_fields(current.type)
+    inner, size, name = _step(before, now), current.type.list_size, current.name
+
+    def run(array: pa.ListArray) -> pa.Array:
+        lengths = pc.fill_null(pc.list_value_length(array), size).to_numpy(zero_copy_only=False)
+        wrong = np.flatnonzero(lengths != size)
+        if len(wrong):
+            raise CorruptionError(
+                f"column {name!r} holds vectors of dimension {size}, but a file has a list of {lengths[wrong[0]]}",
+                fix="import the column as a list, or mend the file's rows",
+            )
+        values = array.flatten()
+        if values.null_count:
+            raise CorruptionError(
+                f"column {name!r} holds vectors, but a file has a list with NULL inside",
+                fix="import the column as a list, or mend the file's rows",
+            )
+        if not array.null_count:
+            return pa.FixedSizeListArray.from_arrays(inner(values), size)
+        valid = array.is_valid().to_numpy(zero_copy_only=False)
+        taken = pa.array(np.where(valid, np.cumsum(valid) - 1, 0), mask=~valid)
+        return pa.FixedSizeListArray.from_arrays(inner(values), size).take(taken)
 
     return run
 

@@ -121,6 +121,12 @@ class ParquetReader:
         """The Arrow schema that the footer's own types amount to, with the field ids it gives."""
         return self._metadata.schema.to_arrow_schema()
 
+    def value_count(self, column: str) -> int:
+        """How many values the column has at its leaves; NULLs and empty lists count as one each."""
+        leaves = self._leaves[column]
+        groups = range(self._metadata.num_row_groups)
+        return sum(self._metadata.row_group(at).column(leaf).num_values for at in groups for leaf in leaves)
+
     @property
     def key_values(self) -> dict[bytes, bytes]:
         """The footer's own key-value metadata."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from lake_engines.fragment_reader import FragmentReader, ReaderPool
 from lake_engines.knn.coverage import Addresses, Runs
 from lake_engines.knn.distances import F32, I64
+from lake_engines.listed_vectors import ListedVectors
 from lake_engines.patched_vectors import RawVectors, vector_parts
 from lake_format.errors import CorruptionError
 from lake_format.snapshot import Snapshot
@@ -89,17 +90,20 @@ class VectorColumn:
             start = min(stop, end)
 
     def _fetch(self, readers: dict[int, RawVectors], owners: I64, positions: I64) -> F32:
-        """One round of range requests for vectors of any number of files."""
+        """One round of range requests for vectors of any number of files; those that hold lists are read besides."""
         ranges: list[ByteRange] = []
         parts = []
+        out = np.empty((len(owners), self.dimension), np.float32)
         for owner, vectors in readers.items():
             rows = np.flatnonzero(owners == owner)
             for file, at, places in vector_parts(vectors, positions[rows]):
+                if isinstance(file, ListedVectors):
+                    out[rows[at]] = file.take_vectors(places)[0]
+                    continue
                 offsets, length, _ = file.byte_ranges(places)
                 parts.append((file.dtype, rows[at]))
                 ranges += [ByteRange(file.path, offset, length) for offset in offsets.tolist()]
         found = read_coalesced(self._snapshot.store, ranges)
-        out = np.empty((len(owners), self.dimension), np.float32)
         start = 0
         for dtype, rows in parts:  # files differ in type where the column was widened
             data = b"".join(found[start : start + len(rows)])
