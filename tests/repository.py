@@ -13,7 +13,7 @@ PACKAGES = (
     ROOT / "engines" / "lake_engines",
     ROOT / "connectors" / "lake_connectors",
 )
-CODE_FOLDERS = (*PACKAGES, ROOT / "tests", ROOT / "demo", ROOT / "bench")
+CODE_FOLDERS = (*PACKAGES, ROOT / "tests", ROOT / "demo", ROOT / "bench", ROOT / "notebooks")
 SPEC = ROOT / "spec"
 
 
