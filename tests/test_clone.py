@@ -320,6 +320,7 @@ def test_a_source_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     """spec: CPY-9, IDN-20"""
     table = lively(str(tmp_path / "s"))
     table.create_branch("b")
+    table.delete_branch("b")
     before = files(tmp_path / "s")
     source = lake.open(table.uri, store=FaultyStore(LocalStore(tmp_path / "s"), read_only))
     with pytest.warns(UserWarning, match="not pinned"):

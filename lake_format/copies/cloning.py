@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from lake_format.branches import name_of_line, require_forkable
-from lake_format.errors import AlreadyExistsError, LakeError, NotWrittenError
+from lake_format.errors import AlreadyExistsError, LakeError, NotWrittenError, UnsupportedError
 from lake_format.lines import LINE_IDS, claim_line, line_of
 from lake_format.log import VersionLog
 from lake_format.manifest import decode_manifest, inline_manifest, placed_in
 from lake_format.model import EXTERNAL_FEATURE, ManifestReference, Version
+from lake_format.paths import LINES, line_number
 from lake_format.pins import CloneSource, Pin
 from lake_format.roots import numbered_root
 from lake_format.store.base import Store
@@ -102,9 +103,8 @@ class Cloning:
         further = [
             self._pinned_further(one, table_id, told) for one in parent.cloned_from if one.root != root
         ]
-        above = _highest_line(main, parent)
         text = json.dumps({"clone": self.target.uri, "table_id": table_id}, sort_keys=True).encode()
-        line = claim_line(self.source, above, text) if pinned else above + 1
+        line = self._line(main, text, claim=pinned)
         return replace(
             _sharing(parent, root),
             table_id=table_id,
@@ -122,6 +122,12 @@ class Cloning:
             roots={**parent.roots, root: uri},
             cloned_from=(nearest, *further),
         )
+
+    def _line(self, main: Version, text: bytes, *, claim: bool) -> int:
+        """The line the clone goes on as: taken in the source, or one that no row it shares is of."""
+        if claim:
+            return claim_line(self.source, line_of(main.next_row_id), text)
+        return _highest_line(self.source, main, self.parent) + 1
 
     def _pinned(self, pin: Pin, store: Store, folder: str, told: dict[str, object]) -> bool:
         self._pins.append((store, folder + pin.path))
@@ -151,9 +157,18 @@ def _taken(target: Store) -> AlreadyExistsError:
     return AlreadyExistsError(f"there is a table at {target.uri} already", fix="clone to an empty place")
 
 
-def _highest_line(main: Version, parent: Version) -> int:
-    """A line that no row of the version, and none main knows of, lies above."""
+def _highest_line(source: Store, main: Version, parent: Version) -> int:
+    """A line that no row of the version, and none main knows of, lies above.
+
+    A line that was merged into a merged one is known by its claim, or by fragments taken over as they are.
+    """
+    claimed: list[int] = []
+    with suppress(UnsupportedError):  # a place that cannot be listed
+        claimed = [number for info in source.list(LINES) if (number := line_number(info.path)) is not None]
     lines: Iterable[int] = (
+        0,
+        *claimed,
+        *(line_of(reference.last_fragment_id) for reference in parent.manifests),
         *(line_of(one.next_row_id) for one in (main, parent)),
         *(line for one in (main, parent) for line in one.merges),
         *(entry.line for entry in main.branches.values()),
