@@ -448,7 +448,9 @@ def test_lists_that_are_no_vectors_are_found_when_read(tmp_path: Path) -> None:
         table = iceberg.import_table(source, str(tmp_path / f"table-{number}"), vectors={"v": 2})
         assert table.count() == 2
         for read in (table.to_arrow, lambda table=table: table.search([1.0, 2.0], 1, exact=True).to_arrow()):
-            with pytest.raises(lake.CorruptionError, match=f"'v' holds vectors.*{match}"):
+            with pytest.raises(
+                lake.CorruptionError, match=f"source-{number}/.*parquet.*'v' holds vectors.*{match}"
+            ):
                 read()
     refused(source, tmp_path, lake.InvalidInputError, "no column 'w'", vectors={"w": 2})
     refused(source, tmp_path, lake.InvalidInputError, "'id' is int64, not a list", vectors={"id": 2})

@@ -36,6 +36,7 @@ from lake_format.row_ids import U64
 from lake_format.schema import ROW_ID, ROW_ID_FIELD, field_id
 from lake_format.snapshot import Snapshot, deleted_positions
 from lake_format.store.base import Store
+from lake_format.store.table_store import name_of
 
 __all__ = ["FragmentReader", "ReaderPool", "output_schema"]
 
@@ -145,9 +146,8 @@ class FragmentReader:
             return self._vector_reader(file, self.fragment.row_count, name)
         field = self._snapshot.schema.field(name)
         written = self._schema_of(file).field(file.field_ids.index(field_id(field)))
-        return ListedVectors(
-            reader, written.name, projection(written, field), field.type, is_local=self.is_local
-        )
+        project = self._projection(file, written, field)
+        return ListedVectors(reader, written.name, project, field.type, is_local=self.is_local)
 
     def _vector_reader(self, file: ColumnGroup, rows: int, name: str) -> VectorReader:
         reader = self._reader(file, rows)
@@ -280,11 +280,20 @@ class FragmentReader:
         key = (file.path, identity)
         if key not in self._projections:
             written = self._schema_of(file).field(file.field_ids.index(identity))
-            self._projections[key] = projection(written, field)
-        try:
-            return self._projections[key](part.column(self._stored_name(file, identity)))
-        except CorruptionError as error:
-            raise CorruptionError(f"file {file.path!r}: {error.what}", fix=error.fix) from error
+            self._projections[key] = self._projection(file, written, field)
+        return self._projections[key](part.column(self._stored_name(file, identity)))
+
+    def _projection(self, file: ColumnGroup, written: pa.Field, field: pa.Field) -> Projection:
+        """How values of a file become values of a column; what they cannot become is told with the file's name."""
+        project, name = projection(written, field), name_of(self._snapshot.store, file.path)
+
+        def run(array: pa.Array) -> pa.Array:
+            try:
+                return project(array)
+            except CorruptionError as error:
+                raise CorruptionError(f"file {name!r}: {error.what}", fix=error.fix) from error
+
+        return run
 
     def _assemble(
         self,
