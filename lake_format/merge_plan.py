@@ -8,7 +8,7 @@ CON-11).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
@@ -58,7 +58,7 @@ class MergePlan:
     newest: Snapshot
     operations: tuple[OperationRecord, ...]
     overtook: tuple[OperationRecord, ...]
-    updated: tuple[tuple[frozenset[int], IdRanges], ...] = field(default=())
+    updated: tuple[tuple[frozenset[int], IdRanges], ...]
 
     @property
     def line(self) -> int:
@@ -148,7 +148,8 @@ def _updated(records: Sequence[OperationRecord]) -> Iterator[tuple[frozenset[int
             after.setdefault(fields, []).append(without(known, rows))
             after.setdefault(fields | record.fields_written, []).append(common(known, rows))
         after.setdefault(record.fields_written, []).append(without(rows, union(sets.values())))
-        sets = {fields: rows for fields, parts in after.items() if len((rows := union(parts))[0])}
+        together = {fields: union(parts) for fields, parts in after.items()}
+        sets = {fields: ranges for fields, ranges in together.items() if len(ranges[0])}
     yield from sets.items()
 
 

@@ -38,6 +38,29 @@ def test_columns_may_be_changed_on_one_line(pair: tuple[lake.Table, lake.Table],
     assert main.verify().ok
 
 
+@pytest.mark.parametrize("strategy", ["patch", "move", "rewrite"])
+def test_a_widened_column_and_a_constant_one_come_along(store: Store, strategy: str) -> None:
+    """Rows that main wrote in the narrow type are read in the wide one, with the constant. spec: BRA-16, BRA-18"""
+    narrow = pa.field("a", pa.int32())
+    main = lake.create("unused", SCHEMA.set(1, narrow), store=store)
+    main.append(rows(0, 10).cast(SCHEMA.set(1, narrow)))
+    main.set_properties({"write.update-strategy": strategy})
+    branch = main.create_branch("b")
+    branch.alter_column("a", type=pa.int64())
+    branch.update({"a": 2**40}, where="id in (1, 2)")
+    branch.add_column("c", pa.int64(), values=7)
+    branch.update({"c": 8}, where="id = 3")
+    main.update({"a": 5}, where="id in (4, 5)")
+    main.append(rows(50).cast(SCHEMA.set(1, narrow)))
+    main.compact()
+    main.merge_branch("b")
+    expected = {one: (one, 7) for one in (*range(10), 50)}
+    expected |= {1: (2**40, 7), 2: (2**40, 7), 3: (3, 8), 4: (5, 7), 5: (5, 7)}
+    assert content(main, "a", "c") == expected
+    assert [main.count(one) for one in ("a > 5000", "a = 5", "c = 8", "c = 7")] == [2, 2, 1, 10]
+    assert main.verify().ok
+
+
 def test_schemas_of_the_same_number_are_told_apart(pair: tuple[lake.Table, lake.Table]) -> None:
     """Both lines had a schema 1 of their own; files of each are read by their own. spec: BRA-18, SCH-5"""
     main, branch = pair
