@@ -12,11 +12,16 @@ from typing import Any
 import pytest
 
 
+def need_java() -> None:
+    """Pass a test over where Spark cannot start."""
+    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+        pytest.skip("Spark needs Java 17, which is not on this machine")
+
+
 @cache
 def session() -> Any:
     """Two worker threads, a failed task tried once more, no network but loopback, ``lake`` registered."""
-    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
-        pytest.skip("Spark needs Java 17, which is not on this machine")
+    need_java()
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     from pyspark.sql import SparkSession
 

@@ -17,15 +17,19 @@ from typing import Any
 import matplotlib.image
 import nbformat
 import numpy as np
+import pyarrow.json as pa_json
 import pytest
 from nbclient import NotebookClient
+from pyiceberg.catalog.sql import SqlCatalog
 from repository import ROOT
+from spark_session import need_java
 
 import lake_format as lake
 
 NOTEBOOKS = ROOT / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 ROWS = 2000
+SPARK_ROWS = 500
 SECONDS_PER_CELL = 300  # only so that a kernel that hangs ends
 
 
@@ -46,6 +50,17 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def duckdb_knn(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return executed("duckdb_knn", tmp_path_factory.mktemp("duckdb_knn"))
+
+
+@pytest.fixture(scope="module")
+def spark_etl(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    need_java()
+    return executed("spark_etl", tmp_path_factory.mktemp("spark_etl"))
+
+
+@pytest.fixture(scope="module")
+def iceberg_search(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return executed("iceberg_search", tmp_path_factory.mktemp("iceberg_search"))
 
 
 def executed(name: str, folder: Path) -> Run:
@@ -141,6 +156,47 @@ def test_duckdb_knn_leaves_what_sql_wrote(duckdb_knn: Run) -> None:
     assert short.verify().ok
 
 
+def test_spark_etl_shows_what_is_committed(spark_etl: Run) -> None:
+    assert len(stable(spark_etl.committed)) >= 8
+    assert stable(spark_etl.done) == stable(spark_etl.committed)
+    (picture,) = pictures(spark_etl.done)
+    assert colours(picture) > 20
+
+
+def test_spark_etl_leaves_each_paragraph_once_with_its_own_vector(spark_etl: Run) -> None:
+    docs = lake.open(str(spark_etl.folder / "library/docs"))
+    rows = docs.to_arrow().sort_by("id")
+    raw = [pa_json.read_json(path) for path in (spark_etl.folder / "raw").rglob("*.json")]
+    assert sum(one.num_rows for one in raw) > docs.count()
+    once = {row["id"]: row for one in raw for row in one.to_pylist()}
+    assert rows.drop_columns(["vec", "characters"]).to_pylist() == [once[at] for at in range(SPARK_ROWS)]
+    assert rows["characters"].to_pylist() == [len(text) for text in rows["text"].to_pylist()]
+    vectors = np.stack(rows["vec"].to_numpy(zero_copy_only=False))
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    assert len(np.unique(vectors, axis=0)) == SPARK_ROWS
+    assert docs.verify().ok
+
+
+def test_iceberg_search_shows_what_is_committed(iceberg_search: Run) -> None:
+    assert len(stable(iceberg_search.committed)) >= 8
+    assert stable(iceberg_search.done) == stable(iceberg_search.committed)
+    (picture,) = pictures(iceberg_search.done)
+    assert colours(picture) > 20
+
+
+def test_iceberg_search_leaves_both_tables_sound(iceberg_search: Run) -> None:
+    folder = iceberg_search.folder
+    catalog = SqlCatalog("local", uri=f"sqlite:///{folder}/catalog.db")
+    source = catalog.load_table("python.docs")
+    first, second, _ = source.snapshots()
+    for name, snapshot in (("docs", second), ("earlier", first), ("latest", None)):
+        table = lake.open(f"{folder}/library/{name}", allow_external=source.location())
+        asked = source.scan(snapshot_id=None if snapshot is None else snapshot.snapshot_id)
+        kept = [row for row in asked.to_arrow().to_pylist() if name != "docs" or row["words"] <= 35]
+        assert sorted(table.to_arrow()["id"].to_pylist()) == sorted(row["id"] for row in kept)
+        assert table.verify().ok
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_is_committed_as_it_ran(name: str) -> None:
     """Whole, in order, without errors and warnings, of readable size, and saying nothing of the machine."""
@@ -154,4 +210,4 @@ def test_a_notebook_is_committed_as_it_ran(name: str) -> None:
 
 
 def test_every_notebook_is_run() -> None:
-    assert NAMES == ["duckdb_knn", "quickstart"]
+    assert NAMES == ["duckdb_knn", "iceberg_search", "quickstart", "spark_etl"]
