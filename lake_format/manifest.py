@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -234,9 +235,13 @@ class FragmentTable:
 
     def by_id(self, fragment_id: int) -> Fragment | None:
         """The fragment of this id; None where it is not in the version."""
-        ids = self.integers("fragment_id")
+        ids = self._ids
         at = int(np.searchsorted(ids, np.uint64(fragment_id)))
         return self.fragment(at) if at < len(ids) and ids[at] == fragment_id else None
+
+    @cached_property
+    def _ids(self) -> U64:
+        return self.integers("fragment_id")
 
     def partition_numbers(self) -> npt.NDArray[np.int64]:
         """For each fragment a number that only those of the same partition have; shape ``(fragments,)``."""

@@ -56,7 +56,7 @@ class ManifestSet:
         self._store = store
         self._new_id = new_id
         self._lock = Lock()
-        self._cache: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self._cache: OrderedDict[tuple[str | bytes | None, int], pa.Table] = OrderedDict()
         self._cached_bytes = 0
 
     def load(self, references: Sequence[ManifestReference]) -> FragmentTable:
@@ -186,13 +186,13 @@ class ManifestSet:
 
     def _recall(self, reference: ManifestReference) -> pa.Table | None:
         with self._lock:
-            return None if reference.path is None else self._cache.get((reference.path, reference.crc))
+            return self._cache.get(_known_by(reference))
 
     def _remember(self, reference: ManifestReference, table: pa.Table) -> None:
-        if reference.path is None or table.nbytes > _CACHE_BYTES:
+        if table.nbytes > _CACHE_BYTES:
             return
         with self._lock:
-            key = (reference.path, reference.crc)
+            key = _known_by(reference)
             if key in self._cache:
                 return
             self._cache[key] = table
@@ -200,6 +200,11 @@ class ManifestSet:
             while self._cached_bytes > _CACHE_BYTES:
                 _, oldest = self._cache.popitem(last=False)
                 self._cached_bytes -= oldest.nbytes
+
+
+def _known_by(reference: ManifestReference) -> tuple[str | bytes | None, int]:
+    """What tells a manifest from all others; one inside a version object lies in the versions after it as well."""
+    return reference.path or reference.body, reference.crc
 
 
 def _without(table: pa.Table, reference: ManifestReference) -> pa.Table:

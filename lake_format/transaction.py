@@ -19,7 +19,7 @@ import pyarrow as pa
 from lake_format.checkpoint import recent_of_next
 from lake_format.conflicts import Action, Decision, decide_all
 from lake_format.draft import Draft
-from lake_format.errors import ConflictError, NotWrittenError
+from lake_format.errors import ConflictError, NotFoundError, NotWrittenError
 from lake_format.keys import decode_key_hashes
 from lake_format.log import VersionLog
 from lake_format.manifest_set import ManifestSet, Spilled
@@ -34,6 +34,8 @@ __all__ = ["Change", "Idempotency", "Overtaken", "Surroundings", "YieldedError",
 __all__ += ["TakesOver", "with_key_hashes"]
 
 _ATTEMPTS = 200
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.001, 0.25  # seconds
+_PATIENCE = 8  # attempts until waits grow shorter again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,21 +220,43 @@ def _landed(
     for attempt in range(_ATTEMPTS):
         if idempotency and parent.sequences.get(idempotency.writer, -1) >= idempotency.sequence:
             return parent
-        draft = Draft(parent, manifests)
-        records = [record for change in planned for record in (change.apply(draft), *_others(change))]
-        candidate = _stamped(draft.settled(spilled), parent, planned, records, around, idempotency)
+        try:
+            draft = Draft(parent, manifests)
+            records = [record for change in planned for record in (change.apply(draft), *_others(change))]
+            candidate = _stamped(draft.settled(spilled), parent, planned, records, around, idempotency)
+        except (
+            NotFoundError
+        ):  # files that the changes read may have expired and be gone; else it is what it says
+            _check_unexpired(base, log.latest_from(parent))
+            raise
         if log.claim(candidate):
             log.publish_hint(candidate)
             write_checkpoint(log, candidate)
             return candidate
-        newest = log.latest_from(parent)
-        theirs = _committed_between(log, manifests.store, parent, newest, planned)
-        planned = _rebased(manifests, (parent, newest), planned, theirs, serializable)
+        around.sleep(around.chance() * _longest_wait(attempt))
+        newest = log.latest_from(parent)  # after the wait: what it shows is to be as fresh as can be
+        _check_unexpired(base, newest)
+        try:
+            theirs = _committed_between(log, manifests.store, parent, newest, planned)
+            planned = _rebased(manifests, (parent, newest), planned, theirs, serializable)
+        except NotFoundError:
+            _check_unexpired(base, log.latest_from(newest))
+            raise
         parent = newest
-        around.sleep(around.chance() * min(0.001 * 2**attempt, 0.25))
     raise ConflictError(
         f"{_ATTEMPTS} other commits came first, one after another",
         fix="nothing was written; try again when the table is less busy, or with fewer, larger commits",
+    )
+
+
+def _longest_wait(attempt: int) -> float:
+    """How long to stand back after an attempt that came too late, in seconds.
+
+    Longer each time, so that rivals spread out; but whoever stood back often waits ever less, or those who have just
+    come would always be first.
+    """
+    return min(_SHORTEST_WAIT * 2.0 ** min(attempt, _PATIENCE), _LONGEST_WAIT) * 0.8 ** max(
+        attempt - _PATIENCE, 0
     )
 
 
@@ -271,16 +295,23 @@ def _added(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return total
 
 
+def _check_unexpired(base: Version, newest: Version) -> None:
+    """Refuse what was prepared on an expired version, however often it was rebased since.
+
+    Its files may be gone: a collector spares what is younger than the version at the horizon (UPK-4, UPK-6).
+    """
+    if base.version < newest.horizon and base.table_id == newest.table_id:
+        raise ConflictError(
+            f"this was prepared on version {base.version}, and the versions before {newest.horizon} have "
+            "expired meanwhile: what was committed since cannot be told",
+            fix="refresh() the table and do it again",
+        )
+
+
 def _committed_between(
     log: VersionLog, store: Store, parent: Version, newest: Version, changes: Sequence[Change]
 ) -> list[OperationRecord]:
     """What was committed after ``parent`` up to ``newest``, with keys where one of the changes has any."""
-    if parent.version < newest.horizon and parent.table_id == newest.table_id:
-        raise ConflictError(
-            f"this was prepared on version {parent.version}, and the versions before {newest.horizon} have "
-            "expired meanwhile: what was committed since cannot be told",
-            fix="refresh() the table and do it again",
-        )
     theirs: list[OperationRecord] = []
     for number in range(parent.version + 1, newest.version + 1):
         version = newest if number == newest.version else log.read(number)

@@ -232,6 +232,33 @@ def test_a_writer_at_work_keeps_its_files(store: Store) -> None:
     assert contents(reopened(store)).keys() == set(range(15))
 
 
+@pytest.mark.parametrize("operation", ["append", "upsert", "compact"])
+def test_a_writer_overtaken_until_its_base_expired_is_refused(store: Store, operation: str) -> None:
+    """However often it was rebased on versions that had not: its files may be gone. spec: UPK-4, UPK-6"""
+    table, rivals = make(store, 5, 7), 6
+
+    def now() -> float:  # asked for just before a claim
+        nonlocal rivals
+        if rivals:
+            rivals -= 1
+            rival = reopened(store)
+            rival.append(rows(100 + rivals, 1))
+            rival.expire_versions(keep=4)
+            rival.collect_garbage(dry_run=False, grace=NOW)
+        return 1_700_000_000.0
+
+    late = lake.open("unused", store=store, surroundings=still_surroundings(now=now, new_id=uuid4))
+    with pytest.raises(ConflictError, match=r"prepared on version 3.*have expired"):
+        {
+            "append": lambda: late.append(rows(12, 1)),
+            "upsert": lambda: late.upsert(rows(4, 9), on="id"),
+            "compact": late.compact,
+        }[operation]()
+    assert len(contents(reopened(store))) == 12 + 6 - rivals
+    assert reopened(store).verify().problems == []
+    assert table.refresh().append(rows(12, 1)).count() == 13 + 6 - rivals
+
+
 def test_removed_fragments_of_a_stored_manifest_are_garbage(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
