@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 
 from lake_format.checkpoint import STRIDE
 from lake_format.engine import Progress
+from lake_format.errors import ConflictError, NotWrittenError
 from lake_format.index_upkeep import EncodedRows, ReplaceShards
+from lake_format.key_changes import SettleKeyIndex
+from lake_format.key_index import KeyRunsMerged
+from lake_format.keys import key_columns
 from lake_format.model import Fragment, IndexEntry
 from lake_format.paths import LATEST, checkpoint_path, version_path
 from lake_format.repairs import CorrectFragments, DropFragments, RepairFinding, RepairReport
+from lake_format.row_runs import RowRuns
 from lake_format.statistics import ColumnStatistics
 from lake_format.table_maintenance import TableMaintenance
 from lake_format.timeline import write_checkpoint
@@ -31,6 +36,7 @@ class _Damage:
     lost: list[Fragment] = field(default_factory=list)
     wrong: list[tuple[Fragment, tuple[ColumnStatistics, ...]]] = field(default_factory=list)
     count: bool = False
+    keys: set[str] | None = None
 
     def found(self, problem: Problem, action: str = "", rows: int = 0) -> None:
         self.findings.append(RepairFinding(path=problem.path, what=problem.what, action=action, rows=rows))
@@ -45,7 +51,9 @@ class TableRepair(TableMaintenance):
         """Look at everything the newest version names, and mend what can be mended.
 
         An index file that is missing or damaged is taken out of its index: its rows are searched flat until
-        :meth:`optimize_index` encodes them again. Wrong statistics and counts are measured anew; a broken hint and a
+        :meth:`optimize_index` encodes them again. A key index that is damaged, or would not find a row, is built anew
+        from the keys; where they cannot all be read, its damaged files leave it, and their rows are found by
+        reading. Wrong statistics and counts are measured anew; a broken hint and a
         missing history checkpoint are written again. A data file that cannot be read is reported with the number of
         rows in its fragment; ``drop_lost=True`` removes those rows, so that the others can be read. Everything is one
         commit, after which :meth:`verify` finds no more than what is left. Other objects are not touched.
@@ -75,7 +83,7 @@ class TableRepair(TableMaintenance):
             return report
         changes = self._mending(damage)
         if changes:
-            report.version = self._commit(*changes, base=self._snapshot.version).version
+            report.version = self._mended(changes)
         if damage.hint and not changes:  # a commit writes it anyway
             self._log.publish_hint(self._snapshot.version)
         if damage.checkpoint is not None:
@@ -98,6 +106,7 @@ class TableRepair(TableMaintenance):
                 progress("repair", done + 1, len(fragments))
         for entry in snapshot.version.indexes:
             self._look_at_index(entry, damage)
+        self._look_at_keys(damage)
         return damage
 
     def _look_at_log(self, damage: _Damage) -> None:
@@ -135,8 +144,45 @@ class TableRepair(TableMaintenance):
                 damage.shards.setdefault(entry.index_id, set()).add(shard.path)
                 damage.found(problem, f"take it out of index {entry.name}; its rows are searched flat")
 
+    def _look_at_keys(self, damage: _Damage) -> None:
+        lost = {finding.path for finding in damage.findings if finding.rows}
+        for problem in self._engine.check_keys(self._snapshot):
+            if problem.derived:
+                damage.keys = (damage.keys or set()) | {problem.path}
+                damage.found(problem, "build the key index anew")
+            elif not lost:  # else it tells once more of a file that cannot be read
+                damage.found(problem)
+
+    def _mended(self, changes: list[Change]) -> int:
+        """Commit; what was written for changes that do not land is removed."""
+        try:
+            return self._commit(*changes, base=self._snapshot.version).version
+        except (ConflictError, NotWrittenError):
+            built = [one.merged.run for one in changes if isinstance(one, SettleKeyIndex)]
+            self._engine.discard_files(self._store, (), [one.run.path for one in built if one is not None])
+            raise
+
+    def _key_index_anew(self, damaged: set[str]) -> SettleKeyIndex | None:
+        """A key index over all rows in place of the one there is; one without the damaged files if rows are lost."""
+        index = self._snapshot.version.key_index
+        if index is None:
+            return None
+        gone, run, refreshed = index.runs, None, index.stale
+        try:
+            names = key_columns(self._snapshot.version)
+            built = self._engine.build_key_index(self._snapshot, names, self._around.new_id)
+            run = built.runs[0] if built.runs else None
+        except WRONG:  # told with the file, or the rows, that it is about
+            gone, refreshed = tuple(one for one in index.runs if one.run.path in damaged), RowRuns()
+        if run is None and not gone:
+            return None
+        merged = KeyRunsMerged(replaced=frozenset(one.identity for one in gone), run=run, refreshed=refreshed)
+        return SettleKeyIndex(base=self._snapshot, merged=merged)
+
     def _mending(self, damage: _Damage) -> list[Change]:
         changes: list[Change] = []
+        if damage.keys is not None and (anew := self._key_index_anew(damage.keys)) is not None:
+            changes.append(anew)
         if damage.lost:
             changes.append(DropFragments(fragments=tuple(damage.lost)))
         if damage.wrong or damage.count:

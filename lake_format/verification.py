@@ -30,10 +30,19 @@ WRONG: tuple[type[LakeError], ...] = (CorruptionError, NotFoundError, Unsupporte
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is not as it must be: in which object, and what."""
+    """Something that is not as it must be.
+
+    Attributes
+    ----------
+    path, what
+        In which object, and what is wrong.
+    derived
+        Whether it is wrong in what is derived from the rows, so that it can be made anew from them.
+    """
 
     path: str
     what: str
+    derived: bool = False
 
 
 @dataclass(slots=True, kw_only=True)

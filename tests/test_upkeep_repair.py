@@ -8,6 +8,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 import pytest
+from key_samples import small_runs
 from stores.faulty import Fault, FaultyStore, SimulatedCrash, count_calls
 from test_upkeep_compact import contents, fresh, make, reopened, rows
 from test_upkeep_verify import change
@@ -17,6 +18,7 @@ from lake_format.codec import decode_version, encode_version
 from lake_format.errors import ConflictError, LakeError
 from lake_format.manifest import FragmentTable, decode_manifest, inline_manifest
 from lake_format.paths import LATEST, version_path
+from lake_format.row_runs import RowRuns
 from lake_format.store import Store, forget_memory, open_store
 
 
@@ -172,3 +174,92 @@ def test_a_fault_at_any_call_leaves_a_table_to_repair(store: Store, step: int) -
         after: lake.Table = reopened(faulty.inner)
         after.repair(dry_run=False, drop_lost=True)
         assert after.verify().ok, call
+
+
+@pytest.fixture
+def keyed() -> Iterator[Store]:
+    """A table with a key whose index has a stored run and rows that it does not answer for."""
+    store = open_store(f"memory://repair-keys-{uuid4().hex}")
+    with small_runs():
+        table = lake.create("unused", rows(0, 1).schema, key="id", store=store)
+        table.append(rows(0, 40)).append(rows(40, 1))
+        table.update({"id": 1000}, where="id = 7")
+        yield store
+    forget_memory(store.uri)
+
+
+def run_path(table: lake.Table) -> str:
+    index = table.snapshot.version.key_index
+    assert index is not None
+    return next(iter(index.paths()))
+
+
+@pytest.mark.parametrize("how", ["lost", "altered"])
+def test_a_damaged_key_index_is_built_anew(keyed: Store, how: str) -> None:
+    """Verify finds it, a dry run says what would be done, and every key is found afterwards. spec: UPK-8, UPK-30"""
+    path = run_path(reopened(keyed))
+    if how == "lost":
+        keyed.delete(path)
+    else:
+        data = keyed.get(path)
+        change(keyed, path, data[:40] + bytes([data[40] ^ 1]) + data[41:])
+    table = reopened(keyed)
+    assert [problem.path for problem in table.verify().problems] == [path]
+    [finding] = table.repair().findings
+    assert (finding.path, finding.action) == (path, "build the key index anew")
+    version = table.version
+    assert table.repair(dry_run=False).version == version + 1
+    table = reopened(keyed)
+    assert table.verify().ok
+    assert table.repair().ok
+    assert run_path(table) != path
+    keys = [*range(7), *range(8, 41), 1000]
+    assert table.get(keys, columns=["id"]).column("id").to_pylist() == keys
+    with pytest.raises(lake.DuplicateKeyError):
+        table.append(rows(3, 1))
+
+
+def test_a_key_index_that_misses_rows_is_built_anew(keyed: Store) -> None:
+    """spec: UPK-30, KEY-3"""
+    table = reopened(keyed)
+    path, version = version_path(table.version), table.snapshot.version
+    index = version.key_index
+    assert index is not None
+    changed = encode_version(replace(version, key_index=replace(index, stale=RowRuns())))
+    change(keyed, path, changed)
+    change(keyed, LATEST, changed)
+    table = reopened(keyed)
+    [problem] = table.verify().problems
+    assert "would not find 1 rows" in problem.what
+    assert [one.action for one in table.repair(dry_run=False).findings] == ["build the key index anew"]
+    assert table.verify().ok
+    assert table.get(1000)["id"] == 1000
+
+
+def test_a_key_index_whose_rows_are_lost_too_loses_the_damaged_run_alone(keyed: Store) -> None:
+    """spec: UPK-30"""
+    keyed.delete(run_path(reopened(keyed)))
+    lose(keyed)
+    table = reopened(keyed)
+    report = table.repair(dry_run=False)
+    assert [bool(one.action) for one in report.findings] == [False, True]
+    assert not list(reopened(keyed).snapshot.version.key_index.paths())
+    report = table.repair(dry_run=False, drop_lost=True)
+    assert report.left == []
+    assert table.verify().ok
+    assert table.get([40, 1000], columns=["id"]).column("id").to_pylist()[0] == 40
+
+
+def test_a_key_index_that_others_changed_meanwhile_is_looked_at_again(keyed: Store) -> None:
+    """The run that was built and not committed is removed. spec: UPK-30"""
+    keyed.delete(run_path(reopened(keyed)))
+    table, other = reopened(keyed), reopened(keyed)
+    damage = table._damage(drop_lost=False, progress=None)
+    changes = table._mending(damage)
+    other.drop_key()
+    held = {info.path for info in keyed.list("_lake/indexes/")}
+    with pytest.raises(ConflictError):
+        table._mended(changes)
+    assert len({info.path for info in keyed.list("_lake/indexes/")}) == len(held) - 1
+    table.repair(dry_run=False)
+    assert table.verify().ok

@@ -45,7 +45,7 @@ def check_keys(snapshot: Snapshot) -> Iterator[Problem]:
             readers.append(reader)
         except WRONG as error:
             sound = False
-            yield Problem(run.run.path or where, error.what)
+            yield Problem(run.run.path or where, error.what, derived=True)
     try:
         with SortedHashes() as found:
             identities = key_field_ids(snapshot.version.properties)
@@ -95,6 +95,7 @@ def _missing(
         yield Problem(
             version_path(snapshot.version.version),
             f"the key index would not find {int(lost.sum())} rows, the one with row id {row_id} among them",
+            derived=True,
         )
 
 
