@@ -302,12 +302,19 @@ def merge_statistics(first: ColumnStatistics, second: ColumnStatistics) -> Colum
 
 
 class ColumnStatisticsBuilder:
-    """Gathers the statistics of one field from arrays that come one after another; memory is constant."""
+    """Gathers the statistics of one field from arrays that come one after another; memory is constant.
 
-    __slots__ = ("_field_id", "_kind", "_lower", "_nan_count", "_null_count", "_open", "_upper")
+    Parameters
+    ----------
+    whole
+        Leave long bounds uncut: to compare with, not to be stored.
+    """
 
-    def __init__(self, field_id: int, dtype: pa.DataType) -> None:
+    __slots__ = ("_field_id", "_kind", "_lower", "_nan_count", "_null_count", "_open", "_upper", "_whole")
+
+    def __init__(self, field_id: int, dtype: pa.DataType, *, whole: bool = False) -> None:
         self._field_id = field_id
+        self._whole = whole
         self._kind = bound_kind(dtype)
         self._null_count = 0
         self._nan_count = 0
@@ -331,7 +338,7 @@ class ColumnStatisticsBuilder:
                 storage_scalar(bound.as_py(), value_type(array.type)) for bound in extremes.values()
             )
         lower, upper = encode_bound(least), encode_bound(greatest)
-        if self._kind in {"text", "binary"}:
+        if self._kind in {"text", "binary"} and not self._whole:
             lower = truncate_lower(lower, text=self._kind == "text")
             shortened = truncate_upper(upper, text=self._kind == "text")
             self._open = self._open or shortened is None
@@ -396,6 +403,8 @@ class StatisticsBuilder:
     schema
         Arrow schema whose fields, and whose struct members at any depth, carry their permanent ids in the
         metadata key ``PARQUET:field_id``. Members of lists and maps have no statistics.
+    whole
+        Leave long bounds uncut: to compare with, not to be stored.
 
     Raises
     ------
@@ -403,9 +412,9 @@ class StatisticsBuilder:
         If a field has no id.
     """
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, *, whole: bool = False) -> None:
         self._schema = schema
-        self._builders = [_builders_of(field, field.name) for field in schema]
+        self._builders = [_builders_of(field, field.name, whole=whole) for field in schema]
 
     def update(self, batch: pa.RecordBatch | pa.Table) -> None:
         """Take in one batch (columns in the order of the schema)."""
@@ -420,11 +429,11 @@ class StatisticsBuilder:
         return [builder.finish() for builders in self._builders for builder in builders]
 
 
-def _builders_of(field: pa.Field, path: str) -> list[ColumnStatisticsBuilder]:
-    builders = [ColumnStatisticsBuilder(field_id_of(field, path), field.type)]
+def _builders_of(field: pa.Field, path: str, *, whole: bool) -> list[ColumnStatisticsBuilder]:
+    builders = [ColumnStatisticsBuilder(field_id_of(field, path), field.type, whole=whole)]
     if pa.types.is_struct(field.type):
         for child in field.type.fields:
-            builders.extend(_builders_of(child, f"{path}.{child.name}"))
+            builders.extend(_builders_of(child, f"{path}.{child.name}", whole=whole))
     return builders
 
 

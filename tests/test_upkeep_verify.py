@@ -10,6 +10,8 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from stores.faulty import Fault, FaultyStore
 from test_upkeep_compact import fresh, make, reopened
@@ -243,3 +245,26 @@ def test_every_part_of_an_index_is_checked(where: str, tmp_path: Path) -> None:
             assert {one.path for one in reopened(store).verify().problems} == {shard.path}, (blob.type, at)
     change(store, shard.path, data)
     assert reopened(store).verify().ok
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.binary()])
+def test_values_longer_than_a_bound_are_no_problem_as_partitions(kind: pa.DataType) -> None:
+    """A partition's value is whole where statistics are cut; a wrong one is still found. spec: UPK-8, PAR-4, PAR-6"""
+    store = open_store(f"memory://verify-{uuid4().hex}")
+    schema = pa.schema([("id", pa.int64()), ("k", kind)])
+    table = lake.create("unused", schema, partition_by=["k"], store=store)
+    long = ["a" * 70, "a" * 63 + "bcdef", "b" * 64 + "x", "ü" * 40, "short"]
+    keys = pa.array(long).cast(kind)
+    table.append(pa.table({"id": range(len(long)), "k": keys}))
+    assert table.verify().ok
+    assert [table.count(pc.field("k") == key) for key in keys] == [1] * len(long)
+
+    def wrong(fragments: list[Fragment]) -> list[Fragment]:
+        first, *others = fragments
+        assert first.partition is not None
+        other = first.partition.values[0][:-1] + b"!"
+        return [replace(first, partition=replace(first.partition, values=(other,))), *others]
+
+    problems = rewritten(store, with_fragments(wrong)).verify().problems
+    assert any("bound" in problem.what for problem in problems)
+    forget_memory(store.uri)

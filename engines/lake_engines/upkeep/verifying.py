@@ -43,7 +43,7 @@ def check_fragment(snapshot: Snapshot, fragment: Fragment, checked: set[str]) ->
     if found:
         return
     try:
-        actual = _measured(snapshot, fragment)
+        actual = _measured(snapshot, fragment, whole=True)
     except WRONG as error:
         yield Problem(_paths(snapshot, fragment), error.what)
         return
@@ -109,11 +109,11 @@ def _check_as_parquet(store: Store, file: WrittenFile) -> None:
         raise CorruptionError(f"the footer of {file.path!r} tells of {rows} rows, not {file.rows}")
 
 
-def _measured(snapshot: Snapshot, fragment: Fragment) -> dict[int, ColumnStatistics]:
-    """The statistics of the live rows, by field id."""
+def _measured(snapshot: Snapshot, fragment: Fragment, *, whole: bool = False) -> dict[int, ColumnStatistics]:
+    """The statistics of the live rows, by field id; ``whole`` leaves long bounds uncut, as a partition's are."""
     reader = FragmentReader(snapshot, fragment, ReaderPool())
     deleted = reader.deleted().astype(np.int64)
-    builder = StatisticsBuilder(snapshot.schema)
+    builder = StatisticsBuilder(snapshot.schema, whole=whole)
     names = snapshot.schema.names
     for start, batch in reader.scan(names, 0, fragment.row_count, batch_rows_of(fragment)):
         mask = np.ones(batch.num_rows, bool)
