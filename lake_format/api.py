@@ -22,7 +22,7 @@ from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
 from lake_format.partitioning import FEATURE as PARTITIONS
 from lake_format.partitioning import PartitionSpec, parse_partitioning
-from lake_format.properties import check_properties
+from lake_format.properties import check_properties, with_layout
 from lake_format.schema import assign_field_ids, check_user_schema
 from lake_format.store import open_store
 from lake_format.store.base import Store
@@ -42,6 +42,7 @@ def create(
     key: str | Sequence[str] | None = None,
     partition_by: str | Sequence[str] | None = None,
     cluster_by: str | Sequence[str] | None = None,
+    layout: str | None = None,
     properties: Mapping[str, object] | None = None,
     storage_options: Mapping[str, str] | None = None,
     store: Store | None = None,
@@ -63,6 +64,9 @@ def create(
         ``["day(ts)", "bucket(16, id)"]``; see :meth:`Table.set_partitioning`.
     cluster_by
         Columns by which rows are put in order when they are written; see :meth:`Table.set_clustering`.
+    layout
+        ``"open"``: each fragment is one plain Parquet file, vectors included, that any engine reads. Short for the
+        property ``write.layout``; the default, ``"split"``, keeps vectors apart and reads them faster.
     properties
         Table properties, see :data:`lake_format.properties.PROPERTIES`.
     storage_options
@@ -80,7 +84,7 @@ def create(
     around = surroundings or Surroundings()
     root = store or open_store(_checked_uri(uri), storage_options)
     numbered, next_field_id = assign_field_ids(check_user_schema(_as_schema(schema)), 1)
-    checked = check_properties(properties)
+    checked = check_properties(with_layout(properties, layout))
     if key is not None:
         numbered, checked[KEY_PROPERTY] = with_key(numbered, check_key_columns(numbered, key))
     fields = parse_partitioning(numbered, partition_by or ())

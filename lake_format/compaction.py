@@ -108,11 +108,18 @@ class CompactionReport:
     yielded: int = 0
 
 
-def choose_fragments(fragments: FragmentTable, target: CompactionTarget) -> list[list[int]]:
+def choose_fragments(
+    fragments: FragmentTable, target: CompactionTarget, unfit: npt.NDArray[np.bool_] | None = None
+) -> list[list[int]]:
     """Rows of the fragment table to be replaced by one fragment each, in scan order.
 
     Small fragments are gathered up to the target size. A fragment that is written anew is above half the target
     unless nothing was left to gather, so that a second compaction finds nothing to do.
+
+    Parameters
+    ----------
+    unfit
+        Fragments to be written anew whatever else they are like; shape ``(fragments,)``.
     """
     rows = fragments.integers("row_count").astype(np.int64)
     deleted = fragments.integers("deleted_count").astype(np.int64)
@@ -121,6 +128,8 @@ def choose_fragments(fragments: FragmentTable, target: CompactionTarget) -> list
     worn = deleted >= np.maximum(rows * target.deleted_share, 1)
     patches, patched = _patches(fragments)
     worn |= (patches >= MOST_PATCHES) | (patched >= np.maximum(rows * PATCHED_SHARE, 1))
+    if unfit is not None:
+        worn |= unfit
     small = (2 * live < target.rows) & (2 * size < target.bytes)
     partitions = fragments.partition_numbers()
     chosen = np.flatnonzero(worn | small)

@@ -43,6 +43,8 @@ EXTERNAL_FEATURE = "external-files"
 
 LISTED_FEATURE = "listed-vectors"
 
+OPEN_FEATURE = "open-layout"
+
 FILE_COLUMNS = ("groups", "patches")
 """The columns of a manifest that name data files."""
 
@@ -56,6 +58,7 @@ KNOWN_FEATURES = frozenset(
         "evolved-types",
         "column-defaults",
         LISTED_FEATURE,
+        OPEN_FEATURE,
         "superseded-columns",
         "patch-files",
         "keys",

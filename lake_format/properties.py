@@ -17,6 +17,7 @@ __all__ = [
     "flag_property",
     "integer_property",
     "text_property",
+    "with_layout",
 ]
 
 
@@ -42,6 +43,7 @@ PROPERTIES: Mapping[str, _Property] = {
     "write.scalar-format": _Property(
         "vortex", lambda text: text in ("vortex", "parquet"), "'vortex' or 'parquet'"
     ),
+    "write.layout": _Property("split", lambda text: text in ("split", "open"), "'split' or 'open'"),
     "write.fragment-rows": _Property("1048576", _whole_number_from(1), "a whole number of rows, at least 1"),
     "write.max-partitions": _Property(
         "10000", _whole_number_from(1), "a whole number of partitions, at least 1"
@@ -90,6 +92,19 @@ def check_properties(properties: Mapping[str, object] | None) -> dict[str, str]:
                 )
         checked[name] = text
     return checked
+
+
+def with_layout(properties: Mapping[str, object] | None, layout: str | None) -> Mapping[str, object]:
+    """The properties with a layout that was named beside them."""
+    given = dict(properties or {})
+    if layout is None:
+        return given
+    if given.setdefault("write.layout", layout) != layout:
+        raise InvalidInputError(
+            f"the layout is {layout!r}, and the property 'write.layout' is {given['write.layout']!r}",
+            fix="give one of them",
+        )
+    return given
 
 
 def text_property(properties: Mapping[str, str], name: str) -> str:

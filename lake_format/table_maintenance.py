@@ -12,6 +12,7 @@ from lake_format.compaction import CompactionTarget, choose_fragments
 from lake_format.engine import Progress
 from lake_format.maintenance import MaintenanceReport, MaintenanceStep
 from lake_format.model import IndexEntry
+from lake_format.open_layout import not_open
 from lake_format.properties import age_property, flag_property, integer_property
 from lake_format.snapshot import Snapshot
 from lake_format.table_indexes import TableIndexes
@@ -68,7 +69,8 @@ class TableMaintenance(TableIndexes, TableUpkeep):
             bytes=integer_property(properties, "write.fragment-bytes"),
             deleted_share=0.1,
         )
-        found = sum(len(group) for group in choose_fragments(self._snapshot.fragments, target))
+        chosen = choose_fragments(self._snapshot.fragments, target, not_open(self._snapshot))
+        found = sum(len(group) for group in chosen)
         wanted = flag_property(properties, "maintain.compact")
         why = f"{found} fragments are small or worn; it is due from {_FRAGMENTS} on"
         return (

@@ -21,6 +21,7 @@ from lake_format.errors import ConflictError, InvalidInputError, NotFoundError
 from lake_format.history import moment_of
 from lake_format.lines import needed_versions
 from lake_format.model import Fragment, Version
+from lake_format.open_layout import not_open
 from lake_format.properties import integer_property
 from lake_format.snapshot import Snapshot
 from lake_format.table_keys import TableKeys
@@ -44,6 +45,8 @@ class TableUpkeep(TableKeys):
         progress: Progress | None = None,
     ) -> CompactionReport:
         """Put small fragments together, and write those anew in which many rows are deleted.
+
+        In a table of ``write.layout`` ``open`` also those that are not one Parquet file which anybody can read.
 
         Row ids stay, so indexes need nothing and answer as before. Rows keep their order among each other; the
         new fragments come after the others in a scan. Each group of fragments is a commit of its own: what is
@@ -77,7 +80,7 @@ class TableUpkeep(TableKeys):
         )
         report = CompactionReport()
         fragments = self._snapshot.fragments
-        for group in choose_fragments(fragments, target):
+        for group in choose_fragments(fragments, target, not_open(self._snapshot)):
             self._compact_group([fragments.fragment(index) for index in group], progress, report)
         self._settle_key_index()
         return report

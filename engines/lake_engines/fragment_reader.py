@@ -126,34 +126,30 @@ class FragmentReader:
         """The raw vectors of a column; None where this fragment has no values of it: vectors have no defaults."""
         field = self._snapshot.schema.field(name)
         group = self._owner.get(field_id(field))
-        base = None if group is None else self._base_vectors(group, name)
+        base = None if group is None else self._file_vectors(group, self.fragment.row_count, name)
         patches = self._patches.of([field_id(field)])
         if not patches:
             return base
         layers = [
             (
                 self._patches.positions(patch),
-                self._vector_reader(patch.file, patch.file_rows, name),
+                self._file_vectors(patch.file, patch.file_rows, name),
                 patch.first_row,
             )
             for patch in patches
         ]
         return PatchedVectors(base, layers, self.fragment.row_count, field.type.list_size)
 
-    def _base_vectors(self, file: ColumnGroup, name: str) -> VectorReader | ListedVectors:
-        reader = self._reader(file, self.fragment.row_count)
-        if file.layout or not isinstance(reader, ParquetReader):
-            return self._vector_reader(file, self.fragment.row_count, name)
+    def _file_vectors(self, file: ColumnGroup, rows: int, name: str) -> VectorReader | ListedVectors:
+        reader = self._reader(file, rows)
+        if isinstance(reader, VectorReader):
+            return reader
+        if not isinstance(reader, ParquetReader):
+            raise CorruptionError(f"file {file.path!r} of vector column {name!r} has no vector pages")
         field = self._snapshot.schema.field(name)
         written = self._schema_of(file).field(file.field_ids.index(field_id(field)))
         project = self._projection(file, written, field)
         return ListedVectors(reader, written.name, project, field.type, is_local=self.is_local)
-
-    def _vector_reader(self, file: ColumnGroup, rows: int, name: str) -> VectorReader:
-        reader = self._reader(file, rows)
-        if not isinstance(reader, VectorReader):
-            raise CorruptionError(f"file {file.path!r} of vector column {name!r} has no vector pages")
-        return reader
 
     def scan(
         self, names: Sequence[str], start: int, stop: int, batch_rows: int

@@ -1,6 +1,7 @@
-"""The vectors of a column that a foreign file holds as lists: decoded, as nothing tells where each of them lies.
+"""The vectors of a column that a file holds as lists among others: decoded, as nothing tells where each of them lies.
 
-They are read by position like those of our own files, page by page; only their bytes cannot be computed.
+Foreign files are of this kind, and those of the open layout. They are read by position like all others, page by page;
+only their bytes cannot be computed.
 """
 
 from __future__ import annotations

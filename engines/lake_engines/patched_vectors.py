@@ -41,7 +41,7 @@ class PatchedVectors:
     def __init__(
         self,
         base: VectorReader | ListedVectors | None,
-        layers: Sequence[tuple[I64, VectorReader, int]],
+        layers: Sequence[tuple[I64, VectorReader | ListedVectors, int]],
         rows: int,
         dimension: int,
     ) -> None:

@@ -6,7 +6,7 @@ length of the stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,7 +20,8 @@ from lake_engines.ordering.arranging import Arranger, Piece
 from lake_engines.ordering.keys import RowKeys
 from lake_format.engine import Progress, WriteRequest, Written
 from lake_format.errors import LakeError
-from lake_format.model import ColumnGroup, NewFragment
+from lake_format.model import OPEN_FEATURE, ColumnGroup, NewFragment
+from lake_format.open_layout import is_open
 from lake_format.partitioning import Partition
 from lake_format.paths import data_path
 from lake_format.properties import integer_property, text_property
@@ -39,20 +40,36 @@ class GroupPlan:
 
     columns: tuple[str, ...]
     format: str  # "vortex" or "parquet"
-    is_vector: bool = False
+    features: frozenset[str] = frozenset()
+    """What a reader of the file must know."""
 
 
-def plan_groups(schema: pa.Schema, scalar_format: str) -> list[GroupPlan]:
-    """Which columns go together: each vector column alone, all others in the scalar format if it holds them."""
+def plan_groups(schema: pa.Schema, properties: Mapping[str, str]) -> list[GroupPlan]:
+    """Which columns go together.
+
+    Each vector column alone, all others in the scalar format if it holds them; or, in the open layout, all in one
+    Parquet file that anybody reads.
+    """
+    if is_open(properties):
+        return [GroupPlan(tuple(schema.names), "parquet", _open_features(schema))]
+    scalar_format = text_property(properties, "write.scalar-format")
     vectors = [
-        GroupPlan((field.name,), "parquet", is_vector=True) for field in schema if is_vector(field.type)
+        GroupPlan((field.name,), "parquet", frozenset({"vector-pages"}))
+        for field in schema
+        if is_vector(field.type)
     ]
     scalars = [field for field in schema if not is_vector(field.type)]
     vortex = [field.name for field in scalars if scalar_format == "vortex" and vortex_can_hold(field.type)]
     parquet = [field.name for field in scalars if field.name not in set(vortex)]
-    groups = [GroupPlan(tuple(vortex), "vortex")] if vortex else []
+    groups = [GroupPlan(tuple(vortex), "vortex", frozenset({"vortex-files"}))] if vortex else []
     groups += [GroupPlan(tuple(parquet), "parquet")] if parquet else []
     return groups + vectors
+
+
+def _open_features(schema: pa.Schema) -> frozenset[str]:
+    if not any(is_vector(field.type) for field in schema):
+        return frozenset()
+    return frozenset({"vector-pages" if len(schema) == 1 else OPEN_FEATURE})
 
 
 class _FragmentWriter:
@@ -136,7 +153,7 @@ def write_fragments(
     InvalidInputError
         A row does not fit the schema; files written before it are removed.
     """
-    groups = plan_groups(request.schema, text_property(request.properties, "write.scalar-format"))
+    groups = plan_groups(request.schema, request.properties)
     done: list[NewFragment] = []
     arranger = Arranger(request, keys)
     try:
@@ -146,7 +163,7 @@ def write_fragments(
         raise
     return Written(
         fragments=tuple(done),
-        features=_features(groups) if done else frozenset(),
+        features=frozenset().union(*(group.features for group in groups)) if done else frozenset(),
         rows=sum(fragment.row_count for fragment in done),
         bytes=sum(group.size for fragment in done for group in fragment.groups),
         order=arranger.order,
@@ -208,11 +225,6 @@ def _slices(data: object, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 def _tell(progress: Progress | None, written: int, data: object) -> None:
     if progress is not None:
         progress("append", written, data.num_rows if isinstance(data, pa.Table | pa.RecordBatch) else 0)
-
-
-def _features(groups: list[GroupPlan]) -> frozenset[str]:
-    vectors = {"vector-pages" for group in groups if group.is_vector}
-    return frozenset(vectors | {"vortex-files" for group in groups if group.format == "vortex"})
 
 
 def discard(store: Store, written: Written) -> None:

@@ -32,6 +32,7 @@ from samples import every_type
 
 from golden.cloned import clone, pinned
 from golden.making import OUTSIDE, ROOT, Golden, as_object, simple_rows, surroundings_of, vectors, with_nulls
+from golden.opened import open_layout
 
 # --- the tables -------------------------------------------------------------------------------------------------
 
@@ -467,6 +468,7 @@ TABLES: dict[str, Callable[[Golden], None]] = {
     "pinned": pinned,
     "clone": clone,
     "history": history,
+    "open-layout": open_layout,
     "keys": keys,
     "key-index": key_index,
 }

@@ -202,6 +202,7 @@ OPERATIONS: list[st.SearchStrategy[Operation]] = [
         st.just("write.update-strategy"),
         st.none() | st.sampled_from(["patch", "move", "rewrite"]),
     ),
+    st.builds(SetProperty, st.just("write.layout"), st.sampled_from([None, "open", "open"])),
     st.builds(SetProperty, st.just("user.note"), st.none() | st.sampled_from(["a", "b"])),
     st.builds(Compact, target_rows=st.sampled_from([2, 8, 1000]), deleted_share=st.sampled_from([0.01, 0.5])),
     st.builds(MoveTag, name=st.sampled_from(TAGS), back=st.none() | st.integers(0, 6), move=st.booleans()),

@@ -51,6 +51,11 @@ __all__ = ["create"]
     metavar="COLUMN",
     help="A column to put rows in order by when they are written; may be repeated.",
 )
+@click.option(
+    "--layout",
+    type=click.Choice(["split", "open"]),
+    help="open: each fragment one plain Parquet file, vectors included, that any engine reads.",
+)
 @storage_option
 def create(
     *,
@@ -61,6 +66,7 @@ def create(
     properties: tuple[str, ...],
     partition_by: tuple[str, ...],
     cluster_by: tuple[str, ...],
+    layout: str | None,
     storage_options: tuple[str, ...],
 ) -> None:
     """Make a new, empty table at URI.
@@ -77,6 +83,7 @@ def create(
         columns,
         partition_by=partition_by,
         cluster_by=cluster_by or None,
+        layout=layout,
         properties=key_values(properties, "--property"),
         storage_options=key_values(storage_options, "--option") or None,
     )

@@ -22,6 +22,7 @@ from lake_engines.write import write_fragments
 from lake_format.clustering import clustering_of
 from lake_format.engine import WriteRequest, Written
 from lake_format.model import ColumnGroup, Fragment
+from lake_format.open_layout import is_open
 from lake_format.positions import bitmap_of
 from lake_format.properties import text_property
 from lake_format.row_edits import (
@@ -99,7 +100,7 @@ def place(
     into
         What is written is added here as it is written, so that a caller can remove it if a later row fails.
     """
-    wanted = text_property(snapshot.version.properties, "write.update-strategy")
+    wanted = _wanted(snapshot.version.properties)
     moving: list[Target] = []
     patching: list[Target] = []
     for target in targets:
@@ -130,6 +131,12 @@ def _parts(snapshot: Snapshot, target: Target, columns: Sequence[str]) -> bool:
         return False
     sources = snapshot.version.partition_specs[parted.spec_id].source_ids
     return any(field_id(snapshot.schema.field(name)) in sources for name in columns)
+
+
+def _wanted(properties: Mapping[str, str]) -> str:
+    """The way the table asks for; in the open layout rows move, so that each fragment stays one file."""
+    wanted = text_property(properties, "write.update-strategy")
+    return "move" if wanted == "auto" and is_open(properties) else wanted
 
 
 def _chosen(cost: Cost, wanted: str) -> Strategy:

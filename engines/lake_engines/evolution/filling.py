@@ -30,7 +30,6 @@ from lake_format.filling import FillRequest
 from lake_format.model import ColumnGroup
 from lake_format.parallel import in_order
 from lake_format.paths import data_path
-from lake_format.properties import text_property
 from lake_format.row_edits import FragmentRewrite, RowEdits
 from lake_format.schema import field_id
 from lake_format.snapshot import Snapshot
@@ -115,7 +114,7 @@ def _fill_fragment(
 ) -> tuple[FragmentRewrite | None, set[str]]:
     """One fragment's new file; None where no row of it gets a value."""
     schema = pa.schema([request.field])
-    (plan,) = plan_groups(schema, text_property(snapshot.version.properties, "write.scalar-format"))
+    (plan,) = plan_groups(schema, snapshot.version.properties)
     path = data_path(request.new_id(), plan.format)
     statistics = StatisticsBuilder(schema)
     gained: list[npt.NDArray[np.int64]] = []
@@ -147,8 +146,7 @@ def _fill_fragment(
         groups=(group,),
         statistics=tuple(statistics.finish()),
     )
-    features = {"vortex-files"} if plan.format == "vortex" else set()
-    return rewrite, features | ({"vector-pages"} if plan.is_vector else set())
+    return rewrite, set(plan.features)
 
 
 def _windows(

@@ -33,6 +33,7 @@ __all__ = [
     "project",
     "rows_only",
     "take_any_order",
+    "whole_vectors",
 ]
 
 DEFAULT_BATCH_ROWS = 65_536
@@ -195,6 +196,25 @@ def rows_only(count: int) -> pa.RecordBatch:
 def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
     """A batch of ``schema`` without rows."""
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+
+
+def whole_vectors(column: pa.FixedSizeListArray, name: str, first_row: int) -> pa.Array:
+    """The elements of the vectors that are not NULL, one after another.
+
+    Raises
+    ------
+    InvalidInputError
+        An element inside a vector is NULL.
+    """
+    flat = column.flatten()  # honours slices, and leaves out what lies under NULL vectors
+    if flat.null_count:
+        place = int(np.argmin(np.asarray(flat.is_valid())))
+        row = int(np.flatnonzero(np.asarray(column.is_valid()))[place // column.type.list_size])
+        raise InvalidInputError(
+            f"column {name!r} has a NULL element in row {first_row + row}, element {place % column.type.list_size}",
+            fix="a vector is either whole or NULL: fill the element or make the vector NULL",
+        )
+    return flat
 
 
 def check_batch(batch: pa.RecordBatch, schema: pa.Schema, first_row: int, path: str) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from lake_engines.files.base import UNKNOWN_ROWS, FileReader, FileWriter, WrittenFile
 from lake_engines.files.layout import PARQUET_KIND, VECTOR_KIND, kind_of
 from lake_engines.files.parquet_reader import ParquetReader
-from lake_engines.files.parquet_writer import PAGE_ROWS, ParquetWriter
+from lake_engines.files.parquet_writer import ParquetWriter
 from lake_engines.files.vector_pages import LAKE_KEY
 from lake_engines.files.vector_reader import VectorReader
 from lake_engines.files.vector_writer import VectorWriter, can_be_paged
@@ -60,7 +60,7 @@ def open_writer(
         raise InvalidInputError(f"unknown file format {format!r}", fix='use "vortex" or "parquet"')
     if can_be_paged(schema):
         return VectorWriter(store, path, schema, page_rows=page_rows)
-    return ParquetWriter(store, path, schema, page_rows=page_rows or PAGE_ROWS)
+    return ParquetWriter(store, path, schema, page_rows=page_rows)
 
 
 def open_reader(

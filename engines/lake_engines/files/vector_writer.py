@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lake_engines.files.base import WrittenFile, check_batch
+from lake_engines.files.base import WrittenFile, check_batch, whole_vectors
 from lake_engines.files.vector_layout import (
     ELEMENTS,
     INLINE_NULL_BYTES,
@@ -96,26 +96,8 @@ class VectorWriter:
         check_batch(batch, self._schema, self._rows + self._pending, self._path)
         column = batch.column(0)
         valid = None if column.null_count == 0 else np.asarray(column.is_valid())
-        flat = column.flatten()  # honours slices, and leaves out what lies under NULL vectors
-        if flat.null_count:
-            self._refuse_null_element(flat, valid)
+        flat = whole_vectors(column, self._schema.field(0).name, self._rows + self._pending)
         self._append(flat.to_numpy(zero_copy_only=True).reshape(-1, self._dim), valid, len(column))
-
-    @property
-    def _name(self) -> str:
-        name: str = self._schema.field(0).name
-        return name
-
-    def _refuse_null_element(self, flat: pa.Array, valid: _Valid | None) -> None:
-        place = int(np.argmin(np.asarray(flat.is_valid())))
-        row = place // self._dim
-        if valid is not None:
-            row = int(np.flatnonzero(valid)[row])
-        raise InvalidInputError(
-            f"column {self._name!r} has a NULL element in row {self._rows + self._pending + row}, "
-            f"element {place % self._dim}",
-            fix="a vector is either whole or NULL: fill the element or make the vector NULL",
-        )
 
     def _append(self, values: _Floats, valid: _Valid | None, rows: int) -> None:
         row = slot = 0
