@@ -6,6 +6,7 @@
     ├── ConflictError       another commit overlaps yours: look at the new version, then retry
     ├── StateUnknownError   a commit may or may not have landed: refresh and look before retrying
     ├── NotFoundError       the table, version, index or object is not there
+    │   └── MissingObjectError  a stored object is not
     ├── AlreadyExistsError  the table or object is there already
     ├── InvalidInputError   an argument or a value is wrong: mend it (also a ``ValueError``)
     ├── UnsupportedError    understood, but this release (or this file) cannot do it
@@ -26,6 +27,7 @@ __all__ = [
     "CorruptionError",
     "InvalidInputError",
     "LakeError",
+    "MissingObjectError",
     "NotFoundError",
     "NotWrittenError",
     "StateUnknownError",
@@ -77,6 +79,10 @@ class NotFoundError(LakeError, LookupError):
     """The table, version, column group or stored object does not exist."""
 
     code = "not_found"
+
+
+class MissingObjectError(NotFoundError):
+    """A stored object does not exist; what it belonged to may."""
 
 
 class AlreadyExistsError(LakeError):

@@ -19,7 +19,7 @@ import pyarrow as pa
 from lake_format.checkpoint import recent_of_next
 from lake_format.conflicts import Action, Decision, decide_all
 from lake_format.draft import Draft
-from lake_format.errors import ConflictError, NotFoundError, NotWrittenError
+from lake_format.errors import ConflictError, MissingObjectError, NotWrittenError
 from lake_format.keys import decode_key_hashes
 from lake_format.log import VersionLog
 from lake_format.manifest_set import ManifestSet, Spilled
@@ -224,9 +224,7 @@ def _landed(
             draft = Draft(parent, manifests)
             records = [record for change in planned for record in (change.apply(draft), *_others(change))]
             candidate = _stamped(draft.settled(spilled), parent, planned, records, around, idempotency)
-        except (
-            NotFoundError
-        ):  # files that the changes read may have expired and be gone; else it is what it says
+        except MissingObjectError:  # a file that a change reads: it may have expired and be gone
             _check_unexpired(base, log.latest_from(parent))
             raise
         if log.claim(candidate):
@@ -239,7 +237,7 @@ def _landed(
         try:
             theirs = _committed_between(log, manifests.store, parent, newest, planned)
             planned = _rebased(manifests, (parent, newest), planned, theirs, serializable)
-        except NotFoundError:
+        except MissingObjectError:
             _check_unexpired(base, log.latest_from(newest))
             raise
         parent = newest

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from lake_format.errors import LakeError, NotFoundError, NotWrittenError, StorageError
+from lake_format.errors import LakeError, MissingObjectError, NotWrittenError, StorageError
 
 __all__ = [
     "discard",
@@ -181,7 +181,7 @@ def failure(error: OSError, doing: str, where: str, *, not_written: bool = False
     code = error.errno
     what = f"{doing} {where} failed"
     if code in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR) and doing in _READING:
-        return NotFoundError(f"there is no object {where}")
+        return MissingObjectError(f"there is no object {where}")
     if code in (errno.ENOSPC, errno.EDQUOT):
         return kind(f"{what}: the disk is full or its quota used up", fix="free some space, then retry")
     if code in (errno.EACCES, errno.EPERM):

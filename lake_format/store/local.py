@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from lake_format.errors import CorruptionError, InvalidInputError, NotFoundError
+from lake_format.errors import CorruptionError, InvalidInputError, MissingObjectError
 from lake_format.store import durable
 from lake_format.store.base import ByteRange, ObjectInfo, ObjectWriter
 from lake_format.store.local_writer import LocalWriter
@@ -270,7 +270,7 @@ class LocalStore:
             descriptor = self._open_linked(path)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise NotFoundError(f"there is no object {self._name(path)}")
+            raise MissingObjectError(f"there is no object {self._name(path)}")
         return descriptor
 
     def _open_linked(self, path: str) -> int:
@@ -291,7 +291,7 @@ class LocalStore:
         except OSError as error:
             raise durable.failure(error, "measuring", self._name(path)) from error
         if not stat.S_ISREG(status.st_mode):
-            raise NotFoundError(f"there is no object {self._name(path)}")
+            raise MissingObjectError(f"there is no object {self._name(path)}")
         return status
 
     def _pread(self, descriptor: int, offset: int, length: int, path: str) -> bytes:

@@ -19,7 +19,14 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 
-from lake_format.errors import AlreadyExistsError, LakeError, NotFoundError, StorageError, UnsupportedError
+from lake_format.errors import (
+    AlreadyExistsError,
+    LakeError,
+    MissingObjectError,
+    NotFoundError,
+    StorageError,
+    UnsupportedError,
+)
 
 __all__ = ["OBSTORE_ERRORS", "clean", "is_refusal", "translate"]
 
@@ -75,7 +82,7 @@ def translate(error: BaseException, doing: str, name: str, secrets: tuple[str, .
             f"{doing} {name} failed: the bucket does not exist", fix="create it, or mend the URI"
         )
     if isinstance(error, FileNotFoundError):
-        return NotFoundError(f"there is no object {name}")
+        return MissingObjectError(f"there is no object {name}")
     if isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError)):
         detail = clean(text, secrets)
         return StorageError(f"{doing} {name} failed: permission denied ({detail})", fix=_CREDENTIALS_FIX)
