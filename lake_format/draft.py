@@ -166,6 +166,10 @@ class Draft:
             next_field_id=self.version.next_field_id if next_field_id is None else next_field_id,
         )
 
+    def take_field_ids(self, following: int) -> None:
+        """Count the field ids below a number as given out."""
+        self._change(next_field_id=max(self.version.next_field_id, following))
+
     def know_schema(self, schema: pa.Schema) -> int:
         """The id of a schema that files were written with; one that the version does not have yet gets the next."""
         for number, known in self.version.schemas.items():
@@ -250,8 +254,8 @@ class Draft:
         """Note which version of a line was taken over, and give out no field id it knows."""
         self._change(
             merges={**self.version.merges, line: taken.version},
-            next_field_id=max(self.version.next_field_id, taken.next_field_id),
         )
+        self.take_field_ids(taken.next_field_id)
 
     def add_roots(self, roots: Mapping[int, str]) -> None:
         """Name external roots; ConflictError where a number means another place by now."""

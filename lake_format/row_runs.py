@@ -34,6 +34,18 @@ class RowRuns:
         return cls(tuple(runs))
 
     @classmethod
+    def covering(cls, runs: Iterable[tuple[int, int]]) -> RowRuns:
+        """Return the set of the row ids in these runs, given in any order; they may touch and overlap."""
+        united: list[tuple[int, int]] = []
+        for first, count in sorted(runs):
+            end = united[-1][0] + united[-1][1] if united else -1
+            if first <= end:
+                united[-1] = (united[-1][0], max(end, first + count) - united[-1][0])
+            elif count:
+                united.append((first, count))
+        return cls(tuple(united))
+
+    @classmethod
     def from_json(cls, value: object, where: str) -> RowRuns:
         """Check and take what :meth:`to_json` gave; CorruptionError naming ``where`` for anything else."""
         if not isinstance(value, list):

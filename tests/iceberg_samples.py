@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from pyiceberg.avro.file import AvroOutputFile
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.manifest import (
@@ -67,6 +69,41 @@ def bring(source: IcebergTable, tmp_path: Path, **options: Any) -> lake.Table:
 
 def by_id(table: pa.Table) -> list[dict[str, Any]]:
     return sorted(table.to_pylist(), key=lambda row: (row["id"] is None, row["id"]))
+
+
+def paths_of(source: IcebergTable) -> list[str]:
+    """The data files, by the least id in them."""
+    return sorted(
+        source.inspect.files().column("file_path").to_pylist(),
+        key=lambda path: min(pq.read_table(path.removeprefix("file://")).column("id").to_pylist()),
+    )
+
+
+def numbered(first: int, count: int = 5) -> pa.Table:
+    return pa.table({"id": list(range(first, first + count))})
+
+
+def embedded(first: int, count: int, dimension: int = 8) -> pa.Table:
+    """Rows with vectors, every tenth of them NULL."""
+    values = np.random.default_rng(first).standard_normal((count, dimension)).astype("f4")
+    lists = [None if (first + at) % 10 == 3 else list(one) for at, one in enumerate(values)]
+    column = pa.array(lists, pa.list_(pa.float32()))
+    return pa.table({"id": list(range(first, first + count)), "embedding": column})
+
+
+def nearest(rows: pa.Table, query: np.ndarray, k: int) -> list[int]:
+    held = [row for row in rows.to_pylist() if row["embedding"] is not None]
+    distances = ((np.array([row["embedding"] for row in held], "f4") - query) ** 2).sum(axis=1)
+    return [held[at]["id"] for at in np.argsort(distances)[:k]]
+
+
+def refused(
+    source: object, tmp_path: Path, kind: type[lake.LakeError], match: str, **options: object
+) -> None:
+    target = tmp_path / "refused"
+    with pytest.raises(kind, match=match):
+        iceberg.import_table(source, str(target), **options)  # type: ignore[arg-type]
+    assert not [path for path in target.rglob("*") if path.is_file()]
 
 
 class _DeleteManifest(ManifestWriterV2):
@@ -157,3 +194,17 @@ def _described(path: Path, kind: FileFormat, rows: int, **values: Any) -> DataFi
         file_size_in_bytes=path.stat().st_size,
         **values,
     )
+
+
+def with_initial_defaults(source: IcebergTable, **defaults: Any) -> str:
+    """A metadata file of the table, as of version 3, in whose schemas these columns have initial defaults."""
+    path = Path(source.metadata_location.removeprefix("file://"))
+    content = json.loads(path.read_text())
+    for schema in content["schemas"]:
+        for field in schema["fields"]:
+            if field["name"] in defaults:
+                field["initial-default"] = defaults[field["name"]]
+    content |= {"format-version": 3, "next-row-id": 0}
+    made = path.with_name(f"defaults-{uuid4()}.metadata.json")
+    made.write_text(json.dumps(content))
+    return str(made)

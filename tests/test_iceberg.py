@@ -7,26 +7,49 @@ import shutil
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from external_samples import files
-from iceberg_samples import ROWS, bring, by_id, delete_file, deletion_vector, filled, warehouse, with_deletes
+from iceberg_samples import (
+    ROWS,
+    bring,
+    by_id,
+    delete_file,
+    deletion_vector,
+    filled,
+    numbered,
+    paths_of,
+    refused,
+    warehouse,
+    with_deletes,
+    with_initial_defaults,
+)
 from pyiceberg.manifest import DataFileContent
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import StaticTable
-from pyiceberg.table import Table as IcebergTable
 from pyiceberg.transforms import IdentityTransform
-from pyiceberg.types import DoubleType, IntegerType, LongType, NestedField, StringType, UUIDType
-from stores.faulty import FaultyStore
+from pyiceberg.types import (
+    BinaryType,
+    BooleanType,
+    DateType,
+    DecimalType,
+    DoubleType,
+    FixedType,
+    IntegerType,
+    LongType,
+    NestedField,
+    PrimitiveType,
+    StringType,
+    TimestampType,
+    UUIDType,
+)
 
 import lake_format as lake
-from lake_connectors import duckdb as lake_duckdb
 from lake_connectors import iceberg
-from lake_format.store import open_store
 
 
 def plain(table: pa.Table) -> str:
@@ -179,19 +202,65 @@ def test_files_without_ids_are_read_by_the_name_mapping(tmp_path: Path) -> None:
     assert reopened.count(where="id = 3") == 2
 
 
-# --- deletes ------------------------------------------------------------------------------------------------
+# --- initial defaults -----------------------------------------------------------------------------------------
 
 
-def paths_of(source: IcebergTable) -> list[str]:
-    """The data files, by the least id in them."""
-    return sorted(
-        source.inspect.files().column("file_path").to_pylist(),
-        key=lambda path: min(pq.read_table(path.removeprefix("file://")).column("id").to_pylist()),
+def test_initial_defaults_are_values_of_rows_written_before(tmp_path: Path) -> None:
+    """spec: SCH-9"""
+    source = filled(tmp_path / "source", numbered(0))
+    kinds: dict[str, tuple[PrimitiveType, Any, Any]] = {
+        "text": (StringType(), "new", "new"),
+        "whole": (LongType(), 1 << 40, 1 << 40),
+        "real": (DoubleType(), 1, 1.0),
+        "flag": (BooleanType(), True, True),
+        "day": (DateType(), "2024-02-29", date(2024, 2, 29)),
+        "moment": (TimestampType(), "2024-02-29T12:30:00.000001", datetime(2024, 2, 29, 12, 30, 0, 1)),
+        "money": (DecimalType(9, 2), "-12.30", Decimal("-12.30")),
+        "raw": (BinaryType(), "00ff", b"\x00\xff"),
+        "fixed": (FixedType(2), "0102", b"\x01\x02"),
+        "uuid": (UUIDType(), "30313233-3435-3637-3839-616263646566", b"0123456789abcdef"),
+    }
+    with source.update_schema() as change:
+        for name, (kind, _, _) in kinds.items():
+            change.add_column(name, kind)
+    new = {name: pa.array([None], source.schema().as_arrow().field(name).type) for name in kinds}
+    source.append(pa.table({"id": [100], **new}))
+    metadata = with_initial_defaults(source, **{name: stored for name, (_, stored, _) in kinds.items()})
+    table = iceberg.import_table(metadata, str(tmp_path / "imported"))
+    *early, late = by_id(table.to_arrow())
+    assert early == [
+        {"id": one, **{name: value for name, (_, _, value) in kinds.items()}} for one in range(5)
+    ]
+    assert late == {"id": 100, **dict.fromkeys(kinds)}
+    assert table.count("text = 'new'") == table.count("whole > 5") == table.count("money < 0") == 5
+    assert table.count("text IS NULL") == 1
+    assert "column-defaults" in table.snapshot.version.required_features
+    table.compact()
+    assert by_id(table.to_arrow()) == [*early, late]
+    assert table.verify().problems == []
+
+
+def test_initial_defaults_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    source = filled(tmp_path / "source", numbered(0))
+    with source.update_schema() as change:
+        change.add_column("text", StringType())
+        change.add_column("small", IntegerType())
+    wrong = with_initial_defaults(source, small=1 << 40)
+    refused(
+        wrong, tmp_path, lake.CorruptionError, "'small' .* is int and has the initial default 1099511627776"
     )
+    wrong = with_initial_defaults(source, small="many")
+    refused(
+        wrong,
+        tmp_path,
+        lake.CorruptionError,
+        "'small' .* is int and has the initial default 'many'|metadata.json",
+    )
+    long = with_initial_defaults(source, text="x" * 2000)
+    refused(long, tmp_path, lake.UnsupportedError, "lacks the column 'text': .*cannot be declared")
 
 
-def numbered(first: int, count: int = 5) -> pa.Table:
-    return pa.table({"id": list(range(first, first + count))})
+# --- deletes ------------------------------------------------------------------------------------------------
 
 
 def test_position_deletes_count_for_what_was_there_before(tmp_path: Path) -> None:
@@ -294,15 +363,6 @@ def test_bounds_leave_files_out_and_never_rows(tmp_path: Path) -> None:
 # --- what cannot be imported is named, and nothing is left --------------------------------------------------
 
 
-def refused(
-    source: object, tmp_path: Path, kind: type[lake.LakeError], match: str, **options: object
-) -> None:
-    target = tmp_path / "refused"
-    with pytest.raises(kind, match=match):
-        iceberg.import_table(source, str(target), **options)  # type: ignore[arg-type]
-    assert not [path for path in target.rglob("*") if path.is_file()]
-
-
 def test_wrong_arguments(tmp_path: Path) -> None:
     source = filled(tmp_path / "source", ROWS)
     refused(source, tmp_path, lake.InvalidInputError, "no snapshot 5", snapshot_id=5)
@@ -375,83 +435,3 @@ def test_metadata_may_not_lead_out_of_the_table(tmp_path: Path) -> None:
             snapshot["manifest-list"] = place.format(folder)
         metadata.write_text(json.dumps(content))
         refused(str(metadata), tmp_path, lake.ExternalNotAllowedError, "outside its own location")
-
-
-# --- vectors ------------------------------------------------------------------------------------------------
-
-
-def embedded(first: int, count: int, dimension: int = 8) -> pa.Table:
-    """Rows with vectors, every tenth of them NULL."""
-    values = np.random.default_rng(first).standard_normal((count, dimension)).astype("f4")
-    lists = [None if (first + at) % 10 == 3 else list(one) for at, one in enumerate(values)]
-    column = pa.array(lists, pa.list_(pa.float32()))
-    return pa.table({"id": list(range(first, first + count)), "embedding": column})
-
-
-def nearest(rows: pa.Table, query: np.ndarray, k: int) -> list[int]:
-    held = [row for row in rows.to_pylist() if row["embedding"] is not None]
-    distances = ((np.array([row["embedding"] for row in held], "f4") - query) ** 2).sum(axis=1)
-    return [held[at]["id"] for at in np.argsort(distances)[:k]]
-
-
-def test_lists_become_vectors_that_are_searched_and_indexed(tmp_path: Path) -> None:
-    """spec: EVO-11"""
-    source = filled(tmp_path / "source", embedded(0, 600), embedded(600, 400))
-    before = files(tmp_path / "source")
-    table = bring(source, tmp_path, vectors={"embedding": 8})
-    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 8)
-    assert "listed-vectors" in table.snapshot.version.required_features
-    everything = source.scan().to_arrow()
-    assert by_id(table.to_arrow()) == by_id(everything)
-    some = table.take([700, 3, 700]).column("embedding").to_pylist()
-    assert some[0] == some[2] == by_id(everything)[table.take([700]).to_pylist()[0]["id"]]["embedding"]
-    query = np.ones(8, "f4")
-    wanted = nearest(everything, query, 10)
-    assert table.search(query, 10, exact=True).to_arrow().column("id").to_pylist() == wanted
-    table.create_index("embedding", metric="l2")
-    assert table.search(query, 10, recall=0.99).to_arrow().column("id").to_pylist()[:3] == wanted[:3]
-    table.update({"embedding": [1.0] * 8}, where="id = 5")
-    assert table.search(query, 1).to_arrow().column("id").to_pylist() == [5]
-    with lake_duckdb.connect() as connection:
-        connection.attach(table, "items")
-        found = connection.execute("SELECT id FROM knn('items', ?::FLOAT[8], 1)", [query.tolist()]).fetchall()
-        assert found == [(5,)]
-    table.compact()
-    assert table.search(query, 1).to_arrow().column("id").to_pylist() == [5]
-    assert files(tmp_path / "source") == before
-
-
-def test_lists_on_remote_storage_are_searched_with_patches_over_them(tmp_path: Path) -> None:
-    source = filled(tmp_path / "source", embedded(0, 600), embedded(600, 400))
-    table = bring(source, tmp_path, vectors={"embedding": 8})
-    table.create_index("embedding", metric="l2")
-    table.set_properties({"write.update-strategy": "patch"})
-    table.update({"embedding": [1.0] * 8}, where="id = 7")
-    assert table.verify().problems == []
-    place = source.location()
-    remote = FaultyStore(open_store(place.removeprefix("file://")), {})
-    table = lake.open(str(tmp_path / "imported"), allow_external={place: remote})
-    query = np.ones(8, "f4")
-    rows = table.to_arrow()
-    wanted = nearest(rows, query, 5)
-    assert wanted[0] == 7
-    assert table.search(query, 5, exact=True).to_arrow().column("id").to_pylist() == wanted
-    assert table.search(query, 5, recall=0.99).to_arrow().column("id").to_pylist()[0] == 7
-    assert remote.calls
-
-
-def test_lists_that_are_no_vectors_are_found_when_read(tmp_path: Path) -> None:
-    """spec: EVO-11"""
-    for number, (bad, match) in enumerate((([1.0], "a list of 1"), ([1.0, None], "NULL inside"))):
-        rows = pa.table({"id": [1, 2], "v": pa.array([[1.0, 2.0], bad], pa.list_(pa.float32()))})
-        source = filled(tmp_path / f"source-{number}", rows)
-        table = iceberg.import_table(source, str(tmp_path / f"table-{number}"), vectors={"v": 2})
-        assert table.count() == 2
-        for read in (table.to_arrow, lambda table=table: table.search([1.0, 2.0], 1, exact=True).to_arrow()):
-            with pytest.raises(
-                lake.CorruptionError, match=f"source-{number}/.*parquet.*'v' holds vectors.*{match}"
-            ):
-                read()
-    refused(source, tmp_path, lake.InvalidInputError, "no column 'w'", vectors={"w": 2})
-    refused(source, tmp_path, lake.InvalidInputError, "'id' is int64, not a list", vectors={"id": 2})
-    refused(source, tmp_path, lake.InvalidInputError, "dimension 0", vectors={"v": 0})

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import lake_format as lake
 from lake_format.errors import InvalidInputError
+from lake_format.store.consent import AllowExternal
 from lake_format.table import Table
 
 __all__ = ["opened"]
@@ -16,18 +17,23 @@ def opened(
     table: Table | str | os.PathLike[str],
     version: int | None = None,
     storage_options: Mapping[str, str] | None = None,
+    allow_external: AllowExternal | None = None,
 ) -> Table:
-    """The table; ``version`` and ``storage_options`` go with a URI.
+    """The table; ``version``, ``storage_options`` and ``allow_external`` go with a URI.
 
     Raises
     ------
     InvalidInputError
-        A version beside a table that is open already.
+        One of them beside a table that is open already.
     NotFoundError
         There is no table at the URI, or no such version.
     """
     if not isinstance(table, Table):
-        return lake.open(os.fspath(table), version, storage_options=storage_options)
-    if version is not None:
-        raise InvalidInputError("version= goes with a URI", fix="open the table at that version")
+        return lake.open(
+            os.fspath(table), version, storage_options=storage_options, allow_external=allow_external
+        )
+    beside = {"version": version, "storage_options": storage_options, "allow_external": allow_external}
+    given = next((name for name, value in beside.items() if value is not None), None)
+    if given is not None:
+        raise InvalidInputError(f"{given}= goes with a URI", fix="open the table with it")
     return table

@@ -89,25 +89,27 @@ class FolderOfTables(LakeTables):
         mentions: Mentions,
         partitions: int,
         folder: str,
-        storage_options: Mapping[str, str] | None,
+        opening: Mapping[str, Any],
         follow: Callable[[str, Any], TableFollower],
     ) -> None:
         super().__init__(mentions, partitions)
         self._folder = folder
-        self._storage_options = storage_options
+        self._opening = opening
         self._follow = follow
 
     def follower(self, name: str) -> TableFollower | None:
         """The table of that name."""
         known = self.followers.get(name)
-        if known is None and name in list_tables(self._folder, storage_options=self._storage_options):
-            opened = lake.open(table_uri(self._folder, name), storage_options=self._storage_options)
+        if known is None and name in list_tables(
+            self._folder, storage_options=self._opening["storage_options"]
+        ):
+            opened = lake.open(table_uri(self._folder, name), **self._opening)
             known = self.followers[name] = self._follow(name, opened)
         return known
 
     def table_names(self) -> set[str]:
         """The tables there are now."""
-        return {*list_tables(self._folder, storage_options=self._storage_options), *self._own}
+        return {*list_tables(self._folder, storage_options=self._opening["storage_options"]), *self._own}
 
 
 def following(name: str, table: Any, max_staleness: float, observer: Observer | None) -> TableFollower:

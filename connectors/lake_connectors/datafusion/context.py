@@ -21,6 +21,7 @@ from lake_connectors.datafusion.functions import distance_functions
 from lake_connectors.datafusion.plans import Ordered, constant, ordered_scans, residual_scans, settle
 from lake_format.errors import InvalidInputError, NotFoundError
 from lake_format.schema import is_vector
+from lake_format.store.consent import AllowExternal
 from lake_format.table import Table
 
 __all__ = ["LakeContext", "connect"]
@@ -67,6 +68,7 @@ class LakeContext(SessionContext):
         version: int | None = None,
         max_staleness: float = 0.0,
         storage_options: Mapping[str, str] | None = None,
+        allow_external: AllowExternal | None = None,
         observer: Observer | None = None,
     ) -> Self:
         """Make a table readable by name.
@@ -81,6 +83,8 @@ class LakeContext(SessionContext):
             With a URI: that version, for good.
         max_staleness
             Seconds for which a version is taken for the newest without asking the store again.
+        storage_options, allow_external
+            With a URI: as for ``lake.open``.
         observer
             Called with a ``Pushdown`` whenever a statement reads the table.
 
@@ -89,7 +93,7 @@ class LakeContext(SessionContext):
         NotFoundError
             There is no table at the URI, or no such version.
         """
-        found = opened(table, version, storage_options)
+        found = opened(table, version, storage_options, allow_external)
         chosen = default_name(found.uri) if name is None else str(name)
         if not chosen.strip():
             raise InvalidInputError("the table's name is empty", fix="give name=")
@@ -103,6 +107,7 @@ class LakeContext(SessionContext):
         *,
         max_staleness: float = 0.0,
         storage_options: Mapping[str, str] | None = None,
+        allow_external: AllowExternal | None = None,
         observer: Observer | None = None,
     ) -> Self:
         """Make all tables of a folder readable as ``name.table``, those that are made later too."""
@@ -110,7 +115,8 @@ class LakeContext(SessionContext):
         def follow(table_name: str, found: Table) -> TableFollower:
             return following(table_name, found, max_staleness, observer)
 
-        folder = FolderOfTables(self._mentions, self._partitions, os.fspath(uri), storage_options, follow)
+        opening = {"storage_options": storage_options, "allow_external": allow_external}
+        folder = FolderOfTables(self._mentions, self._partitions, os.fspath(uri), opening, follow)
         self.catalog(_CATALOG).register_schema(name, folder)
         self._folders[name] = folder
         return self

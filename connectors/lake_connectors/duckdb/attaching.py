@@ -24,6 +24,7 @@ from lake_connectors.duckdb.names import hidden_name, identifier, vector_functio
 from lake_connectors.duckdb.relations import Nearest, Nothing, Ranks, Relation, Rows
 from lake_connectors.duckdb.showing import TableFollower, follow
 from lake_format.errors import InvalidInputError, NotFoundError, UnsupportedError
+from lake_format.store.consent import AllowExternal
 from lake_format.table import Table
 
 __all__ = ["WAY_VARIABLE", "Attachments", "attach", "attachments", "detach", "end_pending_result"]
@@ -90,6 +91,7 @@ def attach(
     version: int | None = None,
     max_staleness: float = 0.0,
     storage_options: dict[str, str] | None = None,
+    allow_external: AllowExternal | None = None,
     interface: str | None = None,
     observer: Observer | None = None,
 ) -> str:
@@ -113,6 +115,8 @@ def attach(
         With a URI: that version, for good.
     max_staleness
         Seconds for which a version is taken for the newest without asking the store again.
+    storage_options, allow_external
+        With a URI: as for ``lake.open``.
     interface
         ``"sources"``, ``"public"`` or ``"auto"``; see :data:`WAY_VARIABLE`.
     observer
@@ -131,7 +135,7 @@ def attach(
         There is no table at the URI.
     """
     raw = _raw(con)
-    found = opened(table, version, storage_options)
+    found = opened(table, version, storage_options, allow_external)
     chosen = default_name(found.uri) if name is None else str(name)
     if not chosen.strip():
         raise InvalidInputError("the table's name is empty", fix="give name=")

@@ -20,6 +20,7 @@ from lake_connectors.duckdb.folders import Folder, Resolver
 from lake_connectors.duckdb.inserting import Insertion, insertion, write
 from lake_connectors.duckdb.rewriting import Rewriter
 from lake_format.errors import LakeError, NotFoundError
+from lake_format.store.consent import AllowExternal
 from lake_format.table import Table
 
 __all__ = ["LakeConnection", "connect"]
@@ -76,6 +77,7 @@ class LakeConnection:
         version: int | None = None,
         max_staleness: float = 0.0,
         storage_options: dict[str, str] | None = None,
+        allow_external: AllowExternal | None = None,
         observer: Observer | None = None,
     ) -> Self:
         """Make a table readable by name; see :func:`lake_connectors.duckdb.attach`."""
@@ -86,6 +88,7 @@ class LakeConnection:
             version=version,
             max_staleness=max_staleness,
             storage_options=storage_options,
+            allow_external=allow_external,
             observer=observer,
         )
         return self
@@ -97,6 +100,7 @@ class LakeConnection:
         *,
         max_staleness: float = 0.0,
         storage_options: dict[str, str] | None = None,
+        allow_external: AllowExternal | None = None,
         observer: Observer | None = None,
     ) -> Self:
         """Make all tables of a folder readable as ``name.table``, those that are made later too.
@@ -107,6 +111,7 @@ class LakeConnection:
             uri=os.fspath(uri),
             max_staleness=max_staleness,
             storage_options=storage_options,
+            allow_external=allow_external,
             observer=observer,
         )
         return self

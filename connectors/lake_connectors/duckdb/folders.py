@@ -15,6 +15,7 @@ from lake_connectors.duckdb.attaching import Attachments, attach
 from lake_connectors.duckdb.mentions import Mention
 from lake_format.catalog import table_uri
 from lake_format.errors import NotFoundError
+from lake_format.store.consent import AllowExternal
 from lake_format.table import Table
 
 __all__ = ["Folder", "Resolver"]
@@ -27,11 +28,16 @@ class Folder:
     uri: str
     max_staleness: float = 0.0
     storage_options: Mapping[str, str] | None = None
+    allow_external: AllowExternal | None = None
     observer: Observer | None = None
 
     def open(self, name: str) -> Table:
         """A table of the folder."""
-        return lake.open(table_uri(self.uri, name), storage_options=self.storage_options)
+        return lake.open(
+            table_uri(self.uri, name),
+            storage_options=self.storage_options,
+            allow_external=self.allow_external,
+        )
 
     def create(self, name: str, schema: pa.Schema) -> Table:
         """A new table in the folder."""

@@ -17,7 +17,8 @@ except ImportError as _error:
     raise UnsupportedError("pyiceberg is not installed", fix="pip install 'lake-format[iceberg]'") from _error
 
 from lake_connectors.iceberg.importing import import_table
+from lake_connectors.iceberg.refreshing import refresh_table
 
-__all__ = ["import_table"]
+__all__ = ["import_table", "refresh_table"]
 
 del _pyiceberg

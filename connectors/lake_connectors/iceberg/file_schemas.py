@@ -43,6 +43,7 @@ class FileSchemas:
         self._fresh = count(next_field_id)
         self._next = next_field_id
         self._numbers: dict[bytes, int] = {}
+        self._seen: dict[int, tuple[pa.Schema, int]] = {}
         self.schemas: list[pa.Schema] = []
 
     @property
@@ -70,12 +71,16 @@ class FileSchemas:
         CorruptionError
             Two columns of the file have the same id.
         """
+        known = self._seen.get(id(footer))  # files alike come with the same object
+        if known is not None:
+            return known[1]
         key = footer.remove_metadata().serialize().to_pybytes()
         if key not in self._numbers:
             schema = self._numbered(footer, location)
             self._check(schema, location)
             self._numbers[key] = len(self.schemas)
             self.schemas.append(schema)
+        self._seen[id(footer)] = footer, self._numbers[key]
         return self._numbers[key]
 
     def _numbered(self, footer: pa.Schema, location: str) -> pa.Schema:

@@ -7,7 +7,7 @@ named: Iceberg's metadata may name any file there is.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile
 
@@ -40,15 +40,19 @@ class Locations:
     store
         The store of the table that is made; its consent covers the prefixes.
     prefixes
-        The places, each an external root of the new table if a file lies there.
+        The places, each an external root of the table if a file lies there.
+    known
+        The external roots that the table has.
     """
 
-    def __init__(self, store: TableStore, prefixes: Sequence[Place]) -> None:
+    def __init__(
+        self, store: TableStore, prefixes: Sequence[Place], known: Mapping[int, str] | None = None
+    ) -> None:
         self.store = store
         self.roots: dict[int, str] = {}
         self._numbers: dict[Place, int] = {}
         for place in prefixes:
-            number, stored = numbered_root(place.uri, self.roots)
+            number, stored = numbered_root(place.uri, {**(known or {}), **self.roots})
             self.roots[number] = stored
             self._numbers[place] = number
         store.learn(self.roots)

@@ -143,6 +143,8 @@ class Source:
 
 def _check_supported(entry: Entry) -> None:
     file = entry.file
+    if file.record_count < 0:
+        raise CorruptionError(f"data file {file.file_path} has {file.record_count} rows as recorded")
     if file.content is DataFileContent.EQUALITY_DELETES:
         raise UnsupportedError(
             f"the Iceberg table has equality deletes ({file.file_path}), which cannot be imported",

@@ -8,6 +8,7 @@ import pyarrow as pa
 from pyiceberg import types as iceberg
 from pyiceberg.schema import Schema
 
+from lake_connectors.iceberg.defaults import with_initial_default
 from lake_format.errors import InvalidInputError, UnsupportedError
 from lake_format.schema import (
     FIELD_ID_KEY,
@@ -45,7 +46,7 @@ def arrow_schema(schema: Schema) -> pa.Schema:
     UnsupportedError
         A column has a type or a name that tables cannot hold; it is named.
     """
-    fields = [_field(field, field.name) for field in schema.fields]
+    fields = [with_initial_default(_field(field, field.name), field) for field in schema.fields]
     try:
         check_names([field.name for field in fields], "the Iceberg table")
         for field in fields:

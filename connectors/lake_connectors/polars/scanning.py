@@ -22,6 +22,7 @@ from lake_format.engine import ScanRequest
 from lake_format.errors import InvalidInputError, LakeError
 from lake_format.schema import ROW_ID, ROW_ID_FIELD
 from lake_format.snapshot import Snapshot
+from lake_format.store.consent import AllowExternal
 from lake_format.table import Table
 
 __all__ = ["scan"]
@@ -36,6 +37,7 @@ def scan(
     row_ids: bool = False,
     max_staleness: float = 0.0,
     storage_options: Mapping[str, str] | None = None,
+    allow_external: AllowExternal | None = None,
     observer: Observer | None = None,
 ) -> pl.LazyFrame:
     """A table as a lazy frame; each collection reads the version that is the newest then.
@@ -50,6 +52,8 @@ def scan(
         Show the permanent row id as column ``_row_id``, the last.
     max_staleness
         Seconds for which a version is taken for the newest without asking the store again.
+    storage_options, allow_external
+        With a URI: as for ``lake.open``.
     observer
         Called with a ``Pushdown`` whenever the table is read.
 
@@ -65,7 +69,7 @@ def scan(
     UnsupportedError
         A column has a type that Polars lacks.
     """
-    found = opened(table, version, storage_options)
+    found = opened(table, version, storage_options, allow_external)
 
     def show(schema: pa.Schema) -> pa.Schema:
         return TYPES.schema(schema.append(ROW_ID_FIELD) if row_ids else schema)

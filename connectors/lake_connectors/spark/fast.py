@@ -31,6 +31,7 @@ def read(
     row_ids: bool = False,
     parallelism: int | None = None,
     storage_options: Mapping[str, str] | None = None,
+    allow_external: Sequence[str] = (),
 ) -> DataFrame:
     """A table as a frame, pinned to the version of now.
 
@@ -46,13 +47,16 @@ def read(
         Show ``_row_id`` as the last column.
     parallelism
         How many tasks read; by default as many as Spark runs side by side, at least.
+    allow_external
+        Places outside the table's root that it may read files from, as an imported table does.
 
     Raises
     ------
     NotFoundError, InvalidInputError
         No such table, version or column, or a filter that does not fit.
     """
-    scan = _scan(spark, uri, columns, where, version, row_ids, parallelism, storage_options)
+    place = _place(uri, columns, version, row_ids, storage_options, allow_external)
+    scan = _scan(spark, place, where, parallelism)
     work = partial(_read_parts, scan.place, scan.terms, scan.target)
     return scan.tasks.mapInArrow(work, scan.schema)
 
@@ -69,6 +73,7 @@ def map_batches(
     row_ids: bool = False,
     parallelism: int | None = None,
     storage_options: Mapping[str, str] | None = None,
+    allow_external: Sequence[str] = (),
 ) -> DataFrame:
     """What a function makes of a table's batches, in the tasks that read them: rows never pass through the JVM.
 
@@ -79,10 +84,11 @@ def map_batches(
         in the mapped file where the table is on a local disk.
     schema
         Of what it returns.
-    columns, where, version, row_ids, parallelism, storage_options
+    columns, where, version, row_ids, parallelism, storage_options, allow_external
         As for :func:`read`.
     """
-    scan = _scan(spark, uri, columns, where, version, row_ids, parallelism, storage_options)
+    place = _place(uri, columns, version, row_ids, storage_options, allow_external)
+    scan = _scan(spark, place, where, parallelism)
     return scan.tasks.mapInArrow(partial(_map_parts, scan.place, scan.terms, scan.names, function), schema)
 
 
@@ -101,18 +107,19 @@ class _Scan:
         return tuple(self.target.names)
 
 
-def _scan(
-    spark: SparkSession,
+def _place(
     uri: str,
     columns: Sequence[str] | None,
-    where: str | None,
     version: int | None,
     row_ids: bool,
-    parallelism: int | None,
     storage_options: Mapping[str, str] | None,
-) -> _Scan:
+    allow_external: Sequence[str],
+) -> Place:
     chosen = None if columns is None else tuple(columns)
-    place = Place(uri, version, chosen, row_ids, None, dict(storage_options or {}))
+    return Place(uri, version, chosen, row_ids, None, dict(storage_options or {}), tuple(allow_external))
+
+
+def _scan(spark: SparkSession, place: Place, where: str | None, parallelism: int | None) -> _Scan:
     table = place.open()
     place = Place(**{**vars(place), "version": table.version})
     terms: tuple[Expression, ...] = () if where is None else (parse_filter(where),)

@@ -28,8 +28,9 @@ def register(spark: SparkSession) -> SparkSession:
     """Let a session read and write ``format("lake")`` and call ``lake_knn`` in SQL; returns the session.
 
     ``lake_knn(path => '…', q => array(…), k => 10 [, columns => 'id, title', filter => 'price < 10', version => 3,
-    storage => map('endpoint', '…')])`` gives the nearest rows, nearest first, with ``_row_id`` and ``_distance``;
-    ``columns`` default to all but vectors.
+    storage => map('endpoint', '…'), allow => 's3://bucket/files'])`` gives the nearest rows, nearest first, with
+    ``_row_id`` and ``_distance``; ``columns`` default to all but vectors; ``allow`` are places outside the table's
+    root that it may read files from, separated by commas.
 
     Filters reach the table where ``spark.sql.python.filterPushdown.enabled`` is ``true`` when this is called, which
     Spark does not do by itself; elsewhere Spark reads all rows and filters them. After setting it call this again.
@@ -42,13 +43,20 @@ def register(spark: SparkSession) -> SparkSession:
 
 
 @lru_cache(maxsize=8)
-def _kept(path: str, version: int | None, storage: tuple[tuple[str, str], ...] | None) -> Table:
-    return lake.open(path, version, storage_options=dict(storage or ()) or None)
+def _kept(
+    path: str, version: int | None, storage: tuple[tuple[str, str], ...] | None, allow: str | None
+) -> Table:
+    allowed = [one.strip() for one in (allow or "").split(",") if one.strip()]
+    return lake.open(
+        path, version, storage_options=dict(storage or ()) or None, allow_external=allowed or None
+    )
 
 
-def _opened(path: str, version: int | None, storage: tuple[tuple[str, str], ...] | None) -> Table:
+def _opened(
+    path: str, version: int | None, storage: tuple[tuple[str, str], ...] | None, allow: str | None
+) -> Table:
     """The table at its newest version; opened once a process, and asked whether it moved."""
-    return _kept(path, version, storage).refresh()
+    return _kept(path, version, storage, allow).refresh()
 
 
 def _options(given: dict[str, str] | None) -> tuple[tuple[str, str], ...] | None:
@@ -80,6 +88,7 @@ class _Nearest:
         filter: AnalyzeArgument | None = None,  # noqa: A002 - the name in SQL
         version: AnalyzeArgument | None = None,
         storage: AnalyzeArgument | None = None,
+        allow: AnalyzeArgument | None = None,
     ) -> AnalyzeResult:
         """The columns of the answer, which follow from the table."""
         if path.value is None:
@@ -88,6 +97,7 @@ class _Nearest:
             str(path.value),
             None if version is None else version.value,
             None if storage is None else _options(storage.value),
+            None if allow is None else allow.value,
         )
         names = _names(table, None if columns is None else columns.value)
         import pyarrow as pa  # noqa: PLC0415 - analysis runs in a process of its own
@@ -105,11 +115,12 @@ class _Nearest:
         filter: str | None = None,  # noqa: A002
         version: int | None = None,
         storage: dict[str, str] | None = None,
+        allow: str | None = None,
     ) -> Iterator[tuple[Any, ...]]:
         """The nearest rows."""
         if q is None:
             return
-        table = _opened(path, version, _options(storage))
+        table = _opened(path, version, _options(storage), allow)
         names = [*_names(table, columns), ROW_ID, DISTANCE]
         found = table.search(np.asarray(q, np.float32), int(k), where=filter, select=names).to_arrow()
         shown = TYPES.schema(found.schema)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
-import lake_format as lake
+from lake_connectors.spark.reading import Place
 from lake_connectors.spark.types import TYPES, as_spark_batch
 from lake_format.errors import InvalidInputError
 from lake_format.schema import DISTANCE, DISTANCE_FIELD, ROW_ID, is_vector
@@ -29,6 +30,7 @@ def add_column(
     *,
     inputs: Sequence[str] | None = None,
     storage_options: Mapping[str, str] | None = None,
+    allow_external: Sequence[str] = (),
 ) -> Table:
     """Add a column whose values executors compute, in one commit at the end; no other column's file is touched.
 
@@ -38,13 +40,16 @@ def add_column(
         Takes a record batch of the table and returns one value a row. It is sent to executors by Spark.
     inputs
         The columns the function reads; None is all.
+    allow_external
+        Places outside the table's root that it may read files from, as an imported table does.
 
     Returns
     -------
     Table
         The table at the version that has the values. A job that dies is gone on with by calling this again.
     """
-    table = lake.open(uri, storage_options=storage_options)
+    place = Place(uri, storage_options=dict(storage_options or {}), allow_external=tuple(allow_external))
+    table = place.open()
     if name not in table.schema.names:
         table.add_column(name, type)
     plan = table.plan_backfill(name, function, inputs=inputs, job=f"spark-{name}")
@@ -52,19 +57,18 @@ def add_column(
     tasks = spark.createDataFrame(parts, "part int") if parts else None
     if tasks is not None:
         spread = tasks.repartitionById(len(parts), tasks["part"])
-        work = partial(_fill, uri, dict(storage_options or {}), plan, function)
+        work = partial(_fill, place, plan, function)
         spread.mapInArrow(work, "done int").collect()
     return table.commit_backfill(plan, values=function)
 
 
 def _fill(
-    uri: str,
-    storage_options: dict[str, str],
+    place: Place,
     plan: Any,
     function: Callable[[pa.RecordBatch], pa.Array],
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
-    table = lake.open(uri, storage_options=storage_options or None)
+    table = place.open()
     for batch in batches:
         for number in batch.column("part").to_pylist():
             table.run_backfill(plan.parts[number], function)
@@ -81,6 +85,7 @@ def nearest_join(
     recall: float = 0.95,
     version: int | None = None,
     storage_options: Mapping[str, str] | None = None,
+    allow_external: Sequence[str] = (),
 ) -> DataFrame:
     """Each row of a frame with each of its ``k`` nearest rows of a table; searched in batches by every task.
 
@@ -90,13 +95,18 @@ def nearest_join(
         The column of ``queries`` that holds the query vectors, arrays of floats without NULL.
     columns
         Columns of the table to bring along, beside ``_row_id`` and ``_distance``.
+    allow_external
+        Places outside the table's root that it may read files from, as an imported table does.
 
     Returns
     -------
     DataFrame
         The columns of ``queries``, those asked for, ``_row_id`` and ``_distance``.
     """
-    table = lake.open(uri, version, storage_options=storage_options)
+    place = Place(
+        uri, version, storage_options=dict(storage_options or {}), allow_external=tuple(allow_external)
+    )
+    table = place.open()
     taken = next((name for name in columns if name in queries.columns), None)
     if taken is not None:
         raise InvalidInputError(f"both sides have a column {taken!r}", fix="rename it on one side")
@@ -110,12 +120,12 @@ def nearest_join(
     shown = pa.schema([*own, *found, pa.field(ROW_ID, pa.int64()), pa.field(DISTANCE, DISTANCE_FIELD.type)])
     schema = from_arrow_schema(shown, prefer_timestamp_ntz=True)
     target = to_arrow_schema(schema, timezone="UTC", prefers_large_types=False)
-    asked = (uri, table.version, dict(storage_options or {}))
-    return queries.mapInArrow(partial(_search, asked, vector, k, tuple(columns), recall, target), schema)
+    pinned = replace(place, version=table.version)
+    return queries.mapInArrow(partial(_search, pinned, vector, k, tuple(columns), recall, target), schema)
 
 
 def _search(
-    asked: tuple[str, int, dict[str, str]],
+    place: Place,
     vector: str,
     k: int,
     columns: tuple[str, ...],
@@ -123,8 +133,7 @@ def _search(
     target: pa.Schema,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
-    uri, version, storage_options = asked
-    table = lake.open(uri, version, storage_options=storage_options or None)
+    table = place.open()
     for batch in batches:
         if not batch.num_rows:
             continue

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _BATCH_ROWS = 16_384
-_OPTIONS = ("path", "version", "tag", "asof", "columns", "rowids", "branch")
+_OPTIONS = ("path", "version", "tag", "asof", "columns", "rowids", "branch", "allowexternal")
 _PREFIX = "storage."
 
 
@@ -48,6 +48,8 @@ class Place:
         Names wanted; None is all.
     row_ids
         Whether ``_row_id`` is shown as the last column.
+    allow_external
+        Places outside the table's root that it may read files from.
     """
 
     uri: str
@@ -56,11 +58,16 @@ class Place:
     row_ids: bool = False
     branch: str | None = None
     storage_options: Mapping[str, str] = field(default_factory=dict)
+    allow_external: tuple[str, ...] = ()
 
     def open(self) -> Table:
         """The table."""
         return lake.open(
-            self.uri, self.version, branch=self.branch, storage_options=dict(self.storage_options) or None
+            self.uri,
+            self.version,
+            branch=self.branch,
+            storage_options=dict(self.storage_options) or None,
+            allow_external=self.allow_external or None,
         )
 
 
@@ -87,6 +94,7 @@ def place_of(options: Mapping[str, str], more: Sequence[str] = ()) -> Place:
         row_ids=given.get("rowids", "false").lower() == "true",
         branch=given.get("branch"),
         storage_options=storage,
+        allow_external=_names(given.get("allowexternal")) or (),
     )
     return Place(**{**vars(place), "version": _version(place, given)})
 
@@ -103,7 +111,7 @@ def place_to_write(options: Mapping[str, str], more: Sequence[str] = ()) -> Plac
     InvalidInputError
         An option that only reading knows; and as :func:`place_of`.
     """
-    known = ("path", "branch", *more)
+    known = ("path", "branch", "allowexternal", *more)
     unfit = sorted(n for n in options if n.lower() not in known and not n.lower().startswith(_PREFIX))
     if unfit:
         raise InvalidInputError(
