@@ -6,7 +6,7 @@ touched (spec/upkeep.md, UPK-1 to UPK-3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 from uuid import UUID, uuid4
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from lake_format.clustering import Clustering
 from lake_format.draft import Draft
 from lake_format.manifest import FragmentTable
-from lake_format.model import Fragment, NewFragment
+from lake_format.model import ColumnGroup, Fragment, NewFragment, Version
 from lake_format.operation_record import OperationRecord
 from lake_format.patching import MOST_PATCHES, PATCHED_SHARE
 from lake_format.row_ids import U64
@@ -31,6 +31,7 @@ __all__ = [
     "CompactionTarget",
     "RewriteRequest",
     "Rewritten",
+    "RewrittenGroup",
     "choose_fragments",
     "choose_unclustered",
 ]
@@ -97,7 +98,7 @@ class CompactionReport:
     rows, bytes_written
         Rows written again, and the size of the new files.
     commits, yielded
-        How many groups of fragments were replaced, one commit each; how many gave way to others' work.
+        How many commits it took; how many groups of fragments gave way to others' work.
     """
 
     fragments_removed: int = 0
@@ -106,6 +107,45 @@ class CompactionReport:
     bytes_written: int = 0
     commits: int = 0
     yielded: int = 0
+
+    def count(self, groups: Sequence[RewrittenGroup]) -> None:
+        """Add groups that one commit put in place."""
+        self.commits += 1
+        for group in groups:
+            self.fragments_removed += len(group.sources)
+            self.fragments_added += len(group.rewritten)
+            self.rows += group.rows
+            self.bytes_written += sum(file.size for file in group.files)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewrittenGroup:
+    """Fragments as they were read in one version, and what was written of them; not committed."""
+
+    base: Version
+    sources: tuple[Fragment, ...]
+    rewritten: tuple[Rewritten, ...]
+    kind: str = "compact"
+
+    @property
+    def rows(self) -> int:
+        """Rows written."""
+        return sum(new.fragment.row_count for new in self.rewritten)
+
+    @property
+    def files(self) -> list[ColumnGroup]:
+        """What was written."""
+        return [file for new in self.rewritten for file in new.fragment.groups]
+
+    @property
+    def change(self) -> CompactFragments:
+        """The commit that puts the new fragments in the places of those read."""
+        return CompactFragments(
+            sources=self.sources,
+            rewritten=self.rewritten,
+            kind=self.kind,
+            summary={"fragments_removed": len(self.sources), "rows": self.rows},
+        )
 
 
 def choose_fragments(

@@ -10,7 +10,6 @@ from lake_format.clustering import CLUSTERING_PROPERTY, Clustering, check_cluste
 from lake_format.compaction import (
     CompactionReport,
     CompactionTarget,
-    RewriteRequest,
     choose_unclustered,
 )
 from lake_format.engine import Progress
@@ -126,7 +125,7 @@ class TableLayout(TableUpkeep):
         everything
             Fragments that are in this order already are sorted again with the others.
         progress
-            Called with ``(stage, rows done, rows in all or 0)``.
+            Called with ``("cluster", rows done, rows in all)``.
 
         Raises
         ------
@@ -149,24 +148,9 @@ class TableLayout(TableUpkeep):
             full=CompactionTarget(rows=rows, bytes=size, deleted_share=1.0),
             group=CompactionTarget(rows=group_rows or rows * _GROUP, bytes=size * _GROUP, deleted_share=1.0),
         )
-        report = CompactionReport()
-        wanted = [[self._snapshot.fragments.fragment(index) for index in group] for group in groups]
-        for fragments in wanted:
-            snapshot = self.refresh().snapshot
-            found = tuple(snapshot.fragments.by_id(fragment.fragment_id) for fragment in fragments)
-            sources = tuple(fragment for fragment in found if fragment is not None)
-            if len(sources) < len(found):
-                report.yielded += 1
-                continue
-            request = RewriteRequest(
-                fragments=sources,
-                clustering=clustering,
-                split=True,
-                progress=progress,
-                new_id=self._around.new_id,
-            )
-            self._rewrite_group(snapshot, request, "cluster", report)
-        return report
+        fragments = self._snapshot.fragments
+        wanted = [tuple(fragments.fragment(index) for index in group) for group in groups]
+        return self._rewrite(wanted, "cluster", clustering=clustering, progress=progress)
 
     def _wanted_order(self, columns: object, vector: str | None, method: str | None) -> Clustering:
         version = self._snapshot.version

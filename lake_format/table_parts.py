@@ -6,18 +6,15 @@ is visible before :meth:`TableParts.commit_parts`; parts that are never committe
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from lake_format.changes import AddFragments
-from lake_format.errors import CorruptionError, InvalidInputError, UnsupportedError
+from lake_format.errors import InvalidInputError, UnsupportedError
 from lake_format.keys import key_columns
-from lake_format.manifest import FragmentTable, decode_manifest, inline_manifest
-from lake_format.model import Fragment, ManifestReference, NewFragment, Version
+from lake_format.model import Fragment, NewFragment, Version
 from lake_format.operation_record import OperationRecord
+from lake_format.parts import Part, decode_part, encode_part, unplaced
 from lake_format.row_changes import ChangeRows
 from lake_format.row_edits import RowRequest
 from lake_format.snapshot import Snapshot
@@ -25,20 +22,6 @@ from lake_format.table_core import TableCore, checked_idempotency
 from lake_format.transaction import Change, Idempotency
 
 __all__ = ["TableParts"]
-
-_MAGIC = b"LAKEPRT0"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    table_id: str
-    version: int
-    fragments: tuple[NewFragment, ...]
-    features: frozenset[str]
-
-    @property
-    def rows(self) -> int:
-        return sum(fragment.row_count for fragment in self.fragments)
 
 
 class TableParts(TableCore):
@@ -69,7 +52,7 @@ class TableParts(TableCore):
                 fix="write the parts to a table without key and upsert() from it",
             )
         written = self._engine.write(self._store, self._write_request(data, version))
-        return _encoded(version, written.fragments, written.features) if written.rows else b""
+        return encode_part(version, _counted(written.fragments), written.features) if written.rows else b""
 
     def commit_parts(
         self,
@@ -100,11 +83,15 @@ class TableParts(TableCore):
         """
         self._require_writable()
         mark = checked_idempotency(idempotency)
-        found = [_decoded(part) for part in parts if part]
+        found = [decode_part(part) for part in parts if part]
+        if any(part.replaces is not None for part in found):
+            raise InvalidInputError(
+                "a part holds rows that the table has already", fix="hand it to commit_compaction()"
+            )
         base = self._base_of(found)
         if not found and not overwrite:
             return self
-        fragments = tuple(fragment for part in found for fragment in part.fragments)
+        fragments = tuple(unplaced(fragment) for part in found for fragment in part.fragments)
         rows = sum(part.rows for part in found)
         changes: list[Change] = []
         if overwrite:
@@ -126,7 +113,7 @@ class TableParts(TableCore):
 
         Parts that were committed are left alone, whoever is told to discard them: a job may fail after its commit.
         """
-        found = [_decoded(part) for part in parts if part]
+        found = [decode_part(part) for part in parts if part]
         if not found:
             return
         live = self._files_since(min(part.version for part in found))
@@ -136,7 +123,7 @@ class TableParts(TableCore):
 
     # --- inside -------------------------------------------------------------------------------------------
 
-    def _base_of(self, parts: Sequence[_Part]) -> Version:
+    def _base_of(self, parts: Sequence[Part]) -> Version:
         """The version that parts were written at."""
         newest = self.refresh().snapshot.version
         if not parts:
@@ -173,61 +160,10 @@ class TableParts(TableCore):
         return paths
 
 
-def _encoded(version: Version, fragments: Sequence[NewFragment], features: frozenset[str]) -> bytes:
-    row_id, placed = 0, []
+def _counted(fragments: Sequence[NewFragment]) -> list[Fragment]:
+    """New fragments with ids of their own, so that they can be told as a manifest."""
+    first, placed = 0, []
     for number, fragment in enumerate(fragments):
-        placed.append(fragment.placed(number, first_row_id=row_id))
-        row_id += fragment.row_count
-    manifest = inline_manifest(placed)
-    assert manifest.body is not None
-    head = json.dumps(
-        {
-            "table_id": version.table_id,
-            "version": version.version,
-            "features": sorted(features),
-            "fragments": manifest.fragment_count,
-            "rows": manifest.row_count,
-            "size": manifest.size,
-            "crc": manifest.crc,
-        }
-    ).encode()
-    body = len(head).to_bytes(4, "little") + head + manifest.body
-    return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
-
-
-def _decoded(data: bytes) -> _Part:
-    """Read and check a part; CorruptionError for anything else."""
-    body = data[12:]
-    if data[:8] != _MAGIC or len(data) < 16 or zlib.crc32(body) != int.from_bytes(data[8:12], "little"):
-        raise CorruptionError("a part is truncated, altered, or no part of a table")
-    length = int.from_bytes(body[:4], "little")
-    try:
-        head: dict[str, Any] = json.loads(body[4 : 4 + length])
-        reference = ManifestReference(
-            path=None,
-            size=head["size"],
-            crc=head["crc"],
-            fragment_count=head["fragments"],
-            row_count=head["rows"],
-            first_fragment_id=0,
-            last_fragment_id=head["fragments"] - 1,
-        )
-        table = decode_manifest(body[4 + length :], reference)
-        return _Part(
-            table_id=head["table_id"],
-            version=head["version"],
-            features=frozenset(head["features"]),
-            fragments=tuple(_unplaced(one) for one in FragmentTable([table]).fragments()),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptionError(f"a part is malformed: {error}") from error
-
-
-def _unplaced(fragment: Fragment) -> NewFragment:
-    return NewFragment(
-        row_count=fragment.row_count,
-        groups=fragment.groups,
-        statistics=fragment.statistics,
-        partition=fragment.partition,
-        clustering=fragment.clustering,
-    )
+        placed.append(fragment.placed(number, first_row_id=first))
+        first += fragment.row_count
+    return placed

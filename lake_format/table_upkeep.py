@@ -1,4 +1,4 @@
-"""The upkeep side of a table: compact it, let versions expire, collect garbage, verify what is stored."""
+"""The upkeep side of a table: let versions expire, collect garbage, verify what is stored."""
 
 from __future__ import annotations
 
@@ -7,24 +7,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from lake_format.branches import ChangeEntry
-from lake_format.clustering import clustering_of
-from lake_format.compaction import (
-    CompactFragments,
-    CompactionReport,
-    CompactionTarget,
-    RewriteRequest,
-    Rewritten,
-    choose_fragments,
-)
 from lake_format.engine import Progress
-from lake_format.errors import ConflictError, InvalidInputError, NotFoundError
+from lake_format.errors import InvalidInputError, NotFoundError
 from lake_format.history import moment_of
 from lake_format.lines import needed_versions
 from lake_format.model import Fragment, Version
-from lake_format.open_layout import not_open
-from lake_format.properties import integer_property
-from lake_format.snapshot import Snapshot
-from lake_format.table_keys import TableKeys
+from lake_format.table_compaction import TableCompaction, positive
 from lake_format.timeline import version_at
 from lake_format.transaction import YieldedError
 from lake_format.upkeep import ExpireVersions, ExpiryReport, GarbageReport, collect
@@ -33,57 +21,8 @@ from lake_format.verification import VerificationReport, check_metadata
 __all__ = ["TableUpkeep"]
 
 
-class TableUpkeep(TableKeys):
-    """What keeps a table fast and small; users' work always goes first."""
-
-    def compact(
-        self,
-        target_rows: int | None = None,
-        *,
-        target_bytes: int | None = None,
-        deleted_share: float = 0.1,
-        progress: Progress | None = None,
-    ) -> CompactionReport:
-        """Put small fragments together, and write those anew in which many rows are deleted.
-
-        In a table of ``write.layout`` ``open`` also those that are not one Parquet file which anybody can read.
-
-        Row ids stay, so indexes need nothing and answer as before. Rows keep their order among each other; the
-        new fragments come after the others in a scan. Each group of fragments is a commit of its own: what is
-        done stays done if the rest is interrupted. Deletes and updates made meanwhile hold for the new fragments;
-        a group that somebody rewrote or replaced meanwhile is left alone and counted as ``yielded``.
-
-        Parameters
-        ----------
-        target_rows, target_bytes
-            The most a new fragment should have; by default the table's ``write.fragment-rows`` and
-            ``write.fragment-bytes``. Fragments below half of both are put together.
-        deleted_share
-            From this share of deleted rows on a fragment is written anew, above 0 and at most 1.
-        progress
-            Called with ``(stage, rows done, rows in all or 0)``.
-
-        Raises
-        ------
-        InvalidInputError
-            A target that is not positive, or a share out of range.
-        """
-        self._require_writable()
-        self._require_alone("compact")
-        properties = self.refresh().snapshot.version.properties
-        target = CompactionTarget(
-            rows=_positive("target_rows", target_rows, integer_property(properties, "write.fragment-rows")),
-            bytes=_positive(
-                "target_bytes", target_bytes, integer_property(properties, "write.fragment-bytes")
-            ),
-            deleted_share=_share(deleted_share),
-        )
-        report = CompactionReport()
-        fragments = self._snapshot.fragments
-        for group in choose_fragments(fragments, target, not_open(self._snapshot)):
-            self._compact_group([fragments.fragment(index) for index in group], progress, report)
-        self._settle_key_index()
-        return report
+class TableUpkeep(TableCompaction):
+    """What keeps a table small and sound; users' work always goes first."""
 
     def expire_versions(
         self, older_than: timedelta | datetime | str | None = None, *, keep: int = 1
@@ -120,7 +59,7 @@ class TableUpkeep(TableKeys):
         self, newest: Version, older_than: timedelta | datetime | str | None, keep: int
     ) -> tuple[int, int]:
         """The oldest version to keep, and how many expire before it."""
-        before, oldest = max(newest.horizon, 1), newest.version - _positive("keep", keep, 1) + 1
+        before, oldest = max(newest.horizon, 1), newest.version - positive("keep", keep, 1) + 1
         if older_than is not None:
             oldest = min(oldest, self._current_at(newest, older_than))
         kept = {*newest.refs.values(), *needed_versions(newest.branches, 0)}
@@ -218,66 +157,3 @@ class TableUpkeep(TableKeys):
             report.indexes += 1
         report.problems += self._engine.check_keys(snapshot)
         return report
-
-    def _compact_group(
-        self, wanted: list[Fragment], progress: Progress | None, report: CompactionReport
-    ) -> None:
-        snapshot = self.refresh().snapshot
-        sources = [snapshot.fragments.by_id(fragment.fragment_id) for fragment in wanted]
-        found = tuple(source for source in sources if source is not None)
-        if len(found) < len(wanted):
-            report.yielded += 1
-            return
-        request = RewriteRequest(
-            fragments=found,
-            clustering=clustering_of(snapshot.version.properties, snapshot.schema),
-            progress=progress,
-            new_id=self._around.new_id,
-        )
-        self._rewrite_group(snapshot, request, "compact", report)
-
-    def _rewrite_group(
-        self, snapshot: Snapshot, request: RewriteRequest, kind: str, report: CompactionReport
-    ) -> None:
-        """Write fragments anew and put the new ones in their places, as one commit."""
-        rewritten = self._engine.rewrite(snapshot, request)
-        if not rewritten:  # a fragment without live rows is no part of a table
-            return
-        if self._replaced(snapshot, request.fragments, rewritten, kind):
-            report.fragments_removed += len(request.fragments)
-            report.fragments_added += len(rewritten)
-            report.rows += sum(new.fragment.row_count for new in rewritten)
-            report.bytes_written += sum(group.size for new in rewritten for group in new.fragment.groups)
-            report.commits += 1
-        else:
-            report.yielded += 1
-
-    def _replaced(
-        self, snapshot: Snapshot, sources: tuple[Fragment, ...], rewritten: tuple[Rewritten, ...], kind: str
-    ) -> bool:
-        rows = sum(new.fragment.row_count for new in rewritten)
-        summary = {"fragments_removed": len(sources), "rows": rows}
-        change = CompactFragments(sources=sources, rewritten=rewritten, kind=kind, summary=summary)
-        try:
-            self._commit(change, base=snapshot.version)
-        except ConflictError as error:
-            files = [group for new in rewritten for group in new.fragment.groups]
-            self._engine.discard_files(self._store, files)
-            if isinstance(error, YieldedError):
-                return False
-            raise
-        return True
-
-
-def _positive(name: str, given: int | None, default: int) -> int:
-    if given is None:
-        return default
-    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-        raise InvalidInputError(f"{name} must be a positive whole number, not {given!r}")
-    return given
-
-
-def _share(given: float) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= 1:
-        raise InvalidInputError(f"deleted_share must be above 0 and at most 1, not {given!r}")
-    return float(given)

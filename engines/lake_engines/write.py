@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 
@@ -22,6 +23,7 @@ from lake_format.engine import Progress, WriteRequest, Written
 from lake_format.errors import LakeError
 from lake_format.model import OPEN_FEATURE, ColumnGroup, NewFragment
 from lake_format.open_layout import is_open
+from lake_format.parallel import run_all
 from lake_format.partitioning import Partition
 from lake_format.paths import data_path
 from lake_format.properties import integer_property, text_property
@@ -32,6 +34,8 @@ from lake_format.store.base import Store
 __all__ = ["GroupPlan", "discard", "discard_objects", "plan_groups", "write_fragments"]
 
 _SLICE_ROWS = 65_536
+_LARGE = 8 << 20
+"""From so many bytes on the files of a fragment are finished side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class _FragmentWriter:
         self._groups = groups
         self._schemas = [pa.schema([schema.field(name) for name in group.columns]) for group in groups]
         self._writers: list[FileWriter] = []
-        self._closed: list[ColumnGroup] = []
+        self._closed: dict[int, ColumnGroup] = {}
         try:
             for group, group_schema in zip(groups, self._schemas, strict=True):
                 path = data_path(request.new_id(), group.format)
@@ -107,30 +111,31 @@ class _FragmentWriter:
         self.bytes += batch.nbytes
 
     def close(self) -> NewFragment:
-        for plan, writer, schema in zip(self._groups, self._writers, self._schemas, strict=True):
-            file = writer.close()
-            self._closed.append(
-                ColumnGroup(
-                    field_ids=tuple(field_id(field) for field in schema),
-                    schema_id=self._schema_id,
-                    path=file.path,
-                    format=plan.format,
-                    size=file.size,
-                    layout=file.layout,
-                )
-            )
+        closing = [partial(self._close_group, number) for number in range(len(self._groups))]
+        run_all(closing, together=self.bytes >= _LARGE)  # one encodes while another's bytes reach the disk
         return NewFragment(
             row_count=self.rows,
-            groups=tuple(self._closed),
+            groups=tuple(self._closed[number] for number in range(len(self._groups))),
             statistics=tuple(self._statistics.finish()),
             partition=self.partition,
             clustering=self._clustering,
         )
 
+    def _close_group(self, number: int) -> None:
+        file = self._writers[number].close()
+        self._closed[number] = ColumnGroup(
+            field_ids=tuple(field_id(field) for field in self._schemas[number]),
+            schema_id=self._schema_id,
+            path=file.path,
+            format=self._groups[number].format,
+            size=file.size,
+            layout=file.layout,
+        )
+
     def abort(self) -> None:
         for writer in self._writers:
             writer.abort()
-        _remove(self._store, self._closed)
+        _remove(self._store, list(self._closed.values()))
 
 
 def write_fragments(

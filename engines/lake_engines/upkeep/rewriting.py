@@ -19,6 +19,7 @@ from lake_format.compaction import RewriteRequest, Rewritten
 from lake_format.engine import WriteRequest
 from lake_format.errors import CorruptionError
 from lake_format.model import Fragment
+from lake_format.parallel import ahead
 from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot, deleted_positions
 
@@ -39,7 +40,7 @@ def rewrite_fragments(snapshot: Snapshot, request: RewriteRequest, pool: ReaderP
     written = write_fragments(
         snapshot.store,
         WriteRequest(
-            data=_live_rows(snapshot, request.fragments, pool),
+            data=_read(snapshot, request.fragments, pool),
             schema=version.schema,
             schema_id=version.schema_id,
             # One fragment whatever its size where it is settled already which rows go together.
@@ -72,6 +73,13 @@ def batch_rows_of(fragment: Fragment) -> int:
     """Rows of a fragment that make about 16 MiB."""
     width = max(sum(group.size for group in fragment.groups) // fragment.row_count, 1)
     return max(min(_BATCH_BYTES // width, _MOST_ROWS), _FEWEST_ROWS)
+
+
+def _read(snapshot: Snapshot, fragments: Sequence[Fragment], pool: ReaderPool) -> Iterator[pa.RecordBatch]:
+    """The live rows; where they are many, the next of them are read while the last are written."""
+    rows = _live_rows(snapshot, fragments, pool)
+    large = sum(group.size for fragment in fragments for group in fragment.groups) >= _BATCH_BYTES
+    return ahead(rows) if large else rows
 
 
 def _live_rows(
