@@ -15,7 +15,7 @@ class MaintenanceStep:
     Attributes
     ----------
     name
-        ``compact``, ``optimize-indexes``, ``expire`` or ``collect-garbage``.
+        ``compact``, ``cluster``, ``optimize-indexes``, ``expire`` or ``collect-garbage``.
     due
         Whether it had to be done.
     why

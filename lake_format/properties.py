@@ -56,6 +56,7 @@ PROPERTIES: Mapping[str, _Property] = {
     ),
     "write.index-on-append": _Property("false", _is_flag, "'true' or 'false'"),
     "maintain.compact": _Property("true", _is_flag, "'true' or 'false'"),
+    "maintain.cluster": _Property("true", _is_flag, "'true' or 'false'"),
     "maintain.optimize-indexes": _Property("true", _is_flag, "'true' or 'false'"),
     "maintain.expire-older-than": _Property(
         "never",

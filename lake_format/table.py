@@ -35,7 +35,6 @@ from lake_format.table_backfill import TableBackfill
 from lake_format.table_branches import TableBranches
 from lake_format.table_copies import TableCopies
 from lake_format.table_core import checked_idempotency
-from lake_format.table_layout import TableLayout
 from lake_format.table_parts import TableParts
 from lake_format.table_properties import TableProperties
 from lake_format.table_repair import TableRepair
@@ -54,7 +53,6 @@ class Table(
     TableProperties,
     TableTransaction,
     TableRepair,
-    TableLayout,
 ):
     """One table at one version; :meth:`refresh` and every write of its own move it to the newest.
 

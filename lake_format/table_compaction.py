@@ -40,10 +40,11 @@ from lake_format.snapshot import Snapshot
 from lake_format.table_keys import TableKeys
 from lake_format.transaction import YieldedError
 
-__all__ = ["TableCompaction", "positive"]
+__all__ = ["Group", "TableCompaction", "positive"]
 
 _MOST_WORKERS = 4
 Group = tuple[Fragment, ...]
+"""Fragments of one partition that are written anew together."""
 
 
 class TableCompaction(TableKeys):

@@ -19,6 +19,7 @@ from lake_format.partition_changes import SetPartitioning
 from lake_format.partitioning import PartitionSpec, parse_partitioning
 from lake_format.properties import integer_property
 from lake_format.schema import field_by_id
+from lake_format.table_compaction import Group, positive
 from lake_format.table_upkeep import TableUpkeep
 
 __all__ = ["TableLayout"]
@@ -136,21 +137,24 @@ class TableLayout(TableUpkeep):
         """
         self._require_alone("cluster")
         self._require_writable()
-        version = self.refresh().snapshot.version
+        self.refresh()
         clustering = self._wanted_order(columns, vector, method)
-        rows = integer_property(version.properties, "write.fragment-rows")
-        size = integer_property(version.properties, "write.fragment-bytes")
-        if group_rows is not None and (type(group_rows) is not int or group_rows < 1):
-            raise InvalidInputError(f"group_rows must be a positive whole number, not {group_rows!r}")
+        groups = self._out_of_order(None if everything else str(clustering), group_rows)
+        return self._rewrite(groups, "cluster", clustering=clustering, progress=progress)
+
+    def _out_of_order(self, order: str | None, group_rows: int | None = None) -> list[Group]:
+        """Fragments to be sorted together: those that are not in an order, and small ones beside them; None: all."""
+        properties, fragments = self.properties, self._snapshot.fragments
+        rows = integer_property(properties, "write.fragment-rows")
+        size = integer_property(properties, "write.fragment-bytes")
+        most = positive("group_rows", group_rows, rows * _GROUP)
         groups = choose_unclustered(
-            self._snapshot.fragments,
-            None if everything else str(clustering),
+            fragments,
+            order,
             full=CompactionTarget(rows=rows, bytes=size, deleted_share=1.0),
-            group=CompactionTarget(rows=group_rows or rows * _GROUP, bytes=size * _GROUP, deleted_share=1.0),
+            group=CompactionTarget(rows=most, bytes=size * _GROUP, deleted_share=1.0),
         )
-        fragments = self._snapshot.fragments
-        wanted = [tuple(fragments.fragment(index) for index in group) for group in groups]
-        return self._rewrite(wanted, "cluster", clustering=clustering, progress=progress)
+        return [tuple(fragments.fragment(index) for index in group) for group in groups]
 
     def _wanted_order(self, columns: object, vector: str | None, method: str | None) -> Clustering:
         version = self._snapshot.version

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.compute as pc
 from pyroaring import BitMap64
 
+from lake_format.clustering import clustering_of
 from lake_format.compaction import CompactionTarget, choose_fragments
 from lake_format.engine import Progress
 from lake_format.maintenance import MaintenanceReport, MaintenanceStep
@@ -16,7 +17,7 @@ from lake_format.open_layout import not_open
 from lake_format.properties import age_property, flag_property, integer_property
 from lake_format.snapshot import Snapshot
 from lake_format.table_indexes import TableIndexes
-from lake_format.table_upkeep import TableUpkeep
+from lake_format.table_layout import TableLayout
 
 __all__ = ["TableMaintenance"]
 
@@ -24,16 +25,20 @@ _FRAGMENTS = 8
 """From so many fragments on that are too small or too worn, compaction is due."""
 _ROWS, _SHARE = 1000, 0.01
 """From so many rows, or this share of all, that an index does not answer for, it is due to be optimized."""
+_DISORDER, _SORTED = 0.1, 4
+"""From this share of rows that are not in the table's order on they are sorted, so many groups in one run at most."""
 _Step = tuple[bool, str, Callable[[], Any]]
 
 
-class TableMaintenance(TableIndexes, TableUpkeep):
+class TableMaintenance(TableIndexes, TableLayout):
     """The policy is a matter of table properties, ``maintain.*``."""
 
     def maintain(self, *, dry_run: bool = False, progress: Progress | None = None) -> MaintenanceReport:
         """Do the upkeep that is due by the table's properties, in a safe order; tell what was done and why.
 
-        First compaction (``maintain.compact``) from eight small or worn fragments on; then indexes that lack a
+        First compaction (``maintain.compact``) from eight small or worn fragments on; then, where the table has a
+        clustering, a tenth of whose rows are not in order, some of those are sorted (``maintain.cluster``), at most
+        four groups of eight full fragments a run; then indexes that lack a
         thousand rows or a hundredth of all (``maintain.optimize-indexes``); then versions expire that are older than
         ``maintain.expire-older-than``, but for the newest ``maintain.keep-versions``; last, what no version needs any
         more is removed (``maintain.collect-garbage``). Versions never expire by default, and then nothing is removed.
@@ -51,6 +56,7 @@ class TableMaintenance(TableIndexes, TableUpkeep):
         report = MaintenanceReport(dry_run=dry_run)
         steps: tuple[tuple[str, Callable[[Progress | None], _Step]], ...] = (
             ("compact", self._compaction_due),
+            ("cluster", self._clustering_due),
             ("optimize-indexes", self._indexes_due),
             ("expire", self._expiry_due),
             ("collect-garbage", self._garbage_due),
@@ -77,6 +83,30 @@ class TableMaintenance(TableIndexes, TableUpkeep):
             wanted and found >= _FRAGMENTS,
             why if wanted else _OFF,
             lambda: self.compact(progress=progress),
+        )
+
+    def _clustering_due(self, progress: Progress | None) -> _Step:
+        version = self._snapshot.version
+        clustering = clustering_of(version.properties, version.schema)
+        if clustering is None:
+            return False, "the table has no clustering", lambda: None
+        if not flag_property(version.properties, "maintain.cluster"):
+            return False, _OFF, lambda: None
+        order = str(clustering)
+        groups = [
+            group
+            for group in self._out_of_order(order)
+            if any(fragment.clustering != order for fragment in group)
+        ]
+        rows = sum(
+            one.row_count - one.deleted_count for group in groups for one in group if one.clustering != order
+        )
+        share = rows / max(version.row_count, 1)
+        why = f"{rows:,} rows are not in the table's order; it is due from {_DISORDER:.0%} of the rows on"
+        return (
+            share >= _DISORDER,
+            why,
+            lambda: self._rewrite(groups[:_SORTED], "cluster", clustering=clustering, progress=progress),
         )
 
     def _indexes_due(self, progress: Progress | None) -> _Step:

@@ -7,6 +7,8 @@ from contextlib import suppress
 from datetime import timedelta
 from uuid import uuid4
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from stores.faulty import Fault, FaultyStore, SimulatedCrash, count_calls
 from test_upkeep_compact import SCHEMA, contents, fresh, make, reopened, rows
@@ -37,6 +39,7 @@ def test_what_is_due_is_done_in_order(store: Store) -> None:
     assert report.due == ["compact", "optimize-indexes"]
     assert [step.why for step in report.steps] == [
         "10 fragments are small or worn; it is due from 8 on",
+        "the table has no clustering",
         "v_l2 lacks 5 rows",
         "maintain.expire-older-than is 'never'",
         "no version has expired",
@@ -56,11 +59,45 @@ def test_expiry_and_collection_are_a_policy(store: Store) -> None:
     assert report.due == ["expire"]
     report = table.maintain()
     assert (report.steps[0].due, report.steps[0].why) == (False, "switched off by its property")
-    assert report.steps[2].result.horizon == 10
-    assert report.steps[3].due
+    assert report.steps[3].result.horizon == 10
+    assert report.steps[4].due
     assert table.count() == 27
     table.set_properties({"maintain.collect-garbage": "false", "maintain.compact": None})
     assert table.maintain().due == ["compact", "expire"]
+
+
+def test_rows_that_are_not_in_order_are_sorted_some_in_each_run(store: Store) -> None:
+    """What is in order already is left alone; compaction comes first. spec: CLU-1, CLU-2, CLU-3"""
+    table = lake.create("unused", SCHEMA, store=store, properties={"write.fragment-rows": 4})
+    table.append(pa.concat_tables([rows(i, 1) for i in np.random.default_rng(5).permutation(160)]))
+    table.set_clustering("id")
+    before = contents(table)
+    report = table.maintain(dry_run=True)
+    assert report.due == ["cluster"]
+    assert report.steps[1].why == "160 rows are not in the table's order; it is due from 10% of the rows on"
+    report = table.maintain()
+    assert (report.steps[1].result.rows, report.steps[1].result.fragments_removed) == (4 * 32, 32)
+    assert contents(table) == before
+    table.append(rows(160, 4))
+    assert table.maintain().steps[1].result.rows == 32
+    marks = table.inspect.fragments()["clustering"].to_pylist()
+    assert len(set(marks)) == 1
+    kept = table.inspect.files()["path"].to_pylist()
+    assert table.maintain().due == []
+    assert table.inspect.files()["path"].to_pylist() == kept
+    assert contents(table).keys() == {*before, *range(160, 164)}
+    assert table.verify().ok
+
+
+def test_few_rows_out_of_order_wait_and_the_property_switches_it_off(store: Store) -> None:
+    table = lake.create("unused", SCHEMA, store=store, properties={"write.fragment-rows": 10})
+    table.append(rows(0, 10)).set_clustering("id").append(rows(10, 100))
+    step = table.maintain().steps[1]
+    assert (step.due, step.why[:7]) == (False, "10 rows")
+    table.delete("id >= 100")
+    assert table.maintain(dry_run=True).due == ["cluster"]
+    table.set_properties({"maintain.cluster": False})
+    assert table.maintain(dry_run=True).steps[1].why == "switched off by its property"
 
 
 @pytest.mark.parametrize(
@@ -71,6 +108,7 @@ def test_expiry_and_collection_are_a_policy(store: Store) -> None:
         ("maintain.expire-older-than", "a week"),
         ("maintain.keep-versions", 0),
         ("maintain.cluster-by", "id"),
+        ("maintain.cluster", "sometimes"),
     ],
 )
 def test_a_policy_is_checked_when_it_is_set(store: Store, name: str, value: object) -> None:

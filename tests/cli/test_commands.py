@@ -300,7 +300,7 @@ def test_maintain_and_repair(cli: Run, items: lake.Table) -> None:
     told = cli("maintain", "items", "--dry-run")
     assert told.code == 0, told.err
     assert "compact          not due  0 fragments are small or worn" in told.out
-    assert cli("maintain", "items", "--json").rows[0]["steps"][2]["name"] == "expire"
+    assert cli("maintain", "items", "--json").rows[0]["steps"][3]["name"] == "expire"
     assert "0 problems, 0 of them left; nothing was changed" in cli("repair", "items").out
     lost = next(file["path"] for file in items.inspect.files().to_pylist())
     items.snapshot.store.delete(lost)

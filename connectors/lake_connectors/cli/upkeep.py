@@ -24,7 +24,7 @@ __all__ = ["maintain", "repair"]
 def maintain(*, uri: str, dry_run: bool, as_json: bool, storage_options: tuple[str, ...]) -> None:
     """Do the upkeep of the table at URI that is due by its maintain.* properties.
 
-    Compaction, then indexes, then old versions, then what nobody needs any more.
+    Compaction, then the order of rows, then indexes, then old versions, then what nobody needs any more.
     """
     table = open_table(uri, None, storage_options)
     with Progress() as progress:
