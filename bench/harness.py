@@ -52,10 +52,15 @@ def alternate(
     return result
 
 
-def _child(target: Callable[..., Any], arguments: tuple[Any, ...], queue: Any) -> None:
+def _child(
+    target: Callable[..., Any], arguments: tuple[Any, ...], before: Callable[[], Any] | None, queue: Any
+) -> None:
     """Run the target; report its result, its time, and peak resident memory above where it started."""
     import psutil
 
+    if before is not None:
+        before()
+        gc.collect()
     process = psutil.Process()
     base = peak = process.memory_info().rss
     anonymous_base = anonymous = _anonymous()
@@ -97,11 +102,13 @@ class ChildRun:
     peak_anonymous: int
 
 
-def in_child(target: Callable[..., Any], *arguments: Any) -> ChildRun:
-    """Run a module-level function in a fresh process and watch its memory."""
+def in_child(
+    target: Callable[..., Any], *arguments: Any, before: Callable[[], Any] | None = None
+) -> ChildRun:
+    """Run a module-level function in a fresh process and watch its memory; ``before`` is not counted."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=_child, args=(target, arguments, queue))
+    process = context.Process(target=_child, args=(target, arguments, before, queue))
     process.start()
     result = queue.get()
     process.join()

@@ -164,33 +164,37 @@ def main() -> None:
         f"upsert {count:,} rows by key": lambda name: partial(upsert, name, rows, count, dimension),
         "delete 1 % by filter": lambda name: partial(delete, name),
         "update a column of 1 % scattered rows": lambda name: partial(update, name, rows),
-        "add a constant column": lambda name: partial(add_constant, name),
         f"merge {count:,} rows with a condition": lambda name: partial(merge, name, rows, count, dimension),
     }
     for round_ in range(given.rounds + 1):  # one is a warm-up
         changed(rows, count, dimension, round_)
         changed(rows, count, dimension, 50 + round_)
     for task, of in tasks.items():
-        contestants = {name: Round(of(name)) for name in NAMES}
-        print(
-            show(alternate(f"{task}, {rows:,} x {dimension}", contestants, rounds=given.rounds)), flush=True
-        )
-    memory(f"upsert {count:,}", partial(_child_upsert, rows, count, dimension, 90))
+        compare(f"{task}, {rows:,} x {dimension}", of, given.rounds)
+    memory(f"upsert {count:,}", (rows, count, dimension, 90))
     if given.bulk:
-        memory(f"upsert {rows:,}", partial(_child_upsert, rows, rows, dimension, 91))
+        memory(f"upsert {rows:,}", (rows, rows, dimension, 91))
+    # Last: Lance makes the column NOT NULL, and then takes no rows without it.
+    compare(
+        f"add a constant column, {rows:,} x {dimension}",
+        lambda name: partial(add_constant, name),
+        given.rounds,
+    )
     shutil.rmtree(ROOT, ignore_errors=True)
 
 
-def memory(task: str, run: Callable[..., None]) -> None:
-    """Print how much memory a fresh process takes for a task."""
+def compare(task: str, of: Callable[[str], Callable[[int], None]], rounds: int) -> None:
+    """Alternate a task between the contestants and print their times."""
+    contestants = {name: Round(of(name)) for name in NAMES}
+    print(show(alternate(task, contestants, rounds=rounds)), flush=True)
+
+
+def memory(task: str, source: tuple[int, int, int, int]) -> None:
+    """Print how much memory a fresh process takes to upsert rows that it has."""
     for name in ("lake", "lance"):
-        found = in_child(run, name)
+        found = in_child(upsert, name, *source, before=partial(changed, *source))
         resident, anonymous = found.peak_resident >> 20, found.peak_anonymous >> 20
         print(f"memory of {task}: {name:<6} +{resident} MiB resident, +{anonymous} MiB anonymous", flush=True)
-
-
-def _child_upsert(rows: int, count: int, dimension: int, round_: int, name: str) -> None:
-    upsert(name, rows, count, dimension, round_)
 
 
 if __name__ == "__main__":

@@ -66,14 +66,27 @@ class Draft:
             row_id += new.row_count
         self._put(added, features, next_row_id=row_id)
 
-    def add_moved(self, fragments: Iterable[tuple[NewFragment, bytes]], features: Iterable[str] = ()) -> None:
-        """Add fragments of rows that keep their row ids, given as row-id sequences."""
+    def add_moved(
+        self,
+        fragments: Iterable[tuple[NewFragment, bytes]],
+        features: Iterable[str] = (),
+        *,
+        new_rows: int = 0,
+    ) -> None:
+        """Add fragments of rows that keep their row ids, given as row-id sequences.
+
+        Parameters
+        ----------
+        new_rows
+            How many of the ids in the sequences, counted on from the next row id, are given out with them.
+        """
         first = self.version.next_fragment_id
         added = [
             new.placed(first + offset, row_id_sequence=sequence)
             for offset, (new, sequence) in enumerate(fragments)
         ]
-        self._put(added, {*features, "row-id-sequences"} if added else features)
+        needed = {*features, "row-id-sequences"} if added else features
+        self._put(added, needed, next_row_id=self.version.next_row_id + new_rows)
 
     def add_compacted(
         self, new: NewFragment, row_ids: U64, dead: npt.NDArray[np.int64], features: Iterable[str] = ()

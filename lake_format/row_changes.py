@@ -274,8 +274,8 @@ def _write(
     draft.replace_fragments(entries)
     if any(file.superseded for entry in entries.values() if entry for file in entry.files()):
         features.add(_SUPERSEDED)
-    _add_moved(draft, landing)
     first_new = draft.version.next_row_id
+    _add_moved(draft, landing)
     draft.add_fragments(edits.fresh, features)
     if landing.updated:
         draft.mark_stale(edits.field_ids, np.concatenate(landing.updated))
@@ -295,11 +295,19 @@ def _index_keys(draft: Draft, base: Snapshot, edits: RowEdits, first_new: int) -
 
 
 def _add_moved(draft: Draft, landing: _Landing) -> None:
-    kept = [(move, ids, dead) for move, ids, dead in landing.moved if not dead.all()]
-    first = draft.version.next_fragment_id
-    draft.add_moved([(move.fragment, encode_row_ids(ids)) for move, ids, _ in kept])
+    """List the fragments of moved rows; rows in them that are new get the next row ids."""
+    kept = []
+    first = next_row_id = draft.version.next_row_id
+    for move, ids, dead in landing.moved:
+        if move.new_rows or not dead.all():
+            new = np.arange(next_row_id, next_row_id + move.new_rows, dtype=np.uint64)
+            kept.append((move, np.concatenate([ids, new]), np.r_[dead, np.zeros(len(new), bool)]))
+            next_row_id += move.new_rows
+    fragments = [(move.fragment, encode_row_ids(ids)) for move, ids, _ in kept]
+    arrived = draft.version.next_fragment_id
+    draft.add_moved(fragments, new_rows=next_row_id - first)
     masks = {
-        first + offset: BitMap64(np.flatnonzero(dead).tolist())
+        arrived + offset: BitMap64(np.flatnonzero(dead).tolist())
         for offset, (_, _, dead) in enumerate(kept)
         if dead.any()
     }
@@ -307,9 +315,9 @@ def _add_moved(draft: Draft, landing: _Landing) -> None:
         finder = _Finder(draft.snapshot, draft.snapshot)
         entries: dict[int, Fragment | None] = {}
         for fragment_id, positions in masks.items():
-            arrived = finder.latest_fragment(fragment_id)
-            assert arrived is not None
-            entries[fragment_id] = masked(arrived, positions)
+            entry = finder.latest_fragment(fragment_id)
+            assert entry is not None
+            entries[fragment_id] = masked(entry, positions)
         draft.replace_fragments(entries)
 
 

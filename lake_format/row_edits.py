@@ -159,10 +159,14 @@ class FragmentPatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowMove:
-    """A new fragment of existing rows: those of ``rows``, in order, positions ascending in each."""
+    """A new fragment of existing rows: those of ``rows``, in order, positions ascending in each.
+
+    Behind them there may be ``new_rows`` rows that are new to the table.
+    """
 
     rows: tuple[TouchedRows, ...]
     fragment: NewFragment
+    new_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -336,3 +336,31 @@ def test_rows_deleted_meanwhile_do_not_come_back_by_a_move(tmp_path: Path) -> No
     last, _ = interrupted(table, lambda other: other.delete("id = 4"))
     last.update({"price": 9.0}, "id = 4")
     assert last.count() == 48
+
+
+def test_new_rows_behind_moved_ones_get_their_ids_where_they_land(tmp_path: Path) -> None:
+    """Row ids taken meanwhile are not given twice; rows that moved elsewhere meanwhile are dead on arrival.
+
+    spec: CHG-3, CHG-10, IDN-2
+    """
+    table = make(tmp_path, *range(50), key="id", fragment_rows=50)
+    before = row_ids(table)
+
+    def meanwhile(other: Table) -> None:
+        other.append(rows(90, 91)).delete("id = 2")
+        compact(other)
+
+    with Forced("move"):
+        mine, engine = interrupted(table, meanwhile)
+        mine.upsert(rows(1, 3, 60, 61, name="new"))
+    assert len(engine.plans) == 1, "nothing was planned twice"
+    assert ids(mine) == [0, 1, *range(3, 50), 60, 61, 90, 91]
+    after = row_ids(mine)
+    assert {one: after[one] for one in before if one != 2} == {one: before[one] for one in before if one != 2}
+    assert [after[one] for one in (90, 91, 60, 61)] == [50, 51, 52, 53]
+    assert mine.snapshot.version.next_row_id == 54
+    names = content(mine, "name")
+    assert [names[one] for one in (1, 3, 60, 61)] == ["new"] * 4
+    assert sorted(mine.inspect.fragments()["deleted_rows"].to_pylist())[-1] == 2
+    assert mine.get(61, columns=["name"]) == {"name": "new"}
+    assert not mine.verify().problems

@@ -103,6 +103,10 @@ class Assignments:
         """The assignments of some of the columns."""
         return Assignments({name: self.by_column[name] for name in columns})
 
+    def unchanged(self, target: Target) -> Mapping[str, pa.Array]:
+        """Nothing."""
+        return {}
+
     def compute(self, rows: pa.RecordBatch, target: Target) -> Mapping[str, pa.Array]:
         """New values of all columns for these rows."""
         return {name: computation.run(rows) for name, computation in self.by_column.items()}

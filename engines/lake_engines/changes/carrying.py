@@ -100,6 +100,10 @@ class _Carried:
             for number, rows in enumerate(carried)
         ]
 
+    def unchanged(self, target: Target) -> Mapping[str, pa.Array]:
+        """Nothing."""
+        return {}
+
     def compute(self, rows: pa.RecordBatch, target: Target) -> Mapping[str, pa.Array]:
         """The values, read from the files."""
         assert target.origin is not None

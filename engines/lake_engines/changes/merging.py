@@ -118,9 +118,15 @@ def joined(
 
 
 class MergeValues:
-    """New values of the rows that a merge updates: of a row's clause, computed from the source row of its origin."""
+    """New values of the rows that a merge updates: of a row's clause, computed from the source row of its origin.
 
-    def __init__(self, schema: pa.Schema, clauses: Sequence[Clause], source: StagedRows) -> None:
+    Rows have the values of the columns ``on`` in common with their source row.
+    """
+
+    def __init__(
+        self, schema: pa.Schema, clauses: Sequence[Clause], source: StagedRows, on: Sequence[str]
+    ) -> None:
+        self._on = [name for name in on if name in source.columns]
         self._schema = schema
         self._clauses = clauses
         self._source = source
@@ -151,6 +157,15 @@ class MergeValues:
             [pa.concat_arrays([part[name] for part in parts]) for name in self.columns], list(self.columns)
         )
         return dict(zip(self.columns, gather(merged, back).columns, strict=True))
+
+    def unchanged(self, target: Target) -> Mapping[str, pa.Array]:
+        """The key, where every row has a source row: values of the types that keys may have are equal bit by bit."""
+        assert target.origin is not None
+        names = [name for name in self._on if name not in self.columns]
+        if not names or (target.origin < 0).any():
+            return {}
+        beside = self._source.take(target.origin, names)
+        return {name: fitted(beside.column(name), self._schema.field(name)) for name in names}
 
     def _of(self, clause: Clause, rows: pa.RecordBatch, origin: I64) -> Mapping[str, pa.Array]:
         new = _values(clause, self._schema, rows, self._source, origin if (origin >= 0).all() else None)

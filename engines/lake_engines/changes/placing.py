@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from lake_engines.ingest import conform
 from lake_engines.write import write_fragments
 from lake_format.clustering import clustering_of
 from lake_format.engine import WriteRequest, Written
-from lake_format.model import ColumnGroup, Fragment
+from lake_format.model import ColumnGroup, Fragment, NewFragment
 from lake_format.open_layout import is_open
 from lake_format.positions import bitmap_of
 from lake_format.properties import text_property
@@ -39,7 +40,7 @@ from lake_format.snapshot import Snapshot
 from lake_format.statistics import StatisticsBuilder
 from lake_format.store.base import Store
 
-__all__ = ["Placement", "place", "touched", "write_rows"]
+__all__ = ["NewRows", "Placement", "place", "touched", "write_rows"]
 
 _WINDOW_BYTES = 32 << 20
 _WINDOW_ROWS = 65_536
@@ -85,6 +86,25 @@ class Placement:
         return edits.files()
 
 
+@dataclass(slots=True)
+class NewRows:
+    """Rows to be inserted by the change that gives others new values.
+
+    Attributes
+    ----------
+    batches
+        The rows, with the table's schema or some of its columns.
+    seen
+        Called with them as they are written, in the order they end up in.
+    written
+        The fragments that hold nothing else, and how many rows there were; None while they are not written.
+    """
+
+    batches: Iterator[pa.RecordBatch]
+    seen: Callable[[pa.RecordBatch], None] | None = None
+    written: Written | None = None
+
+
 def place(
     snapshot: Snapshot,
     targets: Iterable[Target],
@@ -92,6 +112,7 @@ def place(
     pool: ReaderPool,
     request: RowRequest,
     into: Placement,
+    new: NewRows | None = None,
 ) -> None:
     """Write new values of the targets' rows, fragment by fragment the cheaper way.
 
@@ -99,6 +120,9 @@ def place(
     ----------
     into
         What is written is added here as it is written, so that a caller can remove it if a later row fails.
+    new
+        Rows that are written behind those that move, in the same files, if any row moves and the table has no order
+        of its own; else they are left to the caller.
     """
     wanted = _wanted(snapshot.version.properties)
     moving: list[Target] = []
@@ -121,7 +145,7 @@ def place(
     if patching:
         _patch(snapshot, patching, values, pool, request.new_id, into)
     if moving:
-        _move(snapshot, moving, values, pool, request, into)
+        _move(snapshot, moving, values, pool, request, into, new)
 
 
 def _parts(snapshot: Snapshot, target: Target, columns: Sequence[str]) -> bool:
@@ -335,12 +359,19 @@ def _move(
     pool: ReaderPool,
     request: RowRequest,
     into: Placement,
+    new: NewRows | None,
 ) -> None:
+    version = snapshot.version
+    if version.partitioning or clustering_of(version.properties, version.schema) is not None:
+        new = None  # they go where the table's order wants them
     batches = (batch for target in targets for batch in _moved_rows(snapshot, target, values, pool))
-    written = write_rows(snapshot.store, snapshot, batches, request.new_id)
-    into.take_in("move", written)
     ends = np.cumsum([0, *(len(target.positions) for target in targets)])
-    order = np.arange(ends[-1]) if written.order is None else written.order
+    seen = None if new is None or new.seen is None else _after(int(ends[-1]), new.seen)
+    both = chain(batches, () if new is None else new.batches)
+    written = write_rows(snapshot.store, snapshot, both, request.new_id, seen=seen)
+    into.take_in("move", written)
+    order = np.arange(written.rows) if written.order is None else written.order
+    own: list[NewFragment] = []
     start = 0
     for fragment in written.fragments:
         rows = order[start : start + fragment.row_count]  # ascending: parting rows keeps them in order
@@ -351,7 +382,27 @@ def _move(
             for target, first, low, high in zip(targets, ends[:-1], cuts[:-1], cuts[1:], strict=True)
             if low < high
         ]
-        into.moves.append(RowMove(rows=tuple(sources), fragment=fragment))
+        if sources:
+            fresh = fragment.row_count - int(cuts[-1])
+            into.moves.append(RowMove(rows=tuple(sources), fragment=fragment, new_rows=fresh))
+        else:
+            own.append(fragment)
+    if new is not None:
+        rows_new = written.rows - int(ends[-1])
+        new.written = Written(fragments=tuple(own), features=frozenset(), rows=rows_new, bytes=0)
+
+
+def _after(rows: int, seen: Callable[[pa.RecordBatch], None]) -> Callable[[pa.RecordBatch], None]:
+    """``seen`` for the batches that come after so many rows; none lies across."""
+    passed = 0
+
+    def take(batch: pa.RecordBatch) -> None:
+        nonlocal passed
+        if passed >= rows:
+            seen(batch)
+        passed += batch.num_rows
+
+    return take
 
 
 def _touched_at(target: Target, rows: I64) -> TouchedRows:
@@ -365,15 +416,17 @@ def _moved_rows(
 ) -> Iterator[pa.RecordBatch]:
     """Whole rows with their new values, some at a time."""
     schema = snapshot.schema
-    kept = [name for name in schema.names if name not in values.columns]
-    read = list(dict.fromkeys([*kept, *values.inputs]))
     step = _step(target.fragment, schema)
     reader = FragmentReader(snapshot, target.fragment, pool)
     for start in range(0, len(target.positions), step):
         part = target.part(start, start + step)
+        known = values.unchanged(part)
+        kept = [name for name in schema.names if name not in values.columns and name not in known]
+        read = list(dict.fromkeys([*kept, *values.inputs]))
         rows = reader.take(part.positions.astype(np.uint64), read) if read else rows_only(len(part.positions))
         inputs = rows.select(list(values.inputs)) if values.inputs else rows_only(len(part.positions))
         columns: Mapping[str, pa.Array] = {
+            **known,
             **{name: rows.column(name) for name in kept},
             **values.compute(inputs, part),
         }

@@ -19,7 +19,7 @@ from lake_engines.changes.costs import Strategy
 from lake_engines.changes.joining import MergeOutcome, join, new_rows, refuse_taken_keys
 from lake_engines.changes.matching import fields_of, matching_rows
 from lake_engines.changes.merging import MergeValues, prepare
-from lake_engines.changes.placing import Placement, place, touched, write_rows
+from lake_engines.changes.placing import NewRows, Placement, place, touched, write_rows
 from lake_engines.changes.rekeying import rekey
 from lake_engines.changes.source import SourceKeys, StagedRows
 from lake_engines.changes.values import NewValues, Target
@@ -178,15 +178,17 @@ def _merge(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Wor
     for _, clause in clauses:
         _refuse_merged_key(snapshot, clause.action, clause.columns if clause.values is not None else ())
         work.reads |= _ids(snapshot, clause.reads)
-    values = MergeValues(snapshot.schema, [clause for _, clause in clauses], source)
+    values = MergeValues(snapshot.schema, [clause for _, clause in clauses], source, on)
     work.columns = values.columns
     work.reads |= _ids(snapshot, values.inputs)
     outcome = MergeOutcome(len(source))
     join(snapshot, keys, clauses, source, pool, outcome)
     work.deletes += [touched(target) for target in outcome.deletes]
-    place(snapshot, _told(outcome.updates, request), values, pool, request, work.placement)
     inserts = new_rows(snapshot, keys, clauses, source, outcome, key)
-    _write_fresh(snapshot, request, work, inserts)
+    collector = _collector(snapshot, request, work)
+    new = NewRows(_reported(inserts, request), None if collector is None else collector.take)
+    place(snapshot, _told(outcome.updates, request), values, pool, request, work.placement, new)
+    _write_fresh(snapshot, request, work, new, collector)
 
 
 def _overwrite(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Work) -> None:
@@ -203,7 +205,9 @@ def _append(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Wo
         assert keys is not None
         work.keys = keys.distinct_hashes
         refuse_taken_keys(snapshot, keys, work.deletes, pool)
-    _write_fresh(snapshot, request, work, source.batches())
+    collector = _collector(snapshot, request, work)
+    new = NewRows(_reported(source.batches(), request), None if collector is None else collector.take)
+    _write_fresh(snapshot, request, work, new, collector)
 
 
 _PLANNERS: dict[str, Callable[[Snapshot, RowRequest, ReaderPool, _Work], None]] = {
@@ -234,27 +238,27 @@ def _no_rows(snapshot: Snapshot, on: Sequence[str]) -> pa.Table:
     return pa.table({name: pa.array([], snapshot.schema.field(name).type) for name in on})
 
 
+def _collector(snapshot: Snapshot, request: RowRequest, work: _Work) -> KeyCollector | None:
+    """What gathers the keys of new rows for the table's key index."""
+    index = snapshot.version.key_index
+    if index is None or work.placement.dry:
+        return None
+    names = key_columns(snapshot.version)
+    return KeyCollector(snapshot.store, names, index.field_ids, request.new_id, work.key_runs)
+
+
 def _write_fresh(
-    snapshot: Snapshot, request: RowRequest, work: _Work, batches: Iterator[pa.RecordBatch]
+    snapshot: Snapshot, request: RowRequest, work: _Work, new: NewRows, collector: KeyCollector | None
 ) -> None:
+    """Write new rows that were not written along with others, and the keys of all."""
     if work.placement.dry:
-        sizes = [(batch.num_rows, batch_bytes(batch)) for batch in batches]
+        sizes = [(batch.num_rows, batch_bytes(batch)) for batch in new.batches]
         rows, size = sum(one for one, _ in sizes), sum(one for _, one in sizes)
         work.fresh = Written(fragments=(), features=frozenset(), rows=rows, bytes=size)
         return
-    index = snapshot.version.key_index
-    collector = None
-    if index is not None:
-        names = key_columns(snapshot.version)
-        collector = KeyCollector(snapshot.store, names, index.field_ids, request.new_id, work.key_runs)
-    written = write_rows(
-        snapshot.store,
-        snapshot,
-        _reported(batches, request),
-        request.new_id,
-        fresh=True,
-        seen=None if collector is None else collector.take,
-    )
+    written = new.written
+    if written is None:
+        written = write_rows(snapshot.store, snapshot, new.batches, request.new_id, fresh=True, seen=new.seen)
     if written.rows:
         work.fresh = written
     if collector is not None:

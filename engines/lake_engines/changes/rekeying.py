@@ -43,6 +43,10 @@ class RekeyedRows:
         """Columns that the values still to be computed need."""
         return self.others.inputs
 
+    def unchanged(self, target: Target) -> Mapping[str, pa.Array]:
+        """Nothing."""
+        return {}
+
     def compute(self, rows: pa.RecordBatch, target: Target) -> Mapping[str, pa.Array]:
         """New values of all columns for these rows."""
         assert target.origin is not None

@@ -69,3 +69,7 @@ class NewValues(Protocol):
     def compute(self, rows: pa.RecordBatch, target: Target) -> Mapping[str, pa.Array]:
         """New values for exactly the rows of ``target``; ``rows`` holds their inputs, in the same order."""
         ...
+
+    def unchanged(self, target: Target) -> Mapping[str, pa.Array]:
+        """Values that the rows of ``target`` keep, of columns for which they are known without reading them."""
+        ...
