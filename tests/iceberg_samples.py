@@ -74,7 +74,7 @@ def by_id(table: pa.Table) -> list[dict[str, Any]]:
 def paths_of(source: IcebergTable) -> list[str]:
     """The data files, by the least id in them."""
     return sorted(
-        source.inspect.files().column("file_path").to_pylist(),
+        source.inspect.data_files().column("file_path").to_pylist(),
         key=lambda path: min(pq.read_table(path.removeprefix("file://")).column("id").to_pylist()),
     )
 

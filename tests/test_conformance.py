@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conformance import matrix, tables
+from conformance.answers import agree, brute_force, exact, label, needs, same_rows
 from conformance.engine import EngineUnderTest, Reached, Session, supported
 from conformance.engines import ENGINES, load
 from conformance.filters import FILTERS, ODD_FILTERS
@@ -54,27 +55,8 @@ def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
     return load(request.param)
 
 
-def needs(engine: EngineUnderTest, capability: str) -> None:
-    if not supported(engine, capability):
-        pytest.skip(f"{engine.name} has no such thing")
-
-
-def label(engine: EngineUnderTest) -> str:
-    return engine.name.split(",")[0].lower()
-
-
 def asked(engine: EngineUnderTest, filters: tuple[str, ...], config: pytest.Config) -> tuple[str, ...]:
     return filters[::EVERY] if engine.slow and "not long" in config.option.markexpr else filters
-
-
-def same_rows(found: pa.Table, expected: pa.Table, what: str) -> None:
-    assert found.column_names == expected.column_names, what
-    assert sorted(values(found), key=repr) == sorted(values(expected), key=repr), what
-
-
-def values(table: pa.Table) -> list[Any]:
-    columns = [[normal(value) for value in raw(column)] for column in table.columns]
-    return list(zip(*columns, strict=True))
 
 
 # --- what rows come back ---------------------------------------------------------------------------------------
@@ -172,17 +154,6 @@ def test_rows_written_by_the_engine(engine: EngineUnderTest, served: Served) -> 
 # --- nearest neighbours ----------------------------------------------------------------------------------------
 
 
-def exact(table: lake.Table, vector: list[float], k: int, where: Any = None) -> list[int]:
-    found = table.search(vector, k, exact=True, where=where, select=["id"])
-    return [int(one) for one in found.to_arrow().column("id").to_pylist()]
-
-
-def agree(found: list[int], expected: list[int]) -> None:
-    """The same ids; equal distances may swap, and an index may miss one in ten."""
-    assert len(found) == len(set(found)) == len(expected)
-    assert len(set(found) & set(expected)) >= 0.9 * len(expected)
-
-
 @pytest.mark.parametrize("where", [None, *FILTERS[::4]])
 def test_the_nearest_rows(
     engine: EngineUnderTest, served: Served, items: lake.Table, where: str | None
@@ -193,14 +164,6 @@ def test_the_nearest_rows(
         assert [distance for _, distance in found] == sorted(distance for _, distance in found)
         matching = session.copied(["id", "vec"], where)
         assert [one for one, _ in found] == brute_force(matching, query(1), 12)
-
-
-def brute_force(table: pa.Table, vector: list[float], k: int) -> list[int]:
-    known = [
-        (one, other) for one, other in zip(*table.to_pydict().values(), strict=True) if other is not None
-    ]
-    distances = [float(np.linalg.norm(np.float32(other) - np.float32(vector))) for _, other in known]
-    return [known[place][0] for place in np.argsort(distances, kind="stable")[:k]]
 
 
 @pytest.mark.parametrize("where", ODD_FILTERS)

@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
+import lake_format as lake
+
 Support = Literal["pushed", "answered", "refused", "absent"]
 """The table does it; the engine does it over what the table hands out; a clear error; there is no such thing."""
 
@@ -27,6 +29,7 @@ CAPABILITIES: Mapping[str, str] = {
     "version": "an older version",
     "append": "writes rows in one commit",
     "evolution": "any version after columns were added, dropped, renamed, widened, filled",
+    "imported": "an Iceberg table where it lies: columns that changed, deleted rows, vectors, later snapshots",
     "mapped vectors": "local vectors arrive as the mapped file, not copied",
 }
 
@@ -38,6 +41,16 @@ class Reached:
     uri: str
     storage_options: Mapping[str, str] = field(default_factory=dict)
     version: int | None = None
+    allow_external: tuple[str, ...] = ()
+
+    def open(self) -> lake.Table:
+        """The table, opened as users do."""
+        return lake.open(
+            self.uri,
+            self.version,
+            storage_options=dict(self.storage_options),
+            allow_external=self.allow_external,
+        )
 
 
 class Session(Protocol):

@@ -89,16 +89,22 @@ class DataFusion:
             "version": "pushed",
             "append": "pushed",
             "evolution": "pushed",
+            "imported": "pushed",
             "mapped vectors": "pushed",
         }
     )
 
     def open(self, table: Reached, copy: pa.Table | None = None) -> DataFusionSession:
-        opened = lake.open(table.uri, table.version, storage_options=dict(table.storage_options))
-        ctx = connect().attach(opened, "items")
+        ctx = connect().attach(
+            table.uri,
+            "items",
+            version=table.version,
+            storage_options=dict(table.storage_options),
+            allow_external=table.allow_external,
+        )
         if copy is not None:
             ctx.from_arrow(copy.cast(TYPES.schema(copy.schema)), "copied")
-        return DataFusionSession(ctx, opened)
+        return DataFusionSession(ctx, table.open())
 
     def takes(self, kind: pa.DataType) -> bool:
         return True

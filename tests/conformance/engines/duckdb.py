@@ -79,13 +79,20 @@ class DuckDB:
         "version": "pushed",
         "append": "pushed",
         "evolution": "pushed",
+        "imported": "pushed",
         "mapped vectors": "absent",
     }
 
     def open(self, table: Reached, copy: pa.Table | None = None) -> DuckDBSession:
         con = connect()
         con.execute("SET TimeZone = 'UTC'")
-        con.attach(table.uri, "items", version=table.version, storage_options=dict(table.storage_options))
+        con.attach(
+            table.uri,
+            "items",
+            version=table.version,
+            storage_options=dict(table.storage_options),
+            allow_external=table.allow_external,
+        )
         if copy is not None:
             con.register("source", copy.cast(TYPES.schema(copy.schema)))
             con.execute("CREATE TABLE copied AS SELECT * FROM source")

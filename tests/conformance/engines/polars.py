@@ -79,12 +79,12 @@ class Polars:
         "version": "pushed",
         "append": "pushed",
         "evolution": "pushed",
+        "imported": "pushed",
         "mapped vectors": "pushed",
     }
 
     def open(self, table: Reached, copy: pa.Table | None = None) -> PolarsSession:
-        opened = lake.open(table.uri, table.version, storage_options=dict(table.storage_options))
-        return PolarsSession(opened, copy)
+        return PolarsSession(table.open(), copy)
 
     def takes(self, kind: pa.DataType) -> bool:
         return not (pa.types.is_decimal(kind) and kind.precision > 38)

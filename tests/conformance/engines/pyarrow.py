@@ -122,12 +122,12 @@ class PyArrow:
         "version": "pushed",
         "append": "pushed",
         "evolution": "pushed",
+        "imported": "pushed",
         "mapped vectors": "pushed",
     }
 
     def open(self, table: Reached, copy: pa.Table | None = None) -> PyArrowSession:
-        opened = lake.open(table.uri, table.version, storage_options=dict(table.storage_options))
-        return PyArrowSession(opened, copy)
+        return PyArrowSession(table.open(), copy)
 
     def takes(self, kind: pa.DataType) -> bool:
         return True

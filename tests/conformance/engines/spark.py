@@ -37,6 +37,8 @@ class SparkSession:
         reading = self.spark.read.format("lake")
         for name, value in self.table.storage_options.items():
             reading = reading.option(f"storage.{name}", value)
+        if self.table.allow_external:
+            reading = reading.option("allowExternal", ",".join(self.table.allow_external))
         if self.table.version is not None:
             reading = reading.option("version", self.table.version)
         return reading.load(self.table.uri)
@@ -55,6 +57,7 @@ class SparkSession:
                 columns=columns,
                 version=self.table.version,
                 storage_options=options,
+                allow_external=self.table.allow_external,
             )
             return fast.toArrow()
         self._frame(columns).createOrReplaceTempView(self.items)
@@ -65,11 +68,14 @@ class SparkSession:
 
     def knn(self, vector: Sequence[float], k: int, where: str | None = None) -> list[tuple[int, float]]:
         literal = ", ".join(f"float({one})" for one in vector)
-        storage = ", ".join(f"'{name}', '{value}'" for name, value in self.table.storage_options.items())
+        options = ", ".join(f"'{name}', '{value}'" for name, value in self.table.storage_options.items())
+        reach = (
+            f"storage => map({options})" if options else f"allow => '{','.join(self.table.allow_external)}'"
+        )
         wanted = "" if where is None else f""", filter => "{where}\""""
         found = self.spark.sql(
             f"""SELECT id, _distance FROM lake_knn(path => '{self.table.uri}', q => array({literal}), k => {k},
-            columns => 'id', storage => map({storage}){wanted})"""
+            columns => 'id', {reach}{wanted})"""
         )
         return [(row.id, row._distance) for row in found.collect()]  # a sort would search twice
 
@@ -81,7 +87,13 @@ class SparkSession:
         queries = self.spark.createDataFrame(rows, "q int, v array<float>")
         options = dict(self.table.storage_options)
         found = lake_spark.nearest_join(
-            queries, self.table.uri, "v", k, columns=["id"], storage_options=options
+            queries,
+            self.table.uri,
+            "v",
+            k,
+            columns=["id"],
+            storage_options=options,
+            allow_external=self.table.allow_external,
         ).collect()
         nearest = sorted((row.q, row._distance, row.id) for row in found)
         return [[one for query, _, one in nearest if query == number] for number in range(len(vectors))]
@@ -118,12 +130,13 @@ class Spark:
             "version": "pushed",
             "append": "pushed",
             "evolution": "pushed",
+            "imported": "pushed",
             "mapped vectors": "absent",
         }
     )
 
     def open(self, table: Reached, copy: pa.Table | None = None) -> SparkSession:
-        lake.open(table.uri, table.version, storage_options=dict(table.storage_options))
+        table.open()
         return SparkSession(table, copy)
 
     def takes(self, kind: pa.DataType) -> bool:
