@@ -21,8 +21,9 @@ from lake_format.field_history import FieldHistory
 from lake_format.model import FILE_COLUMNS, ColumnGroup, ColumnPatch, Fragment, ManifestReference
 from lake_format.partition_values import PartitionValues
 from lake_format.partitioning import Partition
-from lake_format.row_ids import U64
-from lake_format.statistics import ColumnStatistics
+from lake_format.row_ids import U64, row_id_limits
+from lake_format.schema import ROW_ID_STATISTICS
+from lake_format.statistics import ColumnStatistics, encode_integers
 from lake_format.store.paths import check_object_path, split_external
 
 __all__ = ["MANIFEST_SCHEMA", "FragmentTable", "decode_manifest", "encode_manifest", "inline_manifest"]
@@ -83,6 +84,7 @@ _MOST_PIECES = 1024
 """Fragments out of order are put in their places as so many slices at most; beyond that all are copied."""
 _SUPERSEDED = 1 << 31
 """Added to the id of a file's column whose values another group has by now; ids themselves are smaller."""
+_ROW_IDS = np.uint64(1 << 63)
 _NO_STATISTICS = pa.array([], MANIFEST_SCHEMA.field("statistics").type)
 _Column = tuple[pa.BinaryArray, pa.BinaryArray, pa.UInt64Array, pa.UInt64Array]
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -215,6 +217,7 @@ class FragmentTable:
         self.partitions: PartitionValues | None = None
         self._cache: dict[int, Fragment] = {}
         self._statistics: _StatisticsColumns | None = None
+        self._row_ids: tuple[U64, U64] | None = None
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -252,6 +255,26 @@ class FragmentTable:
         keys = ((one["spec_id"], *one["values"]) if one else None for one in column.to_pylist())
         return np.array([known.setdefault(key, len(known)) for key in keys], np.int64)
 
+    def row_id_limits(self) -> tuple[U64, U64]:
+        """The smallest and the greatest row id of each fragment, deleted rows included; shape ``(fragments,)``."""
+        if self._row_ids is None:
+            low, rows = np.array(self.integers("first_row_id")), self.integers("row_count")
+            if (low >= _ROW_IDS).any() or (rows >= _ROW_IDS - low).any():
+                raise CorruptionError(
+                    "a fragment has row ids of 2**63 or more", fix="run verify() on the table"
+                )
+            high = low + rows - np.uint64(1)
+            column = self.table.column("first_row_id")
+            if column.null_count:
+                places = np.flatnonzero(column.is_null().to_numpy())
+                sequences = self.table.column("row_id_sequence").take(pa.array(places)).to_pylist()
+                for place, sequence in zip(places.tolist(), sequences, strict=True):
+                    if sequence is None:
+                        raise CorruptionError("a fragment has neither a first row id nor a row-id sequence")
+                    low[place], high[place] = row_id_limits(sequence, int(rows[place]))
+            self._row_ids = low, high
+        return self._row_ids
+
     def fragments(self, selected: npt.NDArray[np.bool_] | None = None) -> list[Fragment]:
         """The fragments where ``selected`` is true (all without it), in order."""
         indexes = range(len(self)) if selected is None else np.flatnonzero(selected).tolist()
@@ -271,8 +294,12 @@ class FragmentTable:
         -------
         tuple or None
             ``(lower, upper, null_count, nan_count)``, one entry a fragment; NULL is unknown. None when nothing
-            is known of the field.
+            is known of the field. For ``ROW_ID_STATISTICS`` those of row ids, deleted rows included.
         """
+        if field_id == ROW_ID_STATISTICS:
+            none = pa.array(np.zeros(len(self), np.uint64))
+            low, high = self.row_id_limits()
+            return encode_integers(low), encode_integers(high), none, none
         if self._statistics is None:
             self._statistics = _StatisticsColumns(self.table.column("statistics"))
         found = self._statistics.of(field_id)

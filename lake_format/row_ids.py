@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lake_format.errors import CorruptionError, InvalidInputError
 
-__all__ = ["U64", "decode_row_ids", "encode_row_ids", "row_id_runs"]
+__all__ = ["U64", "decode_row_ids", "encode_row_ids", "row_id_limits", "row_id_runs"]
 
 U64 = npt.NDArray[np.uint64]
 
@@ -41,6 +41,27 @@ def encode_row_ids(row_ids: U64) -> bytes:
 
 def decode_row_ids(data: bytes, row_count: int) -> U64:
     """The row id of every position, shape ``(row_count,)``; CorruptionError if the bytes do not fit."""
+    ids, lengths = _entries(data, row_count)
+    if lengths is not None:
+        first = np.cumsum(lengths) - lengths
+        within = np.arange(row_count, dtype=np.int64) - np.repeat(first, lengths)
+        ids = np.repeat(ids, lengths) + within.astype(np.uint64)
+    if len(ids) != row_count or (row_count and int(ids.max()) >= _LIMIT):
+        raise CorruptionError("a row-id sequence does not have one id per row of its fragment")
+    return ids
+
+
+def row_id_limits(data: bytes, row_count: int) -> tuple[int, int]:
+    """The smallest and the greatest row id of a sequence; CorruptionError if the bytes do not fit."""
+    ids, lengths = _entries(data, row_count)
+    ends = ids if lengths is None else ids + (lengths - 1).astype(np.uint64)
+    if not len(ids):
+        raise CorruptionError("a row-id sequence is empty")
+    return int(ids.min()), int(ends.max())
+
+
+def _entries(data: bytes, row_count: int) -> tuple[U64, npt.NDArray[np.int64] | None]:
+    """What a sequence stores: first ids of runs and their lengths, or every id and None."""
     if len(data) < _HEADER.size:
         raise CorruptionError(f"a row-id sequence of {len(data)} bytes is shorter than its header")
     kind, width, zero, count, base = _HEADER.unpack_from(data)
@@ -54,16 +75,12 @@ def decode_row_ids(data: bytes, row_count: int) -> U64:
     if base + int(offsets.max(initial=0)) >= _LIMIT:
         raise CorruptionError("a row-id sequence holds row ids of 2**63 or more")
     ids = offsets + np.uint64(base)
-    if kind == _RUNS:
-        lengths = np.frombuffer(data, "<u4", count, _HEADER.size + count * width).astype(np.int64)
-        if int(lengths.sum()) != row_count or not lengths.all():
-            raise CorruptionError("the runs of a row-id sequence do not add up to its fragment's rows")
-        first = np.cumsum(lengths) - lengths
-        within = np.arange(row_count, dtype=np.int64) - np.repeat(first, lengths)
-        ids = np.repeat(ids, lengths) + within.astype(np.uint64)
-    if len(ids) != row_count or (row_count and int(ids.max()) >= _LIMIT):
-        raise CorruptionError("a row-id sequence does not have one id per row of its fragment")
-    return ids
+    if kind != _RUNS:
+        return ids, None
+    lengths = np.frombuffer(data, "<u4", count, _HEADER.size + count * width).astype(np.int64)
+    if int(lengths.sum()) != row_count or not lengths.all():
+        raise CorruptionError("the runs of a row-id sequence do not add up to its fragment's rows")
+    return ids, lengths
 
 
 def _width(largest: int) -> int:

@@ -22,6 +22,7 @@ __all__ = [
     "MAX_VECTOR_DIMENSION",
     "ROW_ID",
     "ROW_ID_FIELD",
+    "ROW_ID_STATISTICS",
     "assign_field_ids",
     "check_column_type",
     "check_names",
@@ -46,6 +47,8 @@ ROW_ID = "_row_id"
 DISTANCE = "_distance"
 ROW_ID_FIELD = pa.field(ROW_ID, pa.int64(), False)
 DISTANCE_FIELD = pa.field(DISTANCE, pa.float32(), False)
+ROW_ID_STATISTICS = -1
+"""What row ids go by where statistics are asked for by field id; no field has it."""
 RESERVED_NAMES = frozenset({ROW_ID, DISTANCE, "_knn"})
 VECTOR_VALUE_TYPES = (pa.float32(), pa.float16())
 MAX_VECTOR_DIMENSION = 1 << 16

@@ -91,3 +91,22 @@ def test_a_replaced_entry_keeps_its_place_without_copying_the_others(stores: dic
     assert 1 < kept.table.column(0).num_chunks <= 5
     shuffled = before.take(pa.array(np.random.default_rng(0).permutation(20_000)))
     assert FragmentTable([shuffled]).table.equals(before)
+
+
+def test_rows_by_id_leave_out_the_fragments_that_cannot_hold_them(stores: dict[int, Store]) -> None:
+    """Whichever way the filter names them; no other entry is looked into. spec: STAT-7"""
+    table = lake.open("unused", store=stores[20_000])
+    ids = [3, 7000 * ROWS, 7000 * ROWS + 1, 20_000 * ROWS - 1]
+    assert table.count(f"_row_id IN ({', '.join(map(str, ids))})") == 4
+    assert table.count(f"_row_id = {ids[1]} OR _row_id = {ids[3]}") == 2
+    assert table.count(f"_row_id BETWEEN {ids[1] + 5} AND {ids[1] + 7}") == 3
+    assert len(table.snapshot.fragments._cache) == 3
+    assert (
+        table.count(f"_row_id < {7000 * ROWS}") == 7000 * ROWS
+    )  # no file is read for those that match whole
+    many = np.random.default_rng(0).choice(10**6, 1000, replace=False).tolist()
+    assert len(table.engine.scan_parts(table.snapshot, f"_row_id IN ({', '.join(map(str, many))})")) == len(
+        {one // ROWS for one in many}
+    )
+    assert table.delete(f"_row_id IN ({', '.join(map(str, ids))})").deleted == 4
+    assert table.count() == 20_000 * ROWS - 4

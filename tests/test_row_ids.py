@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lake_format.errors import CorruptionError, InvalidInputError
-from lake_format.row_ids import decode_row_ids, encode_row_ids, row_id_runs
+from lake_format.row_ids import decode_row_ids, encode_row_ids, row_id_limits, row_id_runs
 
 _ID = st.integers(0, 2**63 - 1)
 _RUN = st.tuples(st.integers(0, 2**40), st.integers(1, 300)).map(lambda run: list(range(run[0], sum(run))))
@@ -130,3 +130,16 @@ def test_a_set_out_of_order_is_refused() -> None:
     for members in ([3, 2], [5, 5], [1, 2, 3, 1]):
         with pytest.raises(CorruptionError, match="ascending"):
             row_id_runs(encode_row_ids(np.array(members, np.uint64)), len(members))
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=40, unique=True))
+def test_limits_are_those_of_the_ids(ids: list[int]) -> None:
+    """spec: RID-1"""
+    runs = np.concatenate([np.arange(one * 8, one * 8 + one % 8 + 1, dtype=np.uint64) for one in ids])
+    for some in (np.array(ids, np.uint64), runs):
+        data = encode_row_ids(some)
+        assert row_id_limits(data, len(some)) == (int(some.min()), int(some.max()))
+        with pytest.raises(CorruptionError):
+            row_id_limits(data[:-1], len(some))
+        with pytest.raises(CorruptionError):
+            row_id_limits(data, 0)

@@ -319,3 +319,23 @@ def test_rows_that_cannot_be_read_are_not_compacted_away(store: Store) -> None:
     with pytest.raises(LakeError):
         reopened(store).compact()
     assert reopened(store).version == 3
+
+
+def test_moved_rows_are_found_by_id_in_the_fragments_they_are_in(store: Store) -> None:
+    """Fragments whose row ids are a sequence are pruned by it too. spec: STAT-7, RID-1"""
+    table = make(store, 20, 20, 20)
+    table.set_properties({"write.update-strategy": "move"})
+    table.update({"name": "moved"}, where="id IN (3, 41)")
+    table.delete("id = 22")
+    expected = sorted(contents(table))
+    for where, ids in (
+        ("_row_id IN (3, 22, 41, 99)", [3, 41]),
+        ("_row_id > 41", [i for i in expected if i > 41]),
+        ("NOT _row_id <> 30", [30]),
+        ("_row_id BETWEEN 4 AND 40 AND id < 30", list(range(4, 22)) + list(range(23, 30))),
+    ):
+        assert sorted(table.scan(["id"], where).read_all()["id"].to_pylist()) == ids, where
+        assert table.count(where) == len(ids)
+    assert len(table.engine.scan_parts(table.snapshot, "_row_id = 3")) == 2  # where it was, where it is
+    assert len(table.engine.scan_parts(table.snapshot, "_row_id = 30")) == 2  # between those that moved, too
+    assert len(table.engine.scan_parts(table.snapshot, "_row_id = 50")) == 1

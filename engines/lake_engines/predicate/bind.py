@@ -52,7 +52,7 @@ from lake_engines.predicate.truth import (
 )
 from lake_engines.predicate.values import Constant, FieldValue, Value, plain_type
 from lake_format.errors import InvalidInputError, LakeError, UnsupportedError
-from lake_format.schema import FIELD_ID_KEY
+from lake_format.schema import FIELD_ID_KEY, ROW_ID, ROW_ID_STATISTICS
 from lake_format.statistics import value_type
 
 __all__ = ["bind", "value_of"]
@@ -267,7 +267,7 @@ class _Binder:
             field = struct.field(step)
             names.append(field.name)
         found = (field.metadata or {}).get(FIELD_ID_KEY, b"")
-        field_id = int(found) if found.isdigit() else None
+        field_id = int(found) if found.isdigit() else ROW_ID_STATISTICS if names == [ROW_ID] else None
         return FieldValue(tuple(names), field.type, plain_type(field.type), field_id)
 
 

@@ -41,6 +41,8 @@ from lake_format.statistics import bound_kind, encode_bound, increment, value_ty
 __all__ = ["Outcomes", "StatisticsView", "outcomes"]
 
 Mask = npt.NDArray[np.bool_]
+_NUMBERS = frozenset({"signed", "unsigned", "float"})
+"""Kinds whose bounds have eight bytes."""
 _FEW = 32  # options compared one by one with all fragments
 _SOME = 5_000  # fragments up to which each is searched for among the options
 
@@ -258,7 +260,11 @@ def _member(condition: Member, field: _Field) -> Outcomes:
     options = sorted({encode_bound(option) for option in condition.options})
     within = _may(pc.less_equal, field.lower, options[-1]) & _may(pc.greater_equal, field.upper, options[0])
     near = np.flatnonzero(within)
-    if len(near) <= _SOME:
+    if bound_kind(condition.value.dtype) in _NUMBERS:
+        within[near] = _holds_number(
+            options, field.lower.take(pa.array(near)), field.upper.take(pa.array(near))
+        )
+    elif len(near) <= _SOME:
         lower, upper = field.lower.take(pa.array(near)), field.upper.take(pa.array(near))
         pairs = zip(lower.to_pylist(), upper.to_pylist(), strict=True)
         within[near] = [_holds_one(options, low, high) for low, high in pairs]
@@ -270,6 +276,15 @@ def _member(condition: Member, field: _Field) -> Outcomes:
     nothing = np.zeros_like(fails)
     false, null = (nothing, fails | field.may_null) if condition.has_null else (fails, field.may_null)
     return Outcomes(true, false, null)
+
+
+def _holds_number(options: list[bytes], lower: pa.Array, upper: pa.Array) -> Mask:
+    """Where one of the options lies between bounds of eight bytes; where one is unknown it may."""
+    numbers = np.frombuffer(b"".join(options), ">u8")
+    low = np.frombuffer(b"".join(lower.fill_null(bytes(8)).to_pylist()), ">u8")
+    high = np.frombuffer(b"".join(upper.fill_null(b"\xff" * 8).to_pylist()), ">u8")
+    first = np.searchsorted(numbers, low)
+    return np.asarray((first < len(numbers)) & (numbers[np.minimum(first, len(numbers) - 1)] <= high))
 
 
 def _holds_one(options: list[bytes], lower: bytes | None, upper: bytes | None) -> bool:
