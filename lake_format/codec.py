@@ -250,6 +250,9 @@ def _roots_from_json(raw: dict[str, Any]) -> dict[int, str]:
 
 
 def _manifest_to_json(reference: ManifestReference) -> dict[str, Any]:
+    known: dict[str, Any] = {} if reference.row_ids is None else {"row_ids": list(reference.row_ids)}
+    if reference.bounds:
+        known["bounds"] = [[field, _b64(lower), _b64(upper)] for field, lower, upper in reference.bounds]
     return {
         "path": reference.path,
         "size": reference.size,
@@ -259,6 +262,7 @@ def _manifest_to_json(reference: ManifestReference) -> dict[str, Any]:
         "first_fragment_id": reference.first_fragment_id,
         "last_fragment_id": reference.last_fragment_id,
         "removed": list(reference.removed),
+        **known,
     }
 
 
@@ -285,10 +289,34 @@ def _manifests_from_json(
                 first_fragment_id=_integer(entry, "first_fragment_id"),
                 last_fragment_id=_integer(entry, "last_fragment_id"),
                 removed=tuple(_integer({"removed": one}, "removed") for one in _list(entry, "removed")),
+                row_ids=_row_ids_from_json(entry.get("row_ids")),
+                bounds=tuple(_bounds_from_json(one) for one in entry.get("bounds", ())),
                 body=body,
             )
         )
     return tuple(references), used
+
+
+def _row_ids_from_json(raw: object) -> tuple[int, int] | None:
+    """The smallest and the greatest row id of a manifest, where they are told."""
+    if raw is None:
+        return None
+    ends = [_integer({"row_ids": one}, "row_ids") for one in _list({"row_ids": raw}, "row_ids")]
+    if len(ends) != 2 or ends[0] > ends[1]:
+        raise CorruptionError(f"row_ids of a manifest are {raw!r}, not the smallest and the greatest")
+    return ends[0], ends[1]
+
+
+def _bounds_from_json(raw: object) -> tuple[int, bytes, bytes]:
+    """A field's bounds over a manifest."""
+    if not isinstance(raw, list) or len(raw) != 3:
+        raise CorruptionError(f"bounds of a manifest hold {raw!r}")
+    field, lower, upper = raw
+    return (
+        _integer({"field": field}, "field"),
+        _unb64(_text({"lower": lower}, "lower")),
+        _unb64(_text({"upper": upper}, "upper")),
+    )
 
 
 def _index_to_json(entry: IndexEntry) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from lake_format.errors import CorruptionError
 from lake_format.field_history import FieldHistory
+from lake_format.manifest_bounds import summarise
 from lake_format.model import FILE_COLUMNS, ColumnGroup, ColumnPatch, Fragment, ManifestReference
 from lake_format.partition_values import PartitionValues
 from lake_format.partitioning import Partition
@@ -112,6 +113,7 @@ def inline_manifest(fragments: pa.Table | Sequence[Fragment]) -> ManifestReferen
     table = fragments if isinstance(fragments, pa.Table) else _to_table(fragments)
     body = encode_manifest(table)
     ids = pc.min_max(table.column("fragment_id")).as_py()
+    row_ids, bounds = summarise(FragmentTable([table]))
     return ManifestReference(
         path=None,
         size=len(body),
@@ -120,6 +122,8 @@ def inline_manifest(fragments: pa.Table | Sequence[Fragment]) -> ManifestReferen
         row_count=_live_rows(table),
         first_fragment_id=ids["min"],
         last_fragment_id=ids["max"],
+        row_ids=row_ids,
+        bounds=bounds,
         body=body,
     )
 
@@ -307,6 +311,12 @@ class FragmentTable:
             found = self.history.corrected(field_id, found, self.table)
         return found if self.partitions is None else self.partitions.narrowed(field_id, found)
 
+    def fields_with_statistics(self) -> list[int]:
+        """Ids of the fields that some fragment has statistics of, ascending."""
+        if self._statistics is None:
+            self._statistics = _StatisticsColumns(self.table.column("statistics"))
+        return self._statistics.fields()
+
     def may_equal(self, field_id: int, options: pa.Array) -> npt.NDArray[np.bool_] | None:
         """Where a field may equal one of some values by the fragments' buckets; None where none are known."""
         return None if self.partitions is None else self.partitions.may_equal(field_id, options)
@@ -339,6 +349,9 @@ class _StatisticsColumns:
         self._owner = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))
         self._fragments = len(lists)
         self._known: dict[int, _Column | None] = {}
+
+    def fields(self) -> list[int]:
+        return [int(one) for one in np.unique(self._ids)]
 
     def of(self, field_id: int) -> _Column | None:
         if field_id not in self._known:

@@ -215,7 +215,8 @@ class ManifestReference:
 
     Either ``path`` names an object, or ``path`` is None and the bytes lie in the version object's tail. All
     fragment ids lie between ``first_fragment_id`` and ``last_fragment_id``, so that one is found without
-    reading every manifest.
+    reading every manifest. Of a large manifest ``row_ids`` tells the smallest and the greatest row id, and ``bounds``
+    what all values of some fields lie between (field id, lower, upper).
     """
 
     path: str | None
@@ -226,6 +227,8 @@ class ManifestReference:
     first_fragment_id: int
     last_fragment_id: int
     removed: tuple[int, ...] = ()
+    row_ids: tuple[int, int] | None = None
+    bounds: tuple[tuple[int, bytes, bytes], ...] = ()
     body: bytes | None = field(default=None, repr=False)
     """The bytes of an inline manifest; None for one in an object of its own."""
 

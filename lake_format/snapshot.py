@@ -17,6 +17,7 @@ from pyroaring import BitMap64
 from lake_format.errors import CorruptionError
 from lake_format.field_history import FieldHistory
 from lake_format.manifest import FragmentTable
+from lake_format.manifest_bounds import ManifestBounds
 from lake_format.manifest_set import ManifestSet
 from lake_format.model import ColumnPatch, Fragment, Version
 from lake_format.partition_values import PartitionValues
@@ -26,6 +27,9 @@ from lake_format.schema import without_field_ids
 from lake_format.store.base import Store
 from lake_format.store.table_store import TableStore
 
+_LARGE = 1024
+"""Of fewer fragments all manifests are loaded at once."""
+_NARROWINGS = 16
 __all__ = ["RowLocations", "Snapshot", "deleted_positions", "patched_positions"]
 
 
@@ -153,6 +157,7 @@ class Snapshot:
             store.learn(version.roots)
         self.version = version
         self.manifests = manifests
+        self._narrowings = 0
 
     def viewed(self, fragments: FragmentTable, schema: pa.Schema) -> Snapshot:
         """Some fragments of this version, read as another version's schema; columns are matched by field id.
@@ -185,6 +190,34 @@ class Snapshot:
         if self.version.partition_specs:
             table.partitions = PartitionValues(table.table, self.version.partition_specs, self.schema)
         return table
+
+    @cached_property
+    def manifest_bounds(self) -> ManifestBounds:
+        """What the version says of its manifests without loading them."""
+        return ManifestBounds(self.version.manifests, self.version.schemas)
+
+    def narrowed(self, wanted: npt.NDArray[np.bool_]) -> Snapshot:
+        """Narrow the version down to the fragments of some of its manifests, or give itself where that costs no more.
+
+        Whoever looks again and again gets all of it: then every manifest has been loaded before long.
+
+        Parameters
+        ----------
+        wanted
+            Which manifests; shape ``(manifests,)``.
+        """
+        references = self.version.manifests
+        chosen = tuple(one for one, taken in zip(references, wanted.tolist(), strict=True) if taken)
+        total, left = (sum(one.fragment_count for one in some) for some in (references, chosen))
+        if (
+            "fragments" in self.__dict__
+            or total < _LARGE
+            or 2 * left > total
+            or self._narrowings >= _NARROWINGS
+        ):
+            return self
+        self._narrowings += 1
+        return Snapshot(self.store, replace(self.version, manifests=chosen), self.manifests)
 
     @cached_property
     def locations(self) -> RowLocations:

@@ -15,6 +15,7 @@ import numpy as np
 from lake_format.errors import CorruptionError, InvalidInputError, LakeError, NotFoundError, UnsupportedError
 from lake_format.lines import BRANCH_FEATURE, LINE_IDS, line_of
 from lake_format.manifest import FragmentTable
+from lake_format.manifest_bounds import contradiction
 from lake_format.model import Fragment, IndexEntry, Version
 from lake_format.paths import version_path
 from lake_format.row_ids import U64, decode_row_ids
@@ -84,6 +85,10 @@ def check_metadata(snapshot: Snapshot, fragments: list[Fragment]) -> Iterator[Pr
             table = snapshot.manifests.load([reference])
             fragments += [table.fragment(index) for index in range(len(table))]
             tables.append(table.table)
+            if (denied := contradiction(reference, table)) is not None:
+                yield Problem(
+                    reference.path or _object_of(snapshot.version), f"the version says that {denied}"
+                )
         except WRONG as error:
             yield Problem(reference.path or _object_of(snapshot.version), error.what)
     yield from _check_fragments(snapshot, fragments)

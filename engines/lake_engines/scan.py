@@ -33,12 +33,24 @@ def prune(
     snapshot: Snapshot, predicate: BoundPredicate | None, only: Collection[int] | None = None
 ) -> list[Fragment]:
     """The fragments that may hold matching rows, among those with the ids ``only`` (None is all)."""
-    table = snapshot.fragments
+    table = _narrowed(snapshot, predicate, only).fragments
     wanted = None if predicate is None else predicate.prune(table)
     if only is not None:
         named = np.isin(table.integers("fragment_id"), np.array(sorted(only), np.uint64))
         wanted = named if wanted is None else named & wanted
     return table.fragments(wanted)
+
+
+def _narrowed(
+    snapshot: Snapshot, predicate: BoundPredicate | None, only: Collection[int] | None = None
+) -> Snapshot:
+    """The version without the manifests that say that none of their fragments matters."""
+    wanted = np.ones(len(snapshot.version.manifests), bool)
+    if predicate is not None:
+        wanted &= predicate.prune(snapshot.manifest_bounds)
+    if only is not None:
+        wanted &= snapshot.manifest_bounds.may_list(np.array(sorted(only), np.uint64))
+    return snapshot.narrowed(wanted)
 
 
 def scan_parts(snapshot: Snapshot, where: object | None) -> list[tuple[int, int]]:
@@ -62,12 +74,13 @@ def count_rows(snapshot: Snapshot, where: object | None, pool: ReaderPool) -> in
     predicate = compile_filter(snapshot, where)
     if predicate is None:
         return snapshot.version.row_count
-    covered = predicate.covers(snapshot.fragments)
-    candidates = predicate.prune(snapshot.fragments)
-    whole = snapshot.fragments.fragments(covered)
+    fragments = _narrowed(snapshot, predicate).fragments
+    covered = predicate.covers(fragments)
+    candidates = predicate.prune(fragments)
+    whole = fragments.fragments(covered)
     return sum(fragment.row_count - fragment.deleted_count for fragment in whole) + sum(
         len(positions)
-        for fragment in snapshot.fragments.fragments(candidates & ~covered)
+        for fragment in fragments.fragments(candidates & ~covered)
         for positions in matching_positions(FragmentReader(snapshot, fragment, pool), predicate)
     )
 

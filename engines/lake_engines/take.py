@@ -25,6 +25,7 @@ _Indexes = npt.NDArray[np.int64]
 
 def take_rows(snapshot: Snapshot, row_ids: U64, columns: Sequence[str], pool: ReaderPool) -> pa.Table:
     """One row per row id, in order; NotFoundError naming row ids that no live row has."""
+    snapshot = snapshot.narrowed(snapshot.manifest_bounds.may_hold(row_ids))
     owners, positions = snapshot.locations.locate(row_ids)
     missing = row_ids[owners < 0]
     if len(missing):
