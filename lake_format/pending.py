@@ -15,9 +15,8 @@ from lake_format.engine import Engine
 from lake_format.errors import InvalidInputError, LakeError, UnsupportedError
 from lake_format.manifest_set import ManifestSet
 from lake_format.model import Version
-from lake_format.row_changes import ChangeRows
 from lake_format.store.base import Store
-from lake_format.transaction import Change
+from lake_format.transaction import Change, Discards
 
 __all__ = ["PendingCommit"]
 
@@ -86,7 +85,7 @@ class PendingCommit:
         """Remove what was written; what cannot be removed now is garbage that no version names."""
         for change in self.changes:
             with suppress(LakeError):
-                if isinstance(change, ChangeRows):
+                if isinstance(change, Discards):
                     change.discard()
                 elif isinstance(change, AddFragments):
                     files = [group for fragment in change.fragments for group in fragment.groups]

@@ -18,7 +18,7 @@ from lake_format.engine import (
     ScanRequest,
     SearchRequest,
 )
-from lake_format.errors import ConflictError, InvalidInputError, NotWrittenError
+from lake_format.errors import InvalidInputError
 from lake_format.operation_record import OperationRecord
 from lake_format.queries import (
     METRICS,
@@ -40,6 +40,7 @@ from lake_format.table_properties import TableProperties
 from lake_format.table_repair import TableRepair
 from lake_format.table_rows import TableRows
 from lake_format.table_transaction import TableTransaction
+from lake_format.transaction import REFUSALS
 
 __all__ = ["METRICS", "Table"]
 
@@ -239,7 +240,7 @@ class Table(
         )
         try:
             self._commit(change, base=version, idempotency=mark)
-        except (ConflictError, NotWrittenError):
+        except REFUSALS:
             self._engine.discard(self._store, written)
             self._engine.discard_files(self._store, (), [shard.path for shard in shards.values()])
             raise

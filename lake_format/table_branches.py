@@ -23,7 +23,6 @@ from lake_format.errors import (
     CorruptionError,
     LakeError,
     NotFoundError,
-    NotWrittenError,
     UnsupportedError,
 )
 from lake_format.fast_forward import FastForward, require_nothing_new
@@ -33,7 +32,7 @@ from lake_format.merge_plan import MergePlan, plan_merge
 from lake_format.merging import MergeBranch
 from lake_format.model import Version
 from lake_format.table_versions import TableVersions
-from lake_format.transaction import commit
+from lake_format.transaction import REFUSALS, commit
 
 __all__ = ["TableBranches"]
 
@@ -216,7 +215,7 @@ class TableBranches(TableVersions):
         self._edit_entry(into, lambda entry: entry.with_pin(*pin), needs=pin)
         try:
             self._commit(change, base=into)
-        except (ConflictError, NotFoundError, NotWrittenError):
+        except (*REFUSALS, NotFoundError):
             change.discard()
             self._release_pin(into, lambda entry: entry.without_pin(*pin, older=False))
             raise

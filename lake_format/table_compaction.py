@@ -20,7 +20,7 @@ from lake_format.compaction import (
     choose_fragments,
 )
 from lake_format.engine import Progress
-from lake_format.errors import ConflictError, CorruptionError, InvalidInputError, NotWrittenError
+from lake_format.errors import CorruptionError, InvalidInputError
 from lake_format.model import Fragment
 from lake_format.open_layout import not_open
 from lake_format.parallel import as_finished
@@ -38,7 +38,7 @@ from lake_format.repairs import live_row_ids
 from lake_format.row_ids import encode_row_ids
 from lake_format.snapshot import Snapshot
 from lake_format.table_keys import TableKeys
-from lake_format.transaction import YieldedError
+from lake_format.transaction import REFUSALS, YieldedError
 
 __all__ = ["Group", "TableCompaction", "positive"]
 
@@ -290,7 +290,7 @@ class TableCompaction(TableKeys):
                     continue
                 report.yielded += 1
                 self._discard_groups(now)
-            except (ConflictError, NotWrittenError):
+            except REFUSALS:
                 self._discard_groups([*now, *(group for later in waiting for group in later)])
                 raise
             else:

@@ -9,14 +9,14 @@ from typing import Self
 from lake_format.changes import AddIndex, DropIndex
 from lake_format.draft import Draft
 from lake_format.engine import IndexRequest, Progress, Written
-from lake_format.errors import ConflictError, InvalidInputError, NotFoundError, NotWrittenError
+from lake_format.errors import InvalidInputError, NotFoundError
 from lake_format.index_upkeep import IndexReport, IndexUpkeepRequest, ReplaceShards
 from lake_format.model import IndexEntry, IndexShard, Version
 from lake_format.operation_record import OperationRecord
 from lake_format.properties import flag_property
 from lake_format.queries import check_metric, vector_column
 from lake_format.table_core import TableCore
-from lake_format.transaction import YieldedError
+from lake_format.transaction import REFUSALS, YieldedError
 
 __all__ = ["TableIndexes"]
 
@@ -81,7 +81,7 @@ class TableIndexes(TableCore):
         )
         try:
             self._commit(change, base=snapshot.version)
-        except (ConflictError, NotWrittenError):
+        except REFUSALS:
             self._engine.discard_files(self._store, (), [shard.path for shard in entry.shards])
             raise
         return self
@@ -173,7 +173,7 @@ class TableIndexes(TableCore):
         change = ReplaceShards(entry=entry, rows=rows, summary=summary)
         try:
             landed = self._commit(change, base=snapshot.version)
-        except ConflictError as error:
+        except REFUSALS as error:
             self._engine.discard_files(self._store, (), [shard.path for shard in rows.shards])
             if isinstance(error, YieldedError):
                 return IndexReport(index=name, shards=len(entry.shards), yielded=True)

@@ -8,12 +8,12 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from lake_format.errors import ConflictError, InvalidInputError, NotWrittenError
+from lake_format.errors import InvalidInputError
 from lake_format.key_changes import DropKey, SetKey, SettleKeyIndex
 from lake_format.keys import check_key_columns, key_columns
 from lake_format.schema import ROW_ID, select_columns
 from lake_format.table_core import TableCore
-from lake_format.transaction import YieldedError
+from lake_format.transaction import REFUSALS, YieldedError
 
 __all__ = ["TableKeys"]
 
@@ -91,7 +91,7 @@ class TableKeys(TableCore):
         )
         try:
             self._commit(change, base=snapshot.version)
-        except (ConflictError, NotWrittenError):
+        except REFUSALS:
             change.discard()
             raise
         return self
@@ -120,7 +120,7 @@ class TableKeys(TableCore):
             return
         try:
             self._commit(SettleKeyIndex(base=snapshot, merged=merged), base=snapshot.version)
-        except ConflictError as error:
+        except REFUSALS as error:
             paths = [merged.run.run.path] if merged.run is not None else []
             self._engine.discard_files(self._store, (), paths)
             if not isinstance(error, YieldedError):

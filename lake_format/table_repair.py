@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from lake_format.checkpoint import STRIDE
 from lake_format.engine import Progress
-from lake_format.errors import ConflictError, NotWrittenError
 from lake_format.index_upkeep import EncodedRows, ReplaceShards
 from lake_format.key_changes import SettleKeyIndex
 from lake_format.key_index import KeyRunsMerged
@@ -19,7 +18,7 @@ from lake_format.row_runs import RowRuns
 from lake_format.statistics import ColumnStatistics
 from lake_format.table_maintenance import TableMaintenance
 from lake_format.timeline import write_checkpoint
-from lake_format.transaction import Change
+from lake_format.transaction import REFUSALS, Change
 from lake_format.verification import WRONG, Problem
 
 __all__ = ["TableRepair"]
@@ -157,7 +156,7 @@ class TableRepair(TableMaintenance):
         """Commit; what was written for changes that do not land is removed."""
         try:
             return self._commit(*changes, base=self._snapshot.version).version
-        except (ConflictError, NotWrittenError):
+        except REFUSALS:
             built = [one.merged.run for one in changes if isinstance(one, SettleKeyIndex)]
             self._engine.discard_files(self._store, (), [one.run.path for one in built if one is not None])
             raise

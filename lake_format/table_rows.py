@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from lake_format.engine import Progress
-from lake_format.errors import ConflictError, InvalidInputError, NotWrittenError
+from lake_format.errors import InvalidInputError
 from lake_format.keys import require_key_type
 from lake_format.model import Version
 from lake_format.row_changes import ChangeRows
@@ -20,6 +20,7 @@ from lake_format.row_edits import MergeClause, RowRequest, RowsPlanned, Strategy
 from lake_format.schema import require_column
 from lake_format.table_core import checked_idempotency
 from lake_format.table_keys import TableKeys
+from lake_format.transaction import REFUSALS
 
 __all__ = ["Merge", "RowsChanged", "TableRows"]
 
@@ -287,7 +288,7 @@ class TableRows(TableKeys):
         change = ChangeRows(self._engine, request, plan, own_fields_from=own)
         try:
             landed = self._commit(change, base=snapshot.version, idempotency=mark)
-        except (ConflictError, NotWrittenError):
+        except REFUSALS:
             change.discard()
             raise
         return _done(landed, change.summary, change.plan.uses)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from lake_format.column_defaults import declarable, with_type
 from lake_format.engine import Progress
-from lake_format.errors import ConflictError, InvalidInputError, UnsupportedError
+from lake_format.errors import InvalidInputError, UnsupportedError
 from lake_format.filling import AddFilledColumn, Backfill, FillRequest, fields_read, fill_plan
 from lake_format.keys import keeps_key_hash, key_field_ids
 from lake_format.operation_record import OperationRecord
@@ -38,6 +38,7 @@ from lake_format.schema_edit import (
 from lake_format.snapshot import Snapshot
 from lake_format.statistics import storage_scalar
 from lake_format.table_core import TableCore
+from lake_format.transaction import REFUSALS
 
 __all__ = ["TableSchema"]
 
@@ -361,7 +362,7 @@ class TableSchema(TableCore):
     def _commit_filled(self, change: Backfill) -> None:
         try:
             self._commit(change)
-        except (ConflictError, InvalidInputError):
+        except REFUSALS:
             change.discard()
             raise
 

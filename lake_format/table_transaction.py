@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
-from lake_format.errors import ConflictError, InvalidInputError, UnsupportedError
+from lake_format.errors import InvalidInputError, UnsupportedError
 from lake_format.pending import PendingCommit
 from lake_format.table_core import TableCore, checked_idempotency
+from lake_format.transaction import REFUSALS
 
 __all__ = ["TableTransaction"]
 
@@ -70,7 +71,7 @@ class TableTransaction(TableCore):
             if pending.changes:
                 strict = None if isolation is None else isolation == "serializable"
                 self._commit(*pending.changes, base=base, idempotency=mark, serializable=strict)
-        except (ConflictError, InvalidInputError):  # of anything else it is not known whether it landed
+        except REFUSALS:  # of anything else it is not known whether it landed
             pending.discard(self._engine, self._store)
             raise
         finally:

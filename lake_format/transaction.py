@@ -19,7 +19,7 @@ import pyarrow as pa
 from lake_format.checkpoint import recent_of_next
 from lake_format.conflicts import Action, Decision, decide_all
 from lake_format.draft import Draft
-from lake_format.errors import ConflictError, MissingObjectError, NotWrittenError
+from lake_format.errors import ConflictError, InvalidInputError, MissingObjectError, NotWrittenError
 from lake_format.keys import decode_key_hashes
 from lake_format.log import VersionLog
 from lake_format.manifest_set import ManifestSet, Spilled
@@ -31,9 +31,11 @@ from lake_format.store.paths import check_path
 from lake_format.timeline import write_checkpoint
 
 __all__ = ["Change", "Idempotency", "Overtaken", "Surroundings", "YieldedError", "commit", "first_version"]
-__all__ += ["TakesOver", "with_key_hashes"]
+__all__ += ["REFUSALS", "Discards", "TakesOver", "with_key_hashes"]
 
 _ATTEMPTS = 200
+REFUSALS = (ConflictError, InvalidInputError, NotWrittenError)
+"""Where a commit ends in one of these it is certain that nothing landed: what was written for it can go."""
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.001, 0.25  # seconds
 _PATIENCE = 8  # attempts until waits grow shorter again
 
@@ -90,6 +92,15 @@ class Change(Protocol):
 
     def replan(self, latest: Snapshot) -> Change:
         """The change computed anew, from its own input, on a later snapshot."""
+        ...
+
+
+@runtime_checkable
+class Discards(Protocol):
+    """A change that can remove what was written for it, once it is certain that it did not land."""
+
+    def discard(self) -> None:
+        """Remove it; what cannot be removed now is garbage that no version names."""
         ...
 
 

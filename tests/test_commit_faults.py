@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import Location
+from fault_operations import OPERATIONS, Struck, connect, start
 from samples import still_surroundings
 from stores.faulty import Fault, FaultyStore, SimulatedCrash, count_calls
 
 import lake_format as lake
-from lake_format.errors import LakeError, StateUnknownError
+from lake_format.errors import LakeError, NotWrittenError, StateUnknownError
 from lake_format.store import Store, forget_memory, open_store
 from lake_format.transaction import Surroundings
 
@@ -383,3 +384,36 @@ def test_surroundings_of_tests_do_not_leak() -> None:
     assert [entry["writer_id"] for entry in table.versions()] == ["tester", "tester"]
     paths = [info.path for info in store.list("data/")]
     assert all(path.startswith("data/00000000-0000-0000-0000-") for path in paths)
+
+
+KEEPS_WHAT_IT_WROTE = {"backfill job"}  # whoever resumes the job takes it up
+
+
+@pytest.mark.parametrize(
+    "operation", [one for one in OPERATIONS if one.name != "collect garbage"], ids=lambda one: one.name
+)
+def test_what_was_written_for_a_refused_commit_is_removed_at_once(operation: Struck) -> None:
+    """A commit that certainly did not land leaves nothing behind. spec: COM-4, COM-10"""
+    store = start_of_operations()
+    operation.prepare(connect(store))
+    before = named_objects(store)
+
+    def refuse(_number: int, method: str, path: str) -> Fault | None:
+        return Fault.DISK_FULL if method == "create" and path.startswith("_lake/versions/") else None
+
+    with pytest.raises(NotWrittenError):
+        operation.run(connect(FaultyStore(store, refuse)))
+    left = named_objects(store) - before
+    assert bool(left) == (operation.name in KEEPS_WHAT_IT_WROTE), left
+
+
+def start_of_operations() -> Store:
+    store = fresh({})
+    start(store)
+    return store
+
+
+def named_objects(store: Store) -> set[str]:
+    """What only versions give a meaning to."""
+    folders = ("data/", "_lake/indexes/", "_lake/manifests/", "_lake/keys/")
+    return {info.path for folder in folders for info in store.list(folder)}
