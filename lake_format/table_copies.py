@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Self
+from uuid import UUID
 
+from lake_format.branches import require_forkable
 from lake_format.copies.backup import BackupReport, back_up
 from lake_format.copies.cloning import Cloning
 from lake_format.engine import Progress
 from lake_format.errors import NotFoundError
-from lake_format.pins import list_pins
+from lake_format.pins import Pin, list_pins
 from lake_format.store import open_store
 from lake_format.store.base import Store
 from lake_format.store.table_store import TableStore
@@ -123,7 +125,38 @@ class TableCopies(TableVersions):
             TableStore(target, consent), first, engine=self._given_engine, surroundings=self._around
         )
 
-    def release_pin(self, table_id: str) -> None:
+    def pin(self, holder: UUID, where: str) -> bool:
+        """Keep the files of the version this table reads, whatever expires, for somebody who reads them from outside.
+
+        Parameters
+        ----------
+        holder
+            Who that is, for :meth:`release_pin`.
+        where
+            What ``inspect.pins()`` tells people about it.
+
+        Returns
+        -------
+        bool
+            Whether they are kept; they are not where nothing can be written to this table.
+
+        Raises
+        ------
+        NotFoundError
+            The version has expired already.
+        """
+        self._require_alone("pin")
+        version = self._snapshot.version
+        told = {
+            "clone": where,
+            "created_at": self._around.microseconds(),
+            "writer_id": self._around.writer_id,
+        }
+        made = Pin(line=version.line, version=version.version, table_id=str(holder)).write(self._store, told)
+        require_forkable(self._newest_of_main(), version.line, version.version)
+        return made
+
+    def release_pin(self, table_id: str, *, versions: Collection[int] | None = None) -> None:
         """Let go of what a clone of this table shares: from now on it expires and is collected as everything else.
 
         Meant for a clone that was dropped, or that compaction made independent. One that still refers to files
@@ -133,6 +166,8 @@ class TableCopies(TableVersions):
         ----------
         table_id
             The clone's, as ``inspect.pins()`` lists it.
+        versions
+            Only its pins of these versions; None are all.
 
         Raises
         ------
@@ -140,7 +175,9 @@ class TableCopies(TableVersions):
             No clone of that id has a pin here.
         """
         pins = list_pins(self._store)
-        found = [pin for pin in pins if pin.table_id == table_id]
+        found = [
+            pin for pin in pins if pin.table_id == table_id and (versions is None or pin.version in versions)
+        ]
         if not found:
             known = ", ".join(pin.table_id for pin in pins) or "there are none"
             raise NotFoundError(f"no clone {table_id!r} has a pin in {self.uri}", fix=f"pins are of: {known}")

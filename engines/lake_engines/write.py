@@ -46,6 +46,8 @@ class GroupPlan:
     format: str  # "vortex" or "parquet"
     features: frozenset[str] = frozenset()
     """What a reader of the file must know."""
+    is_open: bool = False
+    """Whether it is a file of the open layout."""
 
 
 def plan_groups(schema: pa.Schema, properties: Mapping[str, str]) -> list[GroupPlan]:
@@ -55,7 +57,7 @@ def plan_groups(schema: pa.Schema, properties: Mapping[str, str]) -> list[GroupP
     Parquet file that anybody reads.
     """
     if is_open(properties):
-        return [GroupPlan(tuple(schema.names), "parquet", _open_features(schema))]
+        return [GroupPlan(tuple(schema.names), "parquet", _open_features(schema), is_open=True)]
     scalar_format = text_property(properties, "write.scalar-format")
     vectors = [
         GroupPlan((field.name,), "parquet", frozenset({"vector-pages"}))
@@ -97,7 +99,9 @@ class _FragmentWriter:
         try:
             for group, group_schema in zip(groups, self._schemas, strict=True):
                 path = data_path(request.new_id(), group.format)
-                self._writers.append(open_writer(store, path, group_schema, format=group.format))
+                self._writers.append(
+                    open_writer(store, path, group_schema, format=group.format, plain=group.is_open)
+                )
         except BaseException:
             self.abort()
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import lake_format as lake
 from cli.helpers import ROWS, Run
 
@@ -42,3 +44,13 @@ def test_a_clone_shares_files_until_its_pin_is_released(items: lake.Table, cli: 
     assert cli("release-pin", "items", pin["table_id"]).code == 0
     assert cli("inspect", "items", "pins", "--format", "json").rows == []
     assert "there is a table at" in cli("clone", "items", "try").err
+
+
+def test_a_table_is_published_as_iceberg_s(here: Path, cli: Run) -> None:
+    assert cli("create", "open", "--schema", "id int64, vec vector(2)", "--layout", "open").code == 0
+    done = cli("publish", "open")
+    assert done.code == 0
+    assert "published version 1 as snapshot" in done.out
+    assert done.out.strip().endswith("open/metadata/v1.metadata.json")
+    assert cli("publish", "open", "elsewhere", "--keep", "2").code == 0
+    assert "keep must be a positive whole number" in cli("publish", "open", "--keep", "0").err

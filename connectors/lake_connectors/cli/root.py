@@ -50,6 +50,7 @@ PLACES = {
     "backup": Place("copies", "Copy a version, whole, into a backup."),
     "clone": Place("clone", "Make a table that shares the files of another one."),
     "release-pin": Place("clone", "Let go of what a clone shares."),
+    "publish": Place("publish", "Make a version a snapshot of an Iceberg table over the same files."),
     "restore-backup": Place("copies", "Make a table from a backup."),
     "inspect": Place("describe", "A table's fragments, files, manifests, indexes, versions, external roots."),
 }

@@ -23,7 +23,7 @@ from lake_connectors.iceberg.entries import Entry, entries_of
 from lake_connectors.iceberg.locations import Locations
 from lake_format.errors import CorruptionError, InvalidInputError, LakeError, UnsupportedError
 
-__all__ = ["Source", "read_metadata"]
+__all__ = ["Source", "read_metadata", "reading"]
 
 _MALFORMED = (
     ArithmeticError,
@@ -45,7 +45,7 @@ _MALFORMED = (
 
 def read_metadata(locations: Locations, location: str) -> TableMetadata:
     """The metadata in a ``metadata.json`` file; CorruptionError where it holds none."""
-    with _reading(location):
+    with reading(location):
         return FromInputFile.table_metadata(locations.io.new_input(location))
 
 
@@ -86,7 +86,7 @@ class Source:
     @property
     def name_mapping(self) -> NameMapping | None:
         """Ids for the columns of files that have none in them."""
-        with _reading("the Iceberg table's name mapping"):
+        with reading("the Iceberg table's name mapping"):
             return self.metadata.name_mapping()
 
     @property
@@ -113,7 +113,7 @@ class Source:
         deletes: list[Entry] = []
         for manifest in self._manifests():
             self._check_length(manifest)
-            with _reading(manifest.manifest_path):
+            with reading(manifest.manifest_path):
                 found = entries_of(self.locations.io, manifest)
             for one in found:
                 _check_supported(one)
@@ -124,7 +124,7 @@ class Source:
         if self.snapshot is None:
             return []
         location = self.snapshot.manifest_list
-        with _reading(location):
+        with reading(location):
             found = list(read_manifest_list(self.locations.io.new_input(location)))
             summary = self.snapshot.summary
             total = None if summary is None else summary["total-data-files"]
@@ -158,7 +158,7 @@ def _check_supported(entry: Entry) -> None:
 
 
 @contextlib.contextmanager
-def _reading(what: str) -> Iterator[None]:
+def reading(what: str) -> Iterator[None]:
     """Report what pyiceberg finds wrong as a CorruptionError that names the object."""
     try:
         yield

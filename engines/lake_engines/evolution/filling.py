@@ -118,7 +118,7 @@ def _fill_fragment(
     path = data_path(request.new_id(), plan.format)
     statistics = StatisticsBuilder(schema)
     gained: list[npt.NDArray[np.int64]] = []
-    writer = open_writer(snapshot.store, path, schema, format=plan.format)
+    writer = open_writer(snapshot.store, path, schema, format=plan.format, plain=plan.is_open)
     try:
         for column, got in _windows(snapshot, target, source, request, pool):
             batch = pa.RecordBatch.from_arrays([unsliced(column)], schema=schema)

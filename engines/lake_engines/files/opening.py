@@ -31,6 +31,7 @@ def open_writer(
     *,
     format: str = "parquet",  # noqa: A002 - the name users and manifests know it by
     page_rows: int | None = None,
+    plain: bool = False,
 ) -> FileWriter:
     """A writer for one data file.
 
@@ -44,6 +45,8 @@ def open_writer(
         byte-addressable vector file.
     page_rows
         Rows per page of a Parquet file; by default 512, or about 32 MB of vectors.
+    plain
+        Let a Parquet file say nothing of Arrow's types (PQT-7); vector files do in any case.
 
     Raises
     ------
@@ -60,7 +63,7 @@ def open_writer(
         raise InvalidInputError(f"unknown file format {format!r}", fix='use "vortex" or "parquet"')
     if can_be_paged(schema):
         return VectorWriter(store, path, schema, page_rows=page_rows)
-    return ParquetWriter(store, path, schema, page_rows=page_rows)
+    return ParquetWriter(store, path, schema, page_rows=page_rows, plain=plain)
 
 
 def open_reader(

@@ -38,9 +38,13 @@ class ParquetWriter:
     page_rows
         Rows per page: fewer make takes of single rows cheaper, and scans slower. By default 512, or as many as
         make a page of the widest vectors 1 MiB.
+    plain
+        Leave out of the footer what Arrow knows the columns as: other readers then go by Parquet's types alone.
     """
 
-    def __init__(self, store: Store, path: str, schema: pa.Schema, *, page_rows: int | None = None) -> None:
+    def __init__(
+        self, store: Store, path: str, schema: pa.Schema, *, page_rows: int | None = None, plain: bool = False
+    ) -> None:
         for field in schema:
             if not parquet_can_hold(field.type):
                 raise UnsupportedError(
@@ -69,7 +73,7 @@ class ParquetWriter:
             write_batch_size=page_rows,
             write_page_index=True,
             write_page_checksum=True,
-            store_schema=True,
+            store_schema=not plain,
         )
 
     def write(self, batch: pa.RecordBatch) -> None:
