@@ -19,6 +19,7 @@ from lake_engines.files.parquet_meta import parse_footer, parse_pages
 from lake_format.open_layout import OpenLayout
 from lake_format.schema import field_id, walk_fields
 from lake_format.snapshot import deleted_positions
+from lake_format.store.local import LocalStore
 from lake_format.table import Table
 
 
@@ -97,6 +98,55 @@ def test_vectors_are_written_for_fast_reading(tmp_path: Path) -> None:
     pages = parse_pages(index, leaf, 700, str(path))
     assert pages.lengths.max() <= (1 << 20) + 4096
     assert table.take([699]).to_pylist()[0]["vec"] == values[-2048:].tolist()
+
+
+class Counting:
+    """A store that counts the bytes read in ranges, and gives nothing away to be mapped."""
+
+    def __init__(self, root: Path) -> None:
+        self._inner, self.read = LocalStore(root), 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def local_path(self, path: str) -> None:
+        return None
+
+    def get_ranges(self, ranges: Any) -> list[bytes]:
+        found = self._inner.get_ranges(ranges)
+        self.read += sum(map(len, found))
+        return found
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_vectors_without_nulls_are_read_where_they_lie(tmp_path: Path, remote: bool) -> None:
+    """spec: PQT-5"""
+    schema = pa.schema(
+        [("id", pa.int64()), ("v", pa.list_(pa.float32(), 4)), ("h", pa.list_(pa.float16(), 2))]
+    )
+    count = 140_000  # two row groups
+    values = np.random.default_rng(3).standard_normal((count, 4)).astype("f4")
+    half = (np.arange(2 * count) % 1000).astype("f2")
+    columns = [
+        pa.array(range(count)),
+        pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 4),
+        pa.FixedSizeListArray.from_arrays(pa.array(half), 2),
+    ]
+    lake.create(str(tmp_path / "t"), schema, layout="open").append(pa.table(columns, schema))
+    store = Counting(tmp_path / "t")
+    table = lake.open(str(tmp_path / "t"), store=store) if remote else lake.open(str(tmp_path / "t"))
+    places = np.random.default_rng(4).integers(0, count, 300)
+    places[:4] = [131_071, 131_072, 0, count - 1]
+    table.take([0], columns=["v"])
+    store.read = 0
+    assert table.take([5, count - 1], columns=["v"])["v"].to_pylist() == values[[5, count - 1]].tolist()
+    assert store.read == (32 if remote else 0)
+    assert table.take(places, columns=["v"])["v"].to_pylist() == values[places].tolist()
+    assert table.take(places, columns=["h"])["h"].to_pylist() == half.reshape(-1, 2)[places].tolist()
+    query = [0.1, 0.2, -0.3, 0.4]
+    true = np.argsort(((values - np.array(query, "f4")) ** 2).sum(1))[:5].tolist()
+    found = table.search(query, column="v", k=5, exact=True, select=["id"]).to_arrow()
+    assert found["id"].to_pylist() == true
 
 
 def test_a_null_inside_a_vector_is_refused(tmp_path: Path) -> None:

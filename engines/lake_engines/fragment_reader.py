@@ -149,7 +149,8 @@ class FragmentReader:
         field = self._snapshot.schema.field(name)
         written = self._schema_of(file).field(file.field_ids.index(field_id(field)))
         project = self._projection(file, written, field)
-        return ListedVectors(reader, written.name, project, field.type, is_local=self.is_local)
+        is_own = bool(file.layout) and written.type == field.type
+        return ListedVectors(reader, written.name, project, field.type, is_local=self.is_local, is_own=is_own)
 
     def scan(
         self, names: Sequence[str], start: int, stop: int, batch_rows: int

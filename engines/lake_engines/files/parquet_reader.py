@@ -42,6 +42,7 @@ from lake_format.store.base import Store
 __all__ = ["ParquetReader"]
 
 _I64 = npt.NDArray[np.int64]
+_AS_THEY_ARE = {"PLAIN", "RLE"}  # values, and their levels
 
 
 class ParquetReader:
@@ -87,6 +88,7 @@ class ParquetReader:
             for index, name in enumerate(self._schema.names)
         }
         self._pages: dict[tuple[int, int], Pages] = {}
+        self._places: dict[str, tuple[_I64, _I64] | None] = {}
 
     def _read_footer(self) -> bytes:
         size = self._bytes.size
@@ -126,6 +128,44 @@ class ParquetReader:
         leaves = self._leaves[column]
         groups = range(self._metadata.num_row_groups)
         return sum(self._metadata.row_group(at).column(leaf).num_values for at in groups for leaf in leaves)
+
+    def value_places(self, column: str, width: int) -> tuple[_I64, _I64] | None:
+        """Where the values of each page begin, if they lie there as they are, so many bytes a row and none missing.
+
+        What is before them in a page, its header and levels, need not be read to tell: they end where the page does.
+
+        Returns
+        -------
+        tuple or None
+            The first row of each page, and the offset of its values; both of shape ``(pages,)``. None where values
+            are encoded or compressed, or the file has no offset index.
+        """
+        if column not in self._places:
+            self._places[column] = self._value_places(column, width)
+        return self._places[column]
+
+    def _value_places(self, column: str, width: int) -> tuple[_I64, _I64] | None:
+        (leaf,) = self._leaves[column]
+        groups = range(self._metadata.num_row_groups)
+        chunks = [self._metadata.row_group(at).column(leaf) for at in groups]
+        plain = all(one.compression == "UNCOMPRESSED" and {*one.encodings} <= _AS_THEY_ARE for one in chunks)
+        if not plain or not all(self._meta.groups[at].chunks[leaf].index_length for at in groups):
+            return None
+        self._load_pages([(at, leaf) for at in groups])
+        rows: list[_I64] = [np.empty(0, np.int64)]
+        offsets: list[_I64] = [np.empty(0, np.int64)]
+        for at in groups:
+            pages, size = self._pages[at, leaf], self._meta.groups[at].rows
+            held = np.diff(pages.first_rows, append=size) * width
+            if (held > pages.lengths).any():
+                raise CorruptionError(f"pages of Parquet file {self._path!r} are too short for their rows")
+            rows.append(pages.first_rows + self._first_rows[at])
+            offsets.append(pages.offsets + pages.lengths - held)
+        return np.concatenate(rows), np.concatenate(offsets)
+
+    def read_places(self, offsets: Sequence[int], lengths: Sequence[int]) -> bytes:
+        """Runs of bytes, one after another."""
+        return b"".join(self._bytes.read_many(offsets, lengths))
 
     @property
     def key_values(self) -> dict[bytes, bytes]:
