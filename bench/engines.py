@@ -79,7 +79,7 @@ def searches(root: Path, queries: np.ndarray) -> None:
             ).to_arrow(),
             "DataFusion knn()": datafusion(knn.format("$q")),
             "DataFusion ORDER BY": datafusion(ordered.format("$q")),
-            "DuckDB knn()": lambda knn=knn: con.duckdb.execute(knn.format("?"), [next(vectors)]).fetchall(),
+            "DuckDB knn()": lambda knn=knn: con.execute(knn.format("?"), [next(vectors)]).fetchall(),
             "DuckDB ORDER BY": lambda ordered=ordered: con.execute(
                 ordered.format(native), [next(vectors)]
             ).fetchall(),

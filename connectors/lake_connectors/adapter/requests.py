@@ -25,11 +25,14 @@ class NearestRequest:
         Rows wanted; None is all of them (``LIMIT NULL``).
     ordered
         Whether the rows are to be those of ``ORDER BY distance``, which has rows without a vector at its end.
+    alone
+        Whether the engine filters nothing after the search, so that the first k rows are the answer.
     """
 
     vector: npt.NDArray[np.float32]
     k: int | None
     ordered: bool
+    alone: bool = False
     metric: str | None
     recall: float
     exact: bool

@@ -14,7 +14,7 @@ from lake_connectors.duckdb.gate import MARK_FUNCTION
 from lake_connectors.duckdb.names import hidden_name, identifier, text_literal
 from lake_connectors.duckdb.token import request_sql
 
-__all__ = ["macros", "ordered_subquery", "vector_macro"]
+__all__ = ["alone_subquery", "macros", "ordered_subquery", "vector_macro"]
 
 
 def macros(names: Sequence[str], ranks_sql: str) -> list[str]:
@@ -83,3 +83,16 @@ def ordered_subquery(table: str, alias: str, ranks_sql: str, request: str, condi
     return f"""SELECT n.* EXCLUDE (_gate, _row_id, _distance) FROM ({ranks}) AS r
 JOIN (SELECT * EXCLUDE (_knn) FROM {rows} AS {inner} WHERE {inner}._knn = {request} AND ({condition})) AS n
   ON r._rank = {MARK_FUNCTION}(n._gate)"""
+
+
+def alone_subquery(table: str, alias: str, request: str, *, found: bool) -> str:
+    """The subquery for a search that nothing filters: its rows as they come, without a join to count them.
+
+    Parameters
+    ----------
+    found
+        Whether ``_row_id`` and ``_distance`` are among its columns, as in knn().
+    """
+    inner, more = identifier(alias), ", _row_id, _distance" if found else ""
+    return f"""SELECT * EXCLUDE (_knn, _gate, _row_id, _distance){more}
+FROM {identifier(hidden_name("rows", table))} AS {inner} WHERE {inner}._knn = {request}"""

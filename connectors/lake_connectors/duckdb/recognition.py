@@ -3,6 +3,7 @@
 The rule: one attached table under filters and projections; the first ORDER BY key is a known distance, nearest
 first, between a vector column and something constant when the statement is planned; LIMIT is constant; no
 DISTINCT, GROUP BY, window or join beside it. Everything else is left to DuckDB, which answers it without us.
+A ``FROM knn(…)`` whose rows nothing filters is found too: it needs less around it than knn() in general.
 Works on what ``json_serialize_sql`` returns; it must not run SQL.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["DISTANCE_FUNCTIONS", "Found", "KnownTable", "find_searches", "nodes_in"]
+__all__ = ["DISTANCE_FUNCTIONS", "Found", "FoundCall", "KnownTable", "find_call", "find_searches", "nodes_in"]
 
 Node = dict[str, Any]
 
@@ -77,6 +78,66 @@ class Found:
     offset: Node | None
     condition: Node | None
     default_order: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FoundCall:
+    """A call of knn() that is all a statement reads from, with nothing that could filter its rows.
+
+    Attributes
+    ----------
+    node
+        The SELECT node, in place in the tree.
+    arguments
+        Expression nodes by parameter of knn(); those not given are missing.
+    """
+
+    node: Node
+    table: KnownTable
+    alias: str
+    arguments: Mapping[str, Node]
+
+
+_CALL_PARAMETERS = ("tbl", "q", "k", "vector_column", "metric", "recall", "exact")
+_FILTERS = ("where_clause", "having", "qualify", "sample")
+
+
+def find_call(tree: Node, tables: Mapping[str, KnownTable]) -> FoundCall | None:
+    """The call of knn() in a statement that reads its rows and nothing else."""
+    node = tree["statements"][0]["node"]
+    source = node.get("from_table") or {}
+    if node.get("type") != "SELECT_NODE" or any(node.get(name) for name in _FILTERS) or any(_cte_names(tree)):
+        return None
+    known = {"type", "alias", "query_location", "query_location_length", "function"}
+    if source.get("type") != "TABLE_FUNCTION" or set(source) - known or _has(node, ("SUBQUERY",)):
+        return None
+    if any(item.get("filter") for item in nodes_in(node.get("select_list", []))):
+        return None
+    call = source["function"]
+    if call.get("function_name", "").lower() != "knn" or call.get("qualified_name") != {"path": ["knn"]}:
+        return None
+    arguments = _arguments(call)
+    table = tables.get(_text_of(arguments.get("tbl")) or "") if arguments else None
+    if table is None or "q" not in arguments or not all(map(_is_constant, arguments.values())):
+        return None
+    return FoundCall(node, table, source.get("alias") or "knn", arguments)
+
+
+def _arguments(call: Node) -> dict[str, Node]:
+    """The arguments of a call of knn() by parameter; none at all where one is unknown or given twice."""
+    found: dict[str, Node] = {}
+    for place, argument in enumerate(call.get("arguments", [])):
+        name = argument.get("name") or next(iter(_CALL_PARAMETERS[place : place + 1]), None)
+        if name is None or name.lower() not in _CALL_PARAMETERS or name.lower() in found:
+            return {}
+        found[name.lower()] = argument["expression"]
+    return found
+
+
+def _text_of(node: Node | None) -> str | None:
+    """The constant text that an expression is, in lower case."""
+    literal = node.get("literal", {}) if node and node.get("class") == "CONSTANT" else {}
+    return str(literal["text"]).lower() if literal.get("kind") == "STRING" else None
 
 
 def find_searches(tree: Node, tables: Mapping[str, KnownTable]) -> list[Found]:

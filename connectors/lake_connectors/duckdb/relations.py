@@ -127,11 +127,15 @@ class Nearest:
         wanted = read_request(text)
         self._follower.tell(snapshot, request, wanted)
         passage = Passage(wanted.k)
+        if not wanted.alone:
+            self._remember(text, passage)
+        return neighbour_stream(self._follower, snapshot, wanted, request, text, passage)
+
+    def _remember(self, text: str, passage: Passage) -> None:
         with self._lock:
             self._passages.setdefault(text, deque(maxlen=_REMEMBERED)).append(passage)
             while len(self._passages) > _REMEMBERED:
                 self._passages.pop(next(iter(self._passages)))
-        return neighbour_stream(self._follower, snapshot, wanted, request, text, passage)
 
     def _scan(self, snapshot: Snapshot, request: ReadRequest) -> pa.RecordBatchReader:
         for name in (KNN, GATE, DISTANCE):

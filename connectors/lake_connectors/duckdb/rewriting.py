@@ -20,10 +20,17 @@ from duckdb import Error as DuckDBError
 
 from lake_connectors.duckdb.attaching import Attachments
 from lake_connectors.duckdb.folders import Resolver
-from lake_connectors.duckdb.macros import ordered_subquery
+from lake_connectors.duckdb.macros import alone_subquery, ordered_subquery
 from lake_connectors.duckdb.mentions import find_mentions, may_travel
 from lake_connectors.duckdb.names import text_literal
-from lake_connectors.duckdb.recognition import DISTANCE_FUNCTIONS, Found, KnownTable, find_searches
+from lake_connectors.duckdb.recognition import (
+    DISTANCE_FUNCTIONS,
+    Found,
+    FoundCall,
+    KnownTable,
+    find_call,
+    find_searches,
+)
 from lake_connectors.duckdb.token import request_sql
 from lake_format.schema import is_vector
 
@@ -41,14 +48,24 @@ _PREFIX = re.compile(
     )\s+(?=SELECT\b|WITH\b|FROM\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
-_NO_CONDITION = "TRUE"
+_OPTIONAL = ("metric", "recall", "exact", "vector_column")
+"""Parameters of knn() that are NULL where they are not given."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Rewritten:
-    """The outcome for one text: the text to run, and whether it counts on DuckDB's default order."""
+    """The outcome for one text.
+
+    Attributes
+    ----------
+    text
+        The text to run.
+    orders, default_order
+        Whether it counts on DuckDB to put NULL last, and on its default order.
+    """
 
     text: str
+    orders: bool
     default_order: bool
 
 
@@ -133,7 +150,9 @@ class Rewriter:
         return self._tables
 
     def _order_is_ours(self, found: _Rewritten) -> bool:
-        """Whether DuckDB's settings sort ascending, NULL last, as the rewritten statement takes for granted."""
+        """Whether DuckDB's settings sort ascending, NULL last, if the rewritten statement counts on that."""
+        if not found.orders:
+            return True
         row = self._parser.execute(
             "SELECT current_setting('default_null_order'), current_setting('default_order')"
         ).fetchone()
@@ -144,7 +163,9 @@ class Rewriter:
 
     def _rewritten(self, text: str, tables: Mapping[str, KnownTable]) -> _Rewritten | None:
         lowered = text.lower()
-        if "limit" not in lowered or not any(name in lowered for name in DISTANCE_FUNCTIONS):
+        calls = self._sees_filters and "knn" in lowered
+        orders = "limit" in lowered and any(name in lowered for name in DISTANCE_FUNCTIONS)
+        if not calls and not orders:
             return None
         if not any(name in lowered for name in tables):
             return None
@@ -153,12 +174,19 @@ class Rewriter:
         tree = self._parse(body)
         if tree is None:
             return self._each_statement(text, tables)
-        found = find_searches(tree, tables)
+        if calls and (call := find_call(tree, tables)) is not None:
+            self._replace_call(call)
+            return _Rewritten(head + self._written(tree), orders=False, default_order=False)
+        found = find_searches(tree, tables) if orders else []
         if not found:
             return None
         for search in found:
             self._replace(search)
-        return _Rewritten(head + self._written(tree), any(search.default_order for search in found))
+        return _Rewritten(
+            head + self._written(tree),
+            orders=True,
+            default_order=any(search.default_order for search in found),
+        )
 
     def _each_statement(self, text: str, tables: Mapping[str, KnownTable]) -> _Rewritten | None:
         """A script of several statements: each on its own."""
@@ -173,7 +201,12 @@ class Rewriter:
             return None
         texts = [outcome.text if outcome else part for part, outcome in zip(parts, outcomes, strict=True)]
         joined = ";\n".join(part.rstrip().rstrip(";") for part in texts)
-        return _Rewritten(joined, any(outcome.default_order for outcome in outcomes if outcome))
+        done = [outcome for outcome in outcomes if outcome]
+        return _Rewritten(
+            joined,
+            orders=any(outcome.orders for outcome in done),
+            default_order=any(outcome.default_order for outcome in done),
+        )
 
     def _parse(self, text: str) -> Any:
         """The tree of a text with exactly one SELECT; None for anything else."""
@@ -192,30 +225,62 @@ class Rewriter:
         tree = copy.deepcopy(self._template(found))
         limit = found.limit
         parts = {"lake_vector": found.vector, "lake_limit": limit, "lake_offset": found.offset or _number(0)}
-        parts["lake_condition"] = found.condition or self._expression(_NO_CONDITION)
+        parts["lake_condition"] = found.condition or self._expression("TRUE")
         found.node["from_table"] = _substituted(tree, parts)
         found.node.pop("where_clause", None)
 
+    def _replace_call(self, found: FoundCall) -> None:
+        """Put the rows of the search alone in the place of the call."""
+        given = found.arguments
+        names = {name: f"lake_{name}" if name in given else "NULL" for name in _OPTIONAL}
+        request = request_sql(
+            "lake_q",
+            "lake_k" if "k" in given else "10",
+            alone=True,
+            metric=names["metric"],
+            recall=names["recall"],
+            exact=names["exact"],
+            column=names["vector_column"],
+        )
+        tree = self._subquery(alone_subquery(found.table.name, found.alias, request, found=True), found.alias)
+        parts = {f"lake_{name}": node for name, node in given.items()}
+        found.node["from_table"] = _substituted(tree, parts)
+
     def _template(self, found: Found) -> Any:
         """The parsed subquery with names where the statement's own expressions go."""
-        key = (found.table.name, found.alias, found.metric, found.column)
+        alone = found.condition is None and self._sees_filters
+        key = (found.table.name, found.alias, found.metric, found.column, str(alone))
         if key not in self._templates:
             request = request_sql(
                 "lake_vector",
                 "lake_limit::BIGINT + coalesce(lake_offset::BIGINT, 0)",
                 ordered=True,
+                alone=alone,
                 metric=text_literal(found.metric),
                 column=text_literal(found.column),
             )
-            text = ordered_subquery(
-                found.table.name, found.alias, self._state.ranks_sql, request, "lake_condition"
+            self._templates[key] = self._subquery(
+                alone_subquery(found.table.name, found.alias, request, found=False)
+                if alone
+                else ordered_subquery(
+                    found.table.name, found.alias, self._state.ranks_sql, request, "lake_condition"
+                ),
+                found.alias,
             )
-            tree = self._parse(f"FROM ({text}) AS placeholder")
-            assert tree is not None
-            source = tree["statements"][0]["node"]["from_table"]
-            source["alias"] = found.alias
-            self._templates[key] = source
         return self._templates[key]
+
+    def _subquery(self, text: str, alias: str) -> Any:
+        """A parsed subquery to put in a table's place."""
+        tree = self._parse(f"FROM ({text}) AS placeholder")
+        assert tree is not None
+        source = tree["statements"][0]["node"]["from_table"]
+        source["alias"] = alias
+        return source
+
+    @property
+    def _sees_filters(self) -> bool:
+        """Whether a search is told of every filter, so that one without any may do without counting."""
+        return self._state.interface == "sources"
 
     def _expression(self, text: str) -> Any:
         tree = self._parse(f"SELECT {text}")

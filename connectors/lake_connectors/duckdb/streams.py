@@ -119,7 +119,7 @@ def neighbour_stream(
     tables = nearest_rows(follower.engine, snapshot, query, needed, conditions, lambda: passage.passed)
     first = next(tables)
     cost = time.perf_counter() - began
-    stream = _Stream(out, text, passage, on_distance, request.rest)
+    stream = _Stream(out, text, passage, on_distance, request.rest, alone=wanted.alone)
     return pa.RecordBatchReader.from_batches(out, stream.batches(first, tables, min(2 * cost, _LONGEST_WAIT)))
 
 
@@ -141,10 +141,13 @@ class _Stream:
         passage: Passage,
         on_distance: Conditions,
         rest: pc.Expression | None,
+        *,
+        alone: bool,
     ) -> None:
         self._schema = schema
         self._text = text
         self._passage = passage
+        self._alone = alone
         self._on_distance = (
             bind(_conjunction(on_distance.terms), DISTANCE_SCHEMA, rules=on_distance.rules)
             if on_distance.terms
@@ -171,7 +174,10 @@ class _Stream:
         """The rows of one table that pass what is known here; returns whether all further rows are too far."""
         rows = self._passing(table)
         for start in range(0, rows.num_rows, CHUNK_ROWS):
-            yield self._batch(rows.slice(start, CHUNK_ROWS))
+            batch = self._batch(rows.slice(start, CHUNK_ROWS))
+            if self._alone:  # nothing is filtered out after us
+                self._passage.report(np.arange(batch.num_rows))
+            yield batch
         return self._is_beyond(table)
 
     def _passing(self, table: pa.Table) -> pa.Table:

@@ -18,7 +18,9 @@ from lake_format.errors import InvalidInputError
 __all__ = ["read_request", "request_sql"]
 
 _NULL = "NULL"
-_FORM = re.compile(r"\((knn|order), ([^,]*), ([^,]*), ([^,]*), ([^,]*), (NULL|\[.*?\]), (.*)\)", re.DOTALL)
+_FORM = re.compile(
+    r"\((knn|order)(_alone)?, ([^,]*), ([^,]*), ([^,]*), ([^,]*), (NULL|\[.*?\]), (.*)\)", re.DOTALL
+)
 
 
 def request_sql(
@@ -26,6 +28,7 @@ def request_sql(
     k: str,
     *,
     ordered: bool = False,
+    alone: bool = False,
     metric: str = "NULL",
     recall: str = "NULL",
     exact: str = "NULL",
@@ -35,8 +38,8 @@ def request_sql(
 
     One row cast to text is the cheapest to plan of the forms tried: each ``||`` costs DuckDB's planner some 20 µs.
     """
-    mode = "'order'" if ordered else "'knn'"
-    return f"row({mode}, {k}, {metric}, {recall}, {exact}, {vector}::FLOAT[], {column})::VARCHAR"
+    mode = ("order" if ordered else "knn") + ("_alone" if alone else "")
+    return f"row('{mode}', {k}, {metric}, {recall}, {exact}, {vector}::FLOAT[], {column})::VARCHAR"
 
 
 def read_request(text: str) -> NearestRequest:
@@ -50,12 +53,13 @@ def read_request(text: str) -> NearestRequest:
     parts = _FORM.fullmatch(text)
     if parts is None:
         raise InvalidInputError(f"the hidden column _knn was compared with {text!r}", fix="use knn() instead")
-    mode, k, metric, recall, exact, vector, column = parts.groups()
+    mode, alone, k, metric, recall, exact, vector, column = parts.groups()
     ordered = mode == "order"
     return NearestRequest(
         vector=_vector(vector),
         k=_k(k, ordered=ordered),
         ordered=ordered,
+        alone=alone is not None,
         metric=_text(metric),
         recall=0.95 if recall == _NULL else _number("recall", recall),
         exact=exact.lower() == "true",
