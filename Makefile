@@ -10,6 +10,8 @@ STEPS     ?= 100000
 MINUTES   ?= 0
 SEED      ?= $(shell date +%s)
 PROCESSES ?= 2
+# Two processes run the tests, a file at a time.
+TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 READY := $(VENV)/.ready
 BIN   := $(VENV)/bin
 
@@ -27,10 +29,10 @@ demo: $(READY) ## 60,000 images: create, append, index, search from Python and S
 	@$(BIN)/python demo/main.py
 
 test: $(READY) ## run the tests
-	@$(BIN)/pytest -m "not long"
+	@$(BIN)/pytest -m "not long" $(TOGETHER)
 
 test-long: $(READY) ## run all tests, the slow ones too
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(TOGETHER)
 
 fuzz: $(READY) ## random histories against a model: STEPS=100000 MINUTES=0 SEED=<time> PROCESSES=2
 	@cd tests && $(abspath $(BIN))/python -m machine.fuzz --steps $(STEPS) --minutes $(MINUTES) --seed $(SEED) \

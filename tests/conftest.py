@@ -37,6 +37,21 @@ class Location:
         return open_store(self.uri, self.storage_options)
 
 
+LONGEST = (
+    "test_spark.py",
+    "test_notebooks.py",
+    "test_conformance.py",
+    "test_state_machine.py",
+    "test_docs.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest is begun first, so that of several processes none works on alone in the end."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[str]:
     """A loopback S3 by moto, which keeps the real one's conditional semantics; started when first needed."""
