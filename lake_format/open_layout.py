@@ -16,7 +16,6 @@ from lake_format.model import ColumnGroup, Fragment, Version
 from lake_format.properties import text_property
 from lake_format.schema import child_fields, field_by_id, field_id
 from lake_format.snapshot import Snapshot
-from lake_format.store.paths import is_external
 
 __all__ = ["OpenLayout", "is_open", "not_open"]
 
@@ -51,7 +50,7 @@ class OpenLayout:
         (group,) = fragment.groups
         if group.format != "parquet":
             return f"lies in a file of format {group.format!r}"
-        if is_external(group.path) or not group.layout:
+        if not group.layout:
             return "lies in a file that another program wrote"
         if group.superseded:
             return "has values in its file that count no more"

@@ -106,6 +106,19 @@ def test_what_was_published_may_be_imported_again(tmp_path: Path) -> None:
     assert found.search(vector(4), k=1, select=["id"]).to_arrow()["id"].to_pylist() == [4]
 
 
+def test_a_clone_is_published_over_the_files_it_shares(tmp_path: Path) -> None:
+    table = opened(tmp_path / "t", *range(12))
+    clone = table.clone(tmp_path / "clone")
+    assert clone.compact().commits == 0
+    clone.append(rows(20)).delete("id = 3")
+    published = iceberg.publish(clone)
+    assert read(published) == held(clone)
+    assert read(iceberg.publish(table)) == held(table)
+    assert len(list((tmp_path / "clone" / "data").iterdir())) == 1
+    clone.overwrite(rows(5))
+    assert read(iceberg.publish(clone)) == held(clone)
+
+
 # --- as much as changed -------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.typedef import Record
 from pyroaring import BitMap64
 
+from lake_connectors.iceberg.publication.folder import location_of
 from lake_connectors.iceberg.publication.metrics import metrics_of
 from lake_engines.files import WrittenFile
 from lake_engines.files.parquet_reader import ParquetReader
@@ -23,6 +24,7 @@ from lake_format.parallel import run_all
 from lake_format.positions import bitmap_of
 from lake_format.schema import field_by_id, field_id, walk_fields
 from lake_format.snapshot import Snapshot, deleted_positions
+from lake_format.store.paths import split_external
 
 __all__ = ["Contents"]
 
@@ -38,15 +40,18 @@ class Contents:
     ----------
     snapshot
         The version.
+    root
+        The table's root as Iceberg names it.
     fragments
         By the path of their one file.
     """
 
     snapshot: Snapshot
+    root: str
     fragments: dict[str, Fragment]
 
     @classmethod
-    def of(cls, snapshot: Snapshot) -> Contents:
+    def of(cls, snapshot: Snapshot, root: str) -> Contents:
         """Look at every fragment.
 
         Raises
@@ -69,7 +74,14 @@ class Contents:
                 f"{'; '.join(wrong[:3])}{f'; and {len(wrong) - 3} more' if len(wrong) > 3 else ''}",
                 fix='set_properties({"write.layout": "open"}), compact(), and publish again',
             )
-        return cls(snapshot, found)
+        return cls(snapshot, root, found)
+
+    def location(self, path: str) -> str:
+        """Where a file lies, as Iceberg names it: below the table's root, or in the table that it was cloned from."""
+        number, inner = split_external(path)
+        if number is None:
+            return f"{self.root}/{path}"
+        return f"{location_of(self.snapshot.version.roots[number])}/{inner}"
 
     def deletions(self, path: str) -> BitMap64:
         """The deleted positions of a file."""
@@ -110,14 +122,14 @@ class Contents:
                 fix=_ANEW,
             ) from error
 
-    def data_file(self, path: str, location: str, schema: Schema) -> DataFile:
+    def data_file(self, path: str, schema: Schema) -> DataFile:
         """A file as Iceberg's manifests describe it."""
         fragment, version = self.fragments[path], self.snapshot.version
         (group,) = fragment.groups
         types = {one.field_id: one.field_type for one in _nested(schema.fields)}
         return DataFile.from_args(
             content=DataFileContent.DATA,
-            file_path=f"{location}/{path}",
+            file_path=self.location(path),
             file_format=FileFormat.PARQUET,
             partition=Record(),
             record_count=fragment.row_count,

@@ -158,7 +158,7 @@ class _Publishing:
                     f"{version.version}",
                     fix="refresh() the table first, or publish to another location",
                 )
-        now = Contents.of(self._table.snapshot)
+        now = Contents.of(self._table.snapshot, self._root)
         schema = iceberg_schema(version.schema)
         self._keep_files()
         try:
@@ -208,7 +208,6 @@ class _Publishing:
         last = None if before is None else before.current_snapshot()
         step = Step(
             folder=folder,
-            root=self._root,
             schema=schema,
             snapshot_id=snapshot_id_of(version),
             now=now,
@@ -240,7 +239,7 @@ class _Publishing:
             snapshot = self._table.checkout(number).snapshot
         except NotFoundError:
             return None
-        return Contents.of(snapshot) if snapshot.version.commit_id == commit else None
+        return Contents.of(snapshot, self._root) if snapshot.version.commit_id == commit else None
 
     # --- what keeps the files there -------------------------------------------------------------------------
 

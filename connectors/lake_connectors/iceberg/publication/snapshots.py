@@ -52,8 +52,6 @@ class Step:
 
     Attributes
     ----------
-    root
-        The table's root as Iceberg names it, which data files lie below.
     now
         What is to be published.
     before
@@ -63,7 +61,6 @@ class Step:
     """
 
     folder: Folder
-    root: str
     schema: Schema
     snapshot_id: int
     now: Contents
@@ -75,13 +72,11 @@ class Step:
         """Write what is new; the manifests of the snapshot."""
         old = self.before.fragments if self.before is not None else {}
         new = [path for path in self.now.fragments if path not in old]
-        gone = frozenset(path for path in old if path not in self.now.fragments)
+        gone = frozenset(self.now.location(path) for path in old if path not in self.now.fragments)
         self.now.check_files(new)
-        data = self._kept(ManifestContent.DATA, frozenset(f"{self.root}/{path}" for path in gone))
+        data = self._kept(ManifestContent.DATA, gone)
         if new:
-            entries = [
-                added(self.now.data_file(path, self.root, self.schema), self.snapshot_id) for path in new
-            ]
+            entries = [added(self.now.data_file(path, self.schema), self.snapshot_id) for path in new]
             self.change.data_files_added = len(entries)
             self.change.rows_added = sum(one.data_file.record_count for one in entries)
             data.append(self._written(entries, ManifestContent.DATA))
@@ -95,7 +90,7 @@ class Step:
             self.change.delete_files_removed = sum(map(_live, kept))
             kept = []
         self.change.rows_deleted = sum(map(len, more.values()))
-        targets = {f"{self.root}/{path}": one for path, one in more.items() if one}
+        targets = {self.now.location(path): one for path, one in more.items() if one}
         if not targets:
             return kept
         self.change.delete_files_added = 1
