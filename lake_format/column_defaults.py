@@ -23,6 +23,7 @@ __all__ = [
     "declarable",
     "default_of",
     "default_statistics",
+    "default_text",
     "default_values",
     "with_default",
     "with_type",
@@ -69,6 +70,17 @@ def default_of(field: pa.Field) -> pa.Scalar | None:
             f"the declared default of column {field.name!r} is no value of type {field.type}"
         )
     return value
+
+
+def default_text(field: pa.Field) -> str | None:
+    """The declared default for people to read; None where the column has none."""
+    value = default_of(field)
+    if value is None:
+        return None
+    try:
+        return str(value.cast(pa.string()).as_py())
+    except (pa.ArrowException, UnicodeDecodeError):  # bytes that are no text, and types without a spelling
+        return str(value)
 
 
 def default_values(field: pa.Field, rows: int) -> pa.Array:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lake_format.column_defaults import default_text
 from lake_format.errors import InvalidInputError
 from lake_format.log import VersionLog
 from lake_format.model import Fragment, HistoryEntry
 from lake_format.partitioning import Partition
 from lake_format.pins import list_pins
-from lake_format.schema import field_by_id
+from lake_format.schema import field_by_id, field_id
 from lake_format.snapshot import Snapshot
 from lake_format.store.paths import split_external
 from lake_format.timeline import history_of
@@ -56,6 +57,15 @@ _PARTITIONS = pa.schema(
         ("rows", pa.int64()),
         ("deleted_rows", pa.int64()),
         ("bytes", pa.int64()),
+    ]
+)
+_COLUMNS = pa.schema(
+    [
+        ("field_id", pa.int64()),
+        ("column", pa.string()),
+        ("type", pa.string()),
+        ("nullable", pa.bool_()),
+        ("default", pa.string()),
     ]
 )
 _FILES = pa.schema(
@@ -130,6 +140,20 @@ class Inspect:
             batches.append(pa.RecordBatch.from_pylist(part, schema=_VERSIONS))
         found = pa.Table.from_batches(batches, _VERSIONS)
         return found if newest_first else found.take(pa.array(np.arange(len(found))[::-1]))
+
+    def columns(self) -> pa.Table:
+        """One row a column; its default is what rows have that were there before it, NULL where none is declared."""
+        rows = [
+            {
+                "field_id": field_id(field),
+                "column": field.name,
+                "type": str(field.type),
+                "nullable": field.nullable,
+                "default": default_text(field),
+            }
+            for field in self._snapshot.schema
+        ]
+        return pa.Table.from_pylist(rows, schema=_COLUMNS)
 
     def fragments(self) -> pa.Table:
         """One row a fragment."""

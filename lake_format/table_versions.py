@@ -138,7 +138,9 @@ class TableVersions(TableCore):
         """The change data feed: which rows were inserted, updated and deleted since a version, as a stream.
 
         Commits come in their order. Moves of rows (compaction, clustering) are no changes. All values are in the
-        schema of the last version: dropped columns are gone, later ones NULL before they were filled.
+        schema of the last version: dropped columns are gone, later ones NULL before they were filled. A new column
+        without values changes no row; one that brings values, or a declared default, is an update of every row that
+        got one, as adding a column and then updating it would be: whoever replays the feed has them too.
 
         Parameters
         ----------

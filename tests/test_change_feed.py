@@ -157,9 +157,14 @@ def test_values_are_in_the_schema_of_the_last_version(store: Store) -> None:
 
 
 def test_a_filled_column_is_an_update_of_every_row(store: Store) -> None:
+    """So is a declared default; a column without values changes no row. spec: VER-12, VER-13"""
     table = make(store, 3)
+    table.add_column("empty", pa.int64()).add_column("seven", pa.int64(), values=7)
+    assert table.changes(2, 3).read_all().num_rows == 0
+    assert table.changes(3).read_all()["seven"].to_pylist() == [None, 7] * 3
+    before = table.version
     table.add_column("double", values=lake.sql("n * 2"))
-    found = table.changes(2).read_all()
+    found = table.changes(before).read_all()
     assert found["double"].to_pylist() == [None, 0, None, 2, None, 4]
 
 

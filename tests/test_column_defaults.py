@@ -359,3 +359,24 @@ def test_a_default_that_is_none_is_corruption(value: pa.Array | bytes) -> None:
         default_of(pa.field("c", pa.int64(), metadata={DEFAULT_KEY: stored}))
     with pytest.raises(CorruptionError):
         default_of(pa.field("c", pa.int64(), metadata={DEFAULT_KEY: b"A" * 10_000}))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (7, "7"),
+        ("new", "new"),
+        (b"\xff", "b'\\xff'"),
+        (True, "true"),
+        (date(2024, 2, 29), "2024-02-29"),
+        (Decimal("1.50"), "1.50"),
+        (1.5, "1.5"),
+    ],
+)
+def test_a_default_can_be_looked_at(table: lake.Table, value: Any, shown: str) -> None:
+    """As is the one of a timestamp finer than Python's. spec: SCH-9"""
+    table.add_column("c", values=value)
+    table.add_column("t", pa.timestamp("ns"), values=pa.scalar(1, pa.timestamp("ns")))
+    found = {row["column"]: row["default"] for row in table.inspect.columns().to_pylist()}
+    assert (found["c"], found["id"]) == (shown, None)
+    assert found["t"].endswith(".000000001")

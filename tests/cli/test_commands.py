@@ -161,11 +161,22 @@ def test_describe_names_columns_readers_and_indexes(cli: Run, items: lake.Table)
     for words in ("300 in 1 fragment, 2 files", "vector(8)", "any Parquet reader", "vec_cosine", "cosine"):
         assert words in shown
     facts = cli("describe", "items", "--format", "json").rows[0]
-    assert facts["columns"][0] == {"name": "id", "type": "int64", "nullable": True, "formats": ["vortex"]}
+    expected = {"name": "id", "type": "int64", "nullable": True, "default": None, "formats": ["vortex"]}
+    assert facts["columns"][0] == expected
     assert facts["indexes"][0]["rows"] == ROWS
     assert cli("describe", "items", "--format", "csv").out.startswith(
-        "name,type,nullable,formats\nid,int64,true,"
+        "name,type,nullable,default,formats\nid,int64,true,"
     )
+
+
+def test_a_declared_default_is_shown(cli: Run, items: lake.Table) -> None:
+    items.add_column("state", values="new")
+    [line] = [one for one in cli("describe", "items").out.splitlines() if "state" in one]
+    assert line.split()[-2:] == ["default", "new"]
+    found = {
+        row["column"]: row["default"] for row in cli("inspect", "items", "columns", "--format", "json").rows
+    }
+    assert (found["state"], found["id"]) == ("new", None)
 
 
 def test_changes_since_a_version_or_a_tag(cli: Run, items: lake.Table) -> None:

@@ -27,7 +27,18 @@ _READERS = {
     "vortex": "vortex-data",
 }
 _BYTES = re.compile(r"\bbytes=(\d+)")
-PARTS = ("fragments", "partitions", "files", "manifests", "indexes", "versions", "roots", "sources", "pins")
+PARTS = (
+    "columns",
+    "fragments",
+    "partitions",
+    "files",
+    "manifests",
+    "indexes",
+    "versions",
+    "roots",
+    "sources",
+    "pins",
+)
 
 
 @click.command(
@@ -94,9 +105,9 @@ def history(
 def inspect(
     *, uri: str, part: str, version: int | None, output_format: str, storage_options: tuple[str, ...]
 ) -> None:
-    """One row for each fragment, file, manifest, index, version, external root, source or pin of the table at URI.
+    """One row for each column, fragment, file, manifest, index, version, root, source or pin of the table at URI.
 
-    Sources are the tables it was cloned from, pins what it keeps for its own clones.
+    Roots are external places it reads from, sources the tables it was cloned from, pins what it keeps for clones.
     """
     table = open_table(uri, version, storage_options)
     write_rows(getattr(table.inspect, part)(), output_format)
@@ -142,14 +153,16 @@ def _columns(table: Table, files: pa.Table) -> list[dict[str, Any]]:
         for name in row["columns"]:
             if name in formats:
                 formats[name][row["format"]] += 1
+    defaults = table.inspect.columns()["default"].to_pylist()
     return [
         {
             "name": field.name,
             "type": type_text(field.type),
             "nullable": field.nullable,
+            "default": default,
             "formats": sorted(formats[field.name]),
         }
-        for field in table.schema
+        for field, default in zip(table.schema, defaults, strict=True)
     ]
 
 
@@ -174,7 +187,8 @@ def _column_lines(columns: list[dict[str, Any]]) -> Iterable[str]:
     for column in columns:
         readers = " and ".join(f"{name} ({_READERS.get(name, name)})" for name in column["formats"])
         null = "" if column["nullable"] else "  not null"
-        line = f"{column['name']:<{names}}  {column['type']:<{types}}{null}  {readers}"
+        default = "" if column["default"] is None else f"  default {column['default']}"
+        line = f"{column['name']:<{names}}  {column['type']:<{types}}{null}{default}  {readers}"
         yield line.rstrip()
 
 

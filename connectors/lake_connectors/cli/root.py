@@ -52,7 +52,9 @@ PLACES = {
     "release-pin": Place("clone", "Let go of what a clone shares."),
     "publish": Place("publish", "Make a version a snapshot of an Iceberg table over the same files."),
     "restore-backup": Place("copies", "Make a table from a backup."),
-    "inspect": Place("describe", "A table's fragments, files, manifests, indexes, versions, external roots."),
+    "inspect": Place(
+        "describe", "A table's columns, fragments, files, manifests, indexes, versions, external roots."
+    ),
 }
 
 
