@@ -119,7 +119,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_vectors_without_nulls_are_read_where_they_lie(tmp_path: Path, remote: bool) -> None:
+def test_vectors_are_read_where_they_lie(tmp_path: Path, remote: bool) -> None:
     """spec: PQT-5"""
     schema = pa.schema(
         [("id", pa.int64()), ("v", pa.list_(pa.float32(), 4)), ("h", pa.list_(pa.float16(), 2))]
@@ -147,6 +147,31 @@ def test_vectors_without_nulls_are_read_where_they_lie(tmp_path: Path, remote: b
     true = np.argsort(((values - np.array(query, "f4")) ** 2).sum(1))[:5].tolist()
     found = table.search(query, column="v", k=5, exact=True, select=["id"]).to_arrow()
     assert found["id"].to_pylist() == true
+
+
+@pytest.mark.parametrize("share", [1, 3, 700])
+def test_vectors_between_null_ones_are_read_where_they_lie(tmp_path: Path, share: int) -> None:
+    """spec: PQT-5"""
+    schema = pa.schema([("id", pa.int64()), ("v", pa.list_(pa.float32(), 4))])
+    count = 3000
+    values = np.random.default_rng(3).standard_normal((count, 4)).astype("f4")
+    gone = np.arange(count) % share == share // 2
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 4, mask=pa.array(gone))
+    data = pa.table([pa.array(range(count)), column], schema)
+    lake.create(str(tmp_path / "t"), schema, layout="open").append(data)
+    table = lake.open(str(tmp_path / "t"))
+    places = np.random.default_rng(4).integers(0, count, 900)
+    wanted = [None if gone[place] else values[place].tolist() for place in places]
+    assert table.take(places, columns=["v"])["v"].to_pylist() == wanted
+    query = np.array([0.1, 0.2, -0.3, 0.4], "f4")
+    near = np.argsort(((values - query) ** 2).sum(1), kind="stable").tolist()
+    for _ in range(2):  # the first search finds out which vectors are NULL
+        for low, high in ((0, count), (511, 1031)):
+            true = [row for row in near if low <= row < high and not gone[row]][:5]
+            where = f"id >= {low} AND id < {high} AND v IS NOT NULL"
+            found = table.search(query, k=5, exact=True, where=where, select=["id"]).to_arrow()
+            assert found["id"].to_pylist() == true
+        assert table.take(places, columns=["v"])["v"].to_pylist() == wanted
 
 
 def test_a_null_inside_a_vector_is_refused(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from lake_format.store.base import Store
 __all__ = ["ParquetReader"]
 
 _I64 = npt.NDArray[np.int64]
+_FEW_ROWS = 4096
 _AS_THEY_ARE = {"PLAIN", "RLE"}  # values, and their levels
 
 
@@ -88,7 +89,8 @@ class ParquetReader:
             for index, name in enumerate(self._schema.names)
         }
         self._pages: dict[tuple[int, int], Pages] = {}
-        self._places: dict[str, tuple[_I64, _I64] | None] = {}
+        self._places: dict[str, tuple[_I64, _I64, _I64] | None] = {}
+        self._null_rows: dict[str, npt.NDArray[np.uint64]] = {}
 
     def _read_footer(self) -> bytes:
         size = self._bytes.size
@@ -129,22 +131,38 @@ class ParquetReader:
         groups = range(self._metadata.num_row_groups)
         return sum(self._metadata.row_group(at).column(leaf).num_values for at in groups for leaf in leaves)
 
-    def value_places(self, column: str, width: int) -> tuple[_I64, _I64] | None:
-        """Where the values of each page begin, if they lie there as they are, so many bytes a row and none missing.
+    def null_rows(self, column: str) -> npt.NDArray[np.uint64]:
+        """Sorted rows in which a column is NULL; the first call reads all of it."""
+        if column not in self._null_rows:
+            first, found = 0, [np.empty(0, np.int64)]
+            for batch in self.scan([column], batch_rows=_FEW_ROWS):
+                if batch.column(0).null_count:
+                    valid = batch.column(0).is_valid().to_numpy(zero_copy_only=False)
+                    found.append(first + np.flatnonzero(~valid))
+                first += batch.num_rows
+            self._null_rows[column] = np.concatenate(found).astype(np.uint64)
+        return self._null_rows[column]
 
-        What is before them in a page, its header and levels, need not be read to tell: they end where the page does.
+    def knows_nulls(self, column: str) -> bool:
+        """Whether :meth:`null_rows` has read the column already."""
+        return column in self._null_rows
+
+    def value_pages(self, column: str) -> tuple[_I64, _I64, _I64] | None:
+        """The pages of a column, if its values lie there as they are.
+
+        A page ends with its values, so its header and levels need not be read to find them.
 
         Returns
         -------
         tuple or None
-            The first row of each page, and the offset of its values; both of shape ``(pages,)``. None where values
-            are encoded or compressed, or the file has no offset index.
+            First row, offset and length of each page, each of shape ``(pages,)``. None where values are encoded or
+            compressed, or the file has no offset index.
         """
         if column not in self._places:
-            self._places[column] = self._value_places(column, width)
+            self._places[column] = self._value_pages(column)
         return self._places[column]
 
-    def _value_places(self, column: str, width: int) -> tuple[_I64, _I64] | None:
+    def _value_pages(self, column: str) -> tuple[_I64, _I64, _I64] | None:
         (leaf,) = self._leaves[column]
         groups = range(self._metadata.num_row_groups)
         chunks = [self._metadata.row_group(at).column(leaf) for at in groups]
@@ -152,16 +170,14 @@ class ParquetReader:
         if not plain or not all(self._meta.groups[at].chunks[leaf].index_length for at in groups):
             return None
         self._load_pages([(at, leaf) for at in groups])
-        rows: list[_I64] = [np.empty(0, np.int64)]
-        offsets: list[_I64] = [np.empty(0, np.int64)]
-        for at in groups:
-            pages, size = self._pages[at, leaf], self._meta.groups[at].rows
-            held = np.diff(pages.first_rows, append=size) * width
-            if (held > pages.lengths).any():
-                raise CorruptionError(f"pages of Parquet file {self._path!r} are too short for their rows")
-            rows.append(pages.first_rows + self._first_rows[at])
-            offsets.append(pages.offsets + pages.lengths - held)
-        return np.concatenate(rows), np.concatenate(offsets)
+        pages = [self._pages[at, leaf] for at in groups]
+        rows = [one.first_rows + self._first_rows[at] for at, one in zip(groups, pages, strict=True)]
+        none = [np.empty(0, np.int64)]
+        return (
+            np.concatenate([*none, *rows]),
+            np.concatenate([*none, *(one.offsets for one in pages)]),
+            np.concatenate([*none, *(one.lengths for one in pages)]),
+        )
 
     def read_places(self, offsets: Sequence[int], lengths: Sequence[int]) -> bytes:
         """Runs of bytes, one after another."""
