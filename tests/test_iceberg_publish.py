@@ -119,6 +119,17 @@ def test_a_clone_is_published_over_the_files_it_shares(tmp_path: Path) -> None:
     assert read(iceberg.publish(clone)) == held(clone)
 
 
+def test_backups_and_checks_leave_the_publication_out(tmp_path: Path) -> None:
+    """spec: CPY-11"""
+    table = opened(tmp_path / "t", *range(12))
+    iceberg.publish(table)
+    assert table.verify().problems == []
+    table.backup(tmp_path / "kept")
+    assert not (tmp_path / "kept" / "metadata").exists()
+    back = lake.restore_backup(str(tmp_path / "kept"), str(tmp_path / "back"))
+    assert read(iceberg.publish(back)) == held(table)
+
+
 # --- as much as changed -------------------------------------------------------------------------------------------
 
 
