@@ -23,6 +23,7 @@ from bench.harness import Comparison, alternate, in_child, show
 
 DIMENSION = 128
 PARTS = 40
+SEVERAL = 7
 
 
 def table_of(vectors: np.ndarray, first: int = 0) -> pa.Table:
@@ -55,24 +56,42 @@ def compact_lance(path: str) -> None:
     lance.dataset(path).optimize.compact_files()
 
 
+def compact_lake_into_several(path: str) -> None:
+    """Ours, in groups that are written side by side."""
+    table = lake.open(path)
+    table.compact(table.count() // SEVERAL)
+
+
+def compact_lance_into_several(path: str) -> None:
+    """Theirs, into as many."""
+    dataset = lance.dataset(path)
+    dataset.optimize.compact_files(target_rows_per_fragment=dataset.count_rows() // SEVERAL)
+
+
 def on_copies(folder: Path, name: str, work: Callable[[str], Any]) -> Callable[[], Any]:
     """The work on a copy of its own each time; the copies are made before anything is measured."""
-    copies = iter([shutil.copytree(folder / name, folder / f"{name}-{number}") for number in range(4)])
+    for number in range(4):
+        shutil.copytree(folder / name, folder / f"{name}-{number}")
+    copies = iter([folder / f"{name}-{number}" for number in range(4)])
     os.sync()  # else whoever syncs first pays for the copies
     return lambda: work(str(next(copies)))
 
 
 def compaction(folder: Path) -> None:
-    """Time alternated, then memory in a process of its own."""
-    contestants = {
-        "lake": on_copies(folder, "lake", compact_lake),
-        "lance": on_copies(folder, "lance", compact_lance),
-    }
-    print(show(alternate(f"compact {PARTS} fragments, a tenth deleted", contestants, rounds=3)))
-    for name, work in (("lake", compact_lake), ("lance", compact_lance)):
-        copy = shutil.copytree(folder / name, folder / f"{name}-memory")
-        ran = in_child(work, str(copy))
-        print(f"  {name:<28} {ran.peak_anonymous / 2**20:7.0f} MiB of memory at most, files apart")
+    """Time alternated, then memory in a process of its own: into one fragment, then into several."""
+    for goal, ours, theirs in (
+        ("one", compact_lake, compact_lance),
+        (f"about {SEVERAL}", compact_lake_into_several, compact_lance_into_several),
+    ):
+        both = {"lake": ours, "lance": theirs}
+        contestants = {name: on_copies(folder, name, work) for name, work in both.items()}
+        task = f"compact {PARTS} fragments, a tenth deleted, into {goal}"
+        print(show(alternate(task, contestants, rounds=3)))
+        for name, work in both.items():
+            ran = in_child(work, str(shutil.copytree(folder / name, folder / f"{name}-memory")))
+            print(f"  {name:<28} {ran.peak_anonymous / 2**20:7.0f} MiB of memory at most, files apart")
+            for copy in folder.glob(f"{name}-*"):
+                shutil.rmtree(copy)
 
 
 def catching_up(folder: Path, rows: pa.Table, queries: np.ndarray) -> None:
