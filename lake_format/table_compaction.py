@@ -76,7 +76,7 @@ class TableCompaction(TableKeys):
         deleted_share
             From this share of deleted rows on a fragment is written anew, above 0 and at most 1.
         workers
-            How many groups are written at a time, each by a thread that takes about 200 MiB of memory; by default
+            How many groups are written at a time, each by a thread that takes 60 to 200 MiB of memory; by default
             one for each processor, at most four. Many machines share the work by :meth:`plan_compaction`.
         progress
             Called with ``("compact", rows done, rows in all)``.
