@@ -24,6 +24,7 @@ BENCHMARKS = {
     "index_kernel": ["-m", "bench.index_kernel"],
     "duckdb_knn": ["-m", "bench.duckdb_knn"],
     "engines": ["-m", "bench.engines"],
+    "iceberg": ["-m", "bench.iceberg"],
     "commits": ["-m", "bench.commits"],
     "upkeep": ["-m", "bench.upkeep"],
 }

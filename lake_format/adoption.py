@@ -6,7 +6,7 @@ known beforehand, so nothing is looked up here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -44,13 +44,9 @@ class Adoption:
         """Make the schemas and places known, then add the fragments."""
         draft.add_roots(self.roots)
         numbers = [draft.know_schema(schema) for schema in self.file_schemas]
-        placed = [
-            replace(
-                one, groups=tuple(replace(group, schema_id=numbers[group.schema_id]) for group in one.groups)
-            )
-            for one in self.fragments
-        ]
-        draft.add_fragments(placed, self.features)
+        same = numbers == list(range(len(numbers)))
+        fragments = self.fragments if same else [_written_with(one, numbers) for one in self.fragments]
+        draft.add_fragments(fragments, self.features)
         return self.record
 
     def replan(self, latest: Snapshot) -> Self:
@@ -59,6 +55,12 @@ class Adoption:
             f"version {latest.version.version} changed what the adopted files were checked against",
             fix="nothing was written; import again",
         )
+
+
+def _written_with(fragment: NewFragment, numbers: Sequence[int]) -> NewFragment:
+    """The fragment with its schemas by the ids they have in a version."""
+    groups = tuple(replace(group, schema_id=numbers[group.schema_id]) for group in fragment.groups)
+    return replace(fragment, groups=groups)
 
 
 def create_adopting(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import decimal
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ __all__ = [
     "encode_integers",
     "field_id_of",
     "merge_statistics",
+    "number_encoder",
     "truncate_lower",
     "truncate_upper",
     "value_type",
@@ -137,18 +139,33 @@ def encode_bound(value: pa.Scalar, dtype: pa.DataType | None = None) -> bytes:
     if kind is None or not value.is_valid:
         raise InvalidInputError(f"no bound can be made of {value!r}")
     family = kind.partition(":")[0]
-    if family in {"signed", "unsigned"}:
-        number: int = value.as_py()
-        return (number + _INT64_FLIP if family == "signed" else number).to_bytes(8, "big")
-    if family == "float":
-        return _encode_float(float(value.as_py()))
-    if family == "boolean":
-        return b"\x01" if value.as_py() else b"\x00"
+    if family in {"text", "binary"}:
+        return bytes(value.as_buffer())
     if family == "decimal":
-        return _encode_wide(unscaled(value.as_py(), value.type.scale), _DECIMAL_BYTES)
-    if family in {"instant", "time", "duration"}:
-        return _encode_wide(int(value.value) * _nanoseconds_per_unit(value.type), _INSTANT_BYTES)
-    return bytes(value.as_buffer())
+        number = unscaled(value.as_py(), value.type.scale)
+    else:
+        number = value.value if family in {"instant", "time", "duration"} else value.as_py()
+    return number_encoder(value.type)(number)
+
+
+def number_encoder(dtype: pa.DataType) -> Callable[[Any], bytes]:
+    """How the number that stands for a value of ``dtype`` becomes a bound.
+
+    That number is a decimal's unscaled value, what is stored of a date, time or duration, or else the value itself.
+    """
+    family = (bound_kind(dtype) or "").partition(":")[0]
+    if family == "signed":
+        return lambda number: (number + _INT64_FLIP).to_bytes(8, "big")
+    if family == "unsigned":
+        return lambda number: number.to_bytes(8, "big")
+    if family == "float":
+        return lambda number: _encode_float(float(number))
+    if family == "boolean":
+        return lambda number: b"\x01" if number else b"\x00"
+    if family == "decimal":
+        return lambda number: _encode_wide(number, _DECIMAL_BYTES)
+    unit = _nanoseconds_per_unit(value_type(dtype))
+    return lambda number: _encode_wide(int(number) * unit, _INSTANT_BYTES)
 
 
 def unscaled(value: decimal.Decimal, scale: int) -> int:

@@ -11,7 +11,7 @@ from functools import partial
 import pyarrow as pa
 from pyiceberg.transforms import IdentityTransform
 
-from lake_connectors.iceberg.bounds import statistics_of
+from lake_connectors.iceberg.bounds import Bounds
 from lake_connectors.iceberg.entries import Entry
 from lake_connectors.iceberg.file_schemas import FileSchemas
 from lake_connectors.iceberg.source import Source
@@ -85,7 +85,7 @@ class Adopting:
             for one, footer in zip(entries, run_all(reads, together=remote), strict=True)
         ]
         field_ids = [tuple(field_id(field) for field in written) for written in self.schemas.schemas]
-        looked: set[tuple[int, int]] = set()
+        bounds, looked = Bounds(self.schema), set[tuple[int, int]]()
         made = []
         for path, (entry, gone), number in zip(paths, files, numbers, strict=True):
             if (number, entry.spec_id) not in looked:
@@ -103,7 +103,7 @@ class Adopting:
                 NewFragment(
                     row_count=entry.file.record_count,
                     groups=(group,),
-                    statistics=statistics_of(entry.file, self.schema),
+                    statistics=bounds.of(entry.file),
                     deletions=None if gone is None else gone.serialize(),
                     deleted_count=0 if gone is None else len(gone),
                 )

@@ -7,7 +7,9 @@ named: Iceberg's metadata may name any file there is.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile
 
@@ -15,18 +17,29 @@ from lake_connectors.iceberg.avro_frames import check_whole
 from lake_format.errors import CorruptionError, InvalidInputError, LakeError, UnsupportedError
 from lake_format.roots import numbered_root
 from lake_format.store.consent import ExternalNotAllowedError
-from lake_format.store.paths import external_path
+from lake_format.store.paths import check_object_path, external_path
 from lake_format.store.places import Place
 from lake_format.store.table_store import TableStore
 
 __all__ = ["Locations", "place_of"]
 
+_PLAIN = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*")
+"""Names that mean the same in whatever way they are written."""
 _LARGEST_METADATA = 1 << 30
 """Bytes of a metadata file or manifest; larger ones are not read into memory."""
 
 
 def place_of(location: str) -> Place:
     """Where a location of Iceberg's points: nothing in it is percent-encoded, ``file:`` may be left out."""
+    folder, slash, name = location.rpartition("/")
+    if slash and _PLAIN.fullmatch(name) is not None:  # files of one folder are parsed as such once
+        within = _place_of(folder + "/")
+        return Place(within.scheme, within.authority, (*within.parts, name))
+    return _place_of(location)
+
+
+@lru_cache(4096)
+def _place_of(location: str) -> Place:
     if location.startswith("file:"):
         location = "/" + location.removeprefix("file:").lstrip("/")
     return Place.of(location)
@@ -51,6 +64,7 @@ class Locations:
         self.store = store
         self.roots: dict[int, str] = {}
         self._numbers: dict[Place, int] = {}
+        self._folders: dict[str, str] = {}
         for place in prefixes:
             number, stored = numbered_root(place.uri, {**(known or {}), **self.roots})
             self.roots[number] = stored
@@ -66,6 +80,16 @@ class Locations:
         ExternalNotAllowedError
             The file lies in none of the places.
         """
+        folder, slash, name = location.rpartition("/")
+        plain = slash and _PLAIN.fullmatch(name) is not None
+        if plain and folder in self._folders:  # files of one folder lie in one root
+            return check_object_path(self._folders[folder] + name)
+        found = self._path(location)
+        if plain:
+            self._folders[folder] = found.removesuffix(name)
+        return found
+
+    def _path(self, location: str) -> str:
         try:
             place = place_of(location)
         except InvalidInputError as error:
