@@ -51,6 +51,8 @@ PLACES = {
     "clone": Place("clone", "Make a table that shares the files of another one."),
     "release-pin": Place("clone", "Let go of what a clone shares."),
     "publish": Place("publish", "Make a version a snapshot of an Iceberg table over the same files."),
+    "import-iceberg": Place("iceberg", "Make a table of an Iceberg table, whose files stay where they are."),
+    "refresh-iceberg": Place("iceberg", "Bring an imported table to a later snapshot."),
     "restore-backup": Place("copies", "Make a table from a backup."),
     "inspect": Place(
         "describe", "A table's columns, fragments, files, manifests, indexes, versions, external roots."
