@@ -61,3 +61,17 @@ def test_renamed_and_new_members_are_no_difference() -> None:
     assert table.diff(before).changed.tolist() == []
     table.update({"s": lambda batch: pa.array([{"a": 1, "c": "x"}] * len(batch), batch["s"].type)}, "id = 2")
     assert table.diff(before).changed.tolist() == [1]
+
+
+@pytest.mark.parametrize("strategy", ["auto", "rewrite", "patch", "move"])
+@pytest.mark.parametrize("key", [None, "id"])
+def test_rows_that_are_nothing_but_a_key_are_upserted(key: str | None, strategy: str) -> None:
+    """There is no column to change in those that are there."""
+    schema = pa.schema([pa.field("id", pa.int64(), nullable=False)])
+    table = lake.create(f"memory://found-{uuid4().hex}", schema, key=key)
+    table.set_properties({"write.update-strategy": strategy}).append([{"id": 1}, {"id": 2}])
+    done = table.upsert([{"id": 2}, {"id": 3}], on="id")
+    assert (done.updated, done.inserted) == (1, 1)
+    table.upsert([{"id": 1}, {"id": 2}, {"id": 3}], on="id")
+    assert sorted(table.scan().read_all()["id"].to_pylist()) == [1, 2, 3]
+    assert table.verify().problems == []

@@ -129,7 +129,9 @@ def place(
     patching: list[Target] = []
     for target in targets:
         cost = compare(target.fragment, snapshot.schema, values.columns, len(target.positions))
-        strategy = "move" if _parts(snapshot, target, values.columns) else _chosen(cost, wanted)
+        # Rows that are nothing but their key have no column to write anew.
+        moves = not values.columns or _parts(snapshot, target, values.columns)
+        strategy = "move" if moves else _chosen(cost, wanted)
         into.count(strategy, fragments=1, rows=len(target.positions))
         if into.dry:
             into.count(strategy, size=cost.of(strategy))
