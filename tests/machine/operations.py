@@ -78,8 +78,12 @@ class Append(Operation):
     def plans_on_newest(self, keyed: bool) -> bool:
         return keyed or self.job is not None
 
+    def is_done(self, state: State) -> bool:
+        """Whether it is part of a job that got so far before."""
+        return self.job is not None and state.sequences.get("job", -1) >= self.job
+
     def plan(self, state: State) -> Effect:
-        if self.job is not None and state.sequences.get("job", -1) >= self.job:
+        if self.is_done(state):
             return Effect(kind="append", commits=ONCE_OR_NOT)
         rows = rows_of(self.rows, state)
         refuse_taken(rows, state)

@@ -20,7 +20,7 @@ from lake_format.transaction import Surroundings
 
 from .interposed import InterposedStore
 from .look import Look, check_difference, check_rows, check_schema, look_at, rows_by_id
-from .operations import Operation
+from .operations import Append, Operation
 from .state import NUMBERS, Column, Effect, ImpossibleError, RefusedError, State, meets
 
 START = (
@@ -168,6 +168,10 @@ class World:
         assert self.open().version == self.newest, f"{error!r}, but a version landed"
 
     def _judge_success(self, operation: Operation, base: State, effect: Effect) -> None:
+        if isinstance(operation, Append) and operation.is_done(
+            self.latest
+        ):  # a rival did the same job meanwhile
+            effect = operation.plan(self.latest)
         must = self._actions(effect, base, certainly=True)
         assert Action.CONFLICT not in must, f"{operation} overwrote what others did meanwhile"
         candidates = [self._applied(effect, self.latest)]
