@@ -22,12 +22,14 @@ from lake_format.errors import InvalidInputError
 from lake_format.history import is_kept
 from lake_format.id_ranges import IdRanges, ids_of
 from lake_format.log import ExpiredError, VersionLog
+from lake_format.manifest import FragmentTable
 from lake_format.model import Version
 from lake_format.row_compare import differing
 from lake_format.row_ids import U64
 from lake_format.schema import ROW_ID, field_id
 from lake_format.schema_edit import ids_within
 from lake_format.snapshot import Snapshot
+from lake_format.viewing import readable_schema, seen_as
 
 __all__ = ["CHANGE_COLUMNS", "change_feed"]
 
@@ -99,6 +101,7 @@ class _Side:
     """Fragments that a commit touched, before or after it, seen as the schema of the feed's last version."""
 
     view: Snapshot
+    number: int
     has: frozenset[str]
     """The columns that this version has; the others are NULL in it."""
 
@@ -146,12 +149,7 @@ class _Feed:
     def _of_commit(
         self, before: Snapshot, after: Snapshot, changes: CommitChanges
     ) -> Iterator[pa.RecordBatch]:
-        schema = self._until.schema
-        sides = _Sides(
-            after.version,
-            _Side(before.viewed(changes.gone, schema), self._has(before)),
-            _Side(after.viewed(changes.came, schema), self._has(after)),
-        )
+        sides = _Sides(after.version, self._side(before, changes.gone), self._side(after, changes.came))
         for ids in _in_parts(changes.deleted):
             yield self._labelled(sides, "delete", ids, self._take(sides.before, ids, self._names))
         yield from self._updates(sides, changes)
@@ -161,27 +159,32 @@ class _Feed:
         else:  # every row that came is new
             yield from self._appended(sides)
 
+    def _side(self, snapshot: Snapshot, fragments: FragmentTable) -> _Side:
+        schema = readable_schema(snapshot.schema, self._until.schema)
+        return _Side(snapshot.viewed(fragments, schema), snapshot.version.version, self._has(snapshot))
+
     def _take(self, side: _Side, ids: U64, names: Sequence[str]) -> pa.Table:
         there = tuple(name for name in names if name in side.has)
-        return self._completed(self._rows.take(side.view, ids, there) if there else None, len(ids), names)
+        return self._completed(
+            side, self._rows.take(side.view, ids, there) if there else None, len(ids), names
+        )
 
-    def _completed(self, found: pa.Table | None, rows: int, names: Sequence[str]) -> pa.Table:
+    def _completed(self, side: _Side, found: pa.Table | None, rows: int, names: Sequence[str]) -> pa.Table:
         """The columns asked for, NULL where they were not found."""
         have = frozenset(found.schema.names if found is not None else ())
         columns = [
-            found.column(name) if found is not None and name in have else pa.nulls(rows, self._type(name))
-            for name in names
+            seen_as(found.column(field.name), field, side.number)
+            if found is not None and field.name in have
+            else pa.nulls(rows, field.type)
+            for field in map(self._columns.field, names)
         ]
         return pa.table(columns, names=list(names))
-
-    def _type(self, name: str) -> pa.DataType:
-        return self._columns.field(name).type
 
     def _appended(self, sides: _Sides) -> Iterator[pa.RecordBatch]:
         there = [name for name in self._names if name in sides.after.has]
         request = ScanRequest(columns=(ROW_ID, *there), batch_rows=_ROWS_AT_ONCE)
         for batch in self._rows.scan(sides.after.view, request):
-            rows = self._completed(pa.Table.from_batches([batch]), batch.num_rows, self._names)
+            rows = self._completed(sides.after, pa.Table.from_batches([batch]), batch.num_rows, self._names)
             yield self._labelled(sides, "insert", batch.column(0).to_numpy(), rows)
 
     def _updates(self, sides: _Sides, changes: CommitChanges) -> Iterator[pa.RecordBatch]:

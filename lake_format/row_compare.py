@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lake_format.promotion import promotion
 from lake_format.schema import child_fields, field_id
 
 __all__ = ["common_columns", "differing", "names_of"]
@@ -43,8 +44,22 @@ def differing(old: pa.Table, new: pa.Table, pairs: FieldPairs | None = None) -> 
         if pairs is not None and one.type != two.type:
             was, now = pairs[index]
             one, two = _shared(one, was, now), _shared(two, now, was)
-        _mark(_bits(one if one.type == two.type else one.cast(two.type)), _bits(two), 0, found)
+        if one.type != two.type:
+            one, two = _alike(one, two)
+        _mark(_bits(one), _bits(two), 0, found)
     return found
+
+
+def _alike(one: pa.Array, two: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Both in the wider type; where neither is, or a value does not fit, values that are equal where these are."""
+    try:
+        if promotion(two.type, one.type) is not None:
+            return one, two.cast(one.type)
+        return one.cast(two.type), two
+    except pa.ArrowInvalid:
+        pairs = zip(one.to_pylist(), two.to_pylist(), strict=True)
+        other = pa.array([not (old == new or repr(old) == repr(new)) for old, new in pairs], pa.bool_())
+        return pa.repeat(pa.scalar(False), len(other)), other
 
 
 def _shared(column: pa.Array, own: pa.Field, other: pa.Field) -> pa.Array:

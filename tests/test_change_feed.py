@@ -197,6 +197,26 @@ def test_a_column_that_was_gone_for_a_while(store: Store) -> None:
     ]
 
 
+def test_a_type_that_was_wider_for_a_while(store: Store) -> None:
+    """A restore makes it narrow: values of the time between are told where they fit, or refused. spec: VER-13"""
+    table = make(store, 2)
+    table.add_column("number", pa.int16(), pa.scalar(7, pa.int16()))
+    table.widen_column("number", pa.int64())
+    table.update({"number": 9}, "id = 1")
+    table.restore(3)
+    feed = table.changes(3, columns=["number"]).read_all()
+    assert [(row["_version"], row["number"]) for row in feed.to_pylist()] == [(5, 7), (5, 9), (6, 9), (6, 7)]
+    assert table.diff(5, 6).changed.tolist() == table.diff(6, 5).changed.tolist() == [1]
+    table.restore(5).update({"number": 70_000}, "id = 0")
+    table.restore(3)
+    assert table.diff(8, 9).changed.tolist() == table.diff(9, 8).changed.tolist() == [0, 1]
+    with pytest.raises(
+        InvalidInputError, match=r"'number' is int16 there, and in version 8 it was int64.*version 8"
+    ):
+        table.changes(3).read_all()
+    assert told(table, 3, 7)
+
+
 # --- the model ----------------------------------------------------------------------------------------------
 
 _STEPS = st.one_of(

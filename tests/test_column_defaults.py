@@ -180,7 +180,7 @@ STEPS: dict[str, Callable[[Twin, int, int], Any]] = {
     "append without": lambda t, n, at: t.table.append(rows(100 * at, n)),
     "upsert": lambda t, n, at: t.table.upsert(t.given(n, 0), on="id"),
     "upsert without": lambda t, n, at: t.table.upsert(rows(n, 15), on="id"),
-    "compact": lambda t, n, at: t.table.compact(target_rows=4 * n, deleted_share=0.1),
+    "compact": lambda t, n, at: t.table.compact(4 * n, workers=1),
     "cluster": lambda t, n, at: t.table.cluster([t.column], everything=True),
     "rename": lambda t, n, at: t.rename(at),
     "widen": lambda t, n, at: t.table.widen_column(t.column, t.kind.wider),
