@@ -42,12 +42,17 @@ class Adoption:
 
     def apply(self, draft: Draft) -> OperationRecord:
         """Make the schemas and places known, then add the fragments."""
+        known = self.known_to(draft)
+        draft.add_fragments(known.fragments, known.features)
+        return self.record
+
+    def known_to(self, draft: Draft) -> Self:
+        """Make the schemas and places known to a draft; the fragments as they are to be listed there."""
         draft.add_roots(self.roots)
         numbers = [draft.know_schema(schema) for schema in self.file_schemas]
         same = numbers == list(range(len(numbers)))
-        fragments = self.fragments if same else [_written_with(one, numbers) for one in self.fragments]
-        draft.add_fragments(fragments, self.features)
-        return self.record
+        fragments = self.fragments if same else tuple(_written_with(one, numbers) for one in self.fragments)
+        return replace(self, fragments=fragments, file_schemas=())
 
     def replan(self, latest: Snapshot) -> Self:
         """What was made of another table is not made anew behind its user's back."""

@@ -8,6 +8,7 @@ meanwhile go where they are now. Nothing is looked up outside the table.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -15,17 +16,20 @@ import pyarrow as pa
 
 from lake_format.adoption import Adoption
 from lake_format.column_defaults import DEFAULTS_FEATURE
+from lake_format.completing import Completing
 from lake_format.draft import Draft
-from lake_format.errors import ConflictError, InvalidInputError
+from lake_format.errors import ConflictError, InvalidInputError, LakeError
+from lake_format.model import ColumnGroup
 from lake_format.operation_record import OperationRecord
-from lake_format.partition_changes import check_partition_sources
 from lake_format.row_changes import Touched, land_rows
 from lake_format.row_edits import RowEdits, TouchedRows
 from lake_format.row_runs import RowRuns
-from lake_format.schema import DEFAULT_KEY, field_id, walk_fields
+from lake_format.schema import DEFAULT_KEY, field_id, is_computed, walk_fields
+from lake_format.schema_changes import check_schema
 from lake_format.schema_following import evolves_types, followed, following_records
 from lake_format.snapshot import Snapshot
 from lake_format.table import Table
+from lake_format.transaction import REFUSALS
 
 __all__ = ["Removal", "refresh_adopting"]
 
@@ -81,7 +85,13 @@ def refresh_adopting(
     ConflictError
         Others committed meanwhile what does not go together with it, another refresh above all.
     """
-    table._commit(_Refresh(adoption, removal, base, schemas, next_field_id, properties), base=base.version)
+    completing = table._completing(base.version)
+    change = _Refresh(adoption, removal, base, schemas, next_field_id, properties, completing)
+    try:
+        table._commit(change, base=base.version)
+    except REFUSALS:
+        change.discard()
+        raise
 
 
 class _Refresh:
@@ -95,7 +105,10 @@ class _Refresh:
         schemas: tuple[pa.Schema, pa.Schema],
         next_field_id: int,
         properties: Mapping[str, str | None],
+        completing: Completing,
     ) -> None:
+        self._completing = completing
+        self._written: tuple[ColumnGroup, ...] = ()
         self._adoption = adoption
         self._removal = removal
         self._base = base
@@ -125,7 +138,7 @@ class _Refresh:
         touched = Touched()
         if self._removal.rows:
             land_rows(draft, self._base, RowEdits(deletes=self._removal.rows), touched)
-        self._adoption.apply(draft)
+        self._completed(draft).apply(draft)
         kept = {**draft.version.properties, **self._properties}
         draft.set_properties({name: value for name, value in kept.items() if value is not None})
         self._records = [
@@ -139,6 +152,12 @@ class _Refresh:
             for one in self._records
         ]
         return self.record
+
+    def discard(self) -> None:
+        """Remove the files of computed columns that were written for a version which somebody else got."""
+        groups, self._written = self._written, ()
+        with suppress(LakeError):  # then they are garbage like any other
+            self._completing.engine.discard_files(self._base.store, groups)
 
     def overtaken_by(self, theirs: Sequence[OperationRecord]) -> Self:
         """Refuse where rows were deleted meanwhile that a new file may hold again."""
@@ -174,6 +193,22 @@ class _Refresh:
         claims = frozenset(f"property:{name}" for name in self._properties)
         return [*records, OperationRecord(kind="set_properties", claims=claims)]
 
+    def _completed(self, draft: Draft) -> Adoption:
+        """The files that came, and beside them those of columns that are computed here (EVO-14)."""
+        self.discard()
+        columns = [one for one in draft.version.schema if is_computed(one)]
+        if not columns or not self._adoption.fragments:
+            return self._adoption
+        known = self._adoption.known_to(draft)
+        completing = self._completing
+        fragments, features = completing.engine.complete_fragments(
+            draft.snapshot, known.fragments, columns, completing.new_id
+        )
+        before = {group.path for one in known.fragments for group in one.groups}
+        groups = (group for one in fragments for group in one.groups)
+        self._written = tuple(group for group in groups if group.path not in before)
+        return replace(known, fragments=fragments, features=known.features | features)
+
     def _follow(self, draft: Draft) -> None:
         version = draft.version
         if self._next_field_id > self._base.version.next_field_id:
@@ -184,7 +219,7 @@ class _Refresh:
         if schema.equals(version.schema, check_metadata=True):
             return
         try:
-            check_partition_sources(version, schema)
+            check_schema(version, schema)
         except InvalidInputError as error:
             raise ConflictError(f"the columns cannot follow: {error.what}", fix=error.fix) from error
         kept = {field_id(one) for one in walk_fields(schema)}

@@ -10,9 +10,11 @@ import pyarrow as pa
 
 from lake_format.branches import find_branch
 from lake_format.clustering import CLUSTERING_PROPERTY, check_clustering
+from lake_format.computed_columns import COMPUTED_FEATURE, check_computable, expression_of, with_expression
 from lake_format.copies.restoring import restore
-from lake_format.engine import Engine, Progress
+from lake_format.engine import Engine, Progress, load_engine
 from lake_format.errors import AlreadyExistsError, InvalidInputError
+from lake_format.expressions import sql
 from lake_format.history import check_tag, moment_of, tagged
 from lake_format.key_index import KEY_INDEX_FEATURE, KeyIndex
 from lake_format.keys import KEY_FEATURE, KEY_PROPERTY, check_key_columns, key_field_ids, with_key
@@ -23,7 +25,7 @@ from lake_format.operation_record import OperationRecord
 from lake_format.partitioning import FEATURE as PARTITIONS
 from lake_format.partitioning import PartitionSpec, parse_partitioning
 from lake_format.properties import check_properties, with_layout
-from lake_format.schema import assign_field_ids, check_user_schema
+from lake_format.schema import assign_field_ids, check_user_schema, require_column
 from lake_format.store import open_store
 from lake_format.store.base import Store
 from lake_format.store.consent import AllowExternal, Consent
@@ -43,6 +45,7 @@ def create(
     partition_by: str | Sequence[str] | None = None,
     cluster_by: str | Sequence[str] | None = None,
     layout: str | None = None,
+    computed: Mapping[str, str] | None = None,
     properties: Mapping[str, object] | None = None,
     storage_options: Mapping[str, str] | None = None,
     store: Store | None = None,
@@ -67,6 +70,9 @@ def create(
     layout
         ``"open"``: each fragment is one plain Parquet file, vectors included, that any engine reads. Short for the
         property ``write.layout``; the default, ``"split"``, keeps vectors apart and reads them faster.
+    computed
+        SQL by column of the schema that is computed from others, such as ``{"total": "price * amount"}``; see
+        :meth:`Table.add_column`.
     properties
         Table properties, see :data:`lake_format.properties.PROPERTIES`.
     storage_options
@@ -84,6 +90,8 @@ def create(
     around = surroundings or Surroundings()
     root = store or open_store(_checked_uri(uri), storage_options)
     numbered, next_field_id = assign_field_ids(check_user_schema(_as_schema(schema)), 1)
+    if computed:
+        numbered = _with_expressions(numbered, computed, engine := engine or load_engine())
     checked = check_properties(with_layout(properties, layout))
     if key is not None:
         numbered, checked[KEY_PROPERTY] = with_key(numbered, check_key_columns(numbered, key))
@@ -91,6 +99,8 @@ def create(
     if cluster_by is not None:
         checked[CLUSTERING_PROPERTY] = str(check_clustering(numbered, cluster_by))
     version = first_version(numbered, next_field_id, checked, OperationRecord(kind="create"), around)
+    if computed:
+        version = replace(version, required_features=version.required_features | {COMPUTED_FEATURE})
     if key is not None:
         version = replace(
             version,
@@ -236,6 +246,23 @@ def _older_version(
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise InvalidInputError(f"version must be a positive whole number, not {version!r}")
     return log.read(version)
+
+
+def _with_expressions(schema: pa.Schema, computed: Mapping[str, str], engine: Engine) -> pa.Schema:
+    """The schema with the expressions of columns that are to be computed."""
+    if not isinstance(computed, Mapping):
+        raise InvalidInputError(
+            f"computed columns are given as SQL by column, not as {computed!r}",
+            fix='computed={"total": "price * amount"}',
+        )
+    for name, text in computed.items():
+        column = require_column(schema, name)
+        kept = with_expression(column, engine.declare_expression(schema, column, str(sql(text))))
+        schema = schema.set(schema.get_field_index(name), kept)
+    for column in schema:  # one that was computed only later may be an input of one before
+        if (expression := expression_of(column)) is not None:
+            check_computable(schema, column, expression.inputs)
+    return schema
 
 
 def _checked_uri(uri: object) -> str:

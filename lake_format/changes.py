@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pyroaring import BitMap64
 
+from lake_format.completing import Completing
 from lake_format.draft import Draft, staler
 from lake_format.errors import ConflictError
 from lake_format.model import IndexEntry, IndexShard, NewFragment
@@ -36,6 +37,8 @@ class AddFragments:
     first_row_id: int = 0
     schema: pa.Schema | None = None
     """The schema the files were written with, where it is one of a transaction that has not landed."""
+    completing: Completing | None = None
+    """How the rows get columns that become computed before they land; None where that is a conflict."""
 
     @property
     def lasting(self) -> bool:
@@ -54,7 +57,18 @@ class AddFragments:
         return self.record
 
     def replan(self, latest: Snapshot) -> Self:
-        """Rows written for one schema go into another only where no rule was added that they were not checked for."""
+        """Rows written for one schema go into another only where no rule was added that they were not checked for.
+
+        A column that is computed since is computed for them too.
+        """
+        if self.completing is not None:
+            fragments, features = self.completing.complete(self.fragments, latest)
+            return replace(
+                self,
+                fragments=fragments,
+                features=self.features | features,
+                completing=self.completing.on(latest.version),
+            )
         raise ConflictError(
             f"version {latest.version.version} brought a rule that the rows were not checked against",
             fix="refresh() the table and append again",

@@ -30,6 +30,7 @@ from lake_format.store.base import Store
 from lake_format.verification import Problem
 
 if TYPE_CHECKING:
+    from lake_format.computed_columns import StoredExpression
     from lake_format.filling import FillRequest
     from lake_format.index_upkeep import EncodedRows, IndexUpkeepRequest
     from lake_format.model import ColumnGroup
@@ -158,7 +159,10 @@ class Engine(Protocol):
     """Reads and writes the rows of one table. Safe to use from several threads."""
 
     def write(self, store: Store, request: WriteRequest) -> Written:
-        """Write rows into new files; nothing becomes visible. Bounded memory for unbounded readers."""
+        """Write rows handed in, and the columns computed from them, into new files; nothing becomes visible.
+
+        Bounded memory for unbounded readers.
+        """
         ...
 
     def discard(self, store: Store, written: Written) -> None:
@@ -230,6 +234,16 @@ class Engine(Protocol):
         """Write a column's values as a new group of each fragment concerned; nothing becomes visible."""
         ...
 
+    def complete_fragments(
+        self,
+        snapshot: Snapshot,
+        fragments: Sequence[NewFragment],
+        columns: Sequence[pa.Field],
+        new_id: Callable[[], UUID],
+    ) -> tuple[tuple[NewFragment, ...], frozenset[str]]:
+        """Fragments that are no part of the snapshot, with files of its computed columns; the features of these."""
+        ...
+
     def fill_inputs(self, snapshot: Snapshot, request: FillRequest) -> frozenset[str]:
         """The columns that decide which values a fill writes."""
         ...
@@ -246,6 +260,22 @@ class Engine(Protocol):
         InvalidInputError
             The constant does not fit the field.
         """
+        ...
+
+    def declare_expression(self, schema: pa.Schema, field: pa.Field, text: str) -> StoredExpression:
+        """SQL by which a column is to be computed, checked against the schema, as it is kept with the column.
+
+        Raises
+        ------
+        InvalidInputError
+            The text is no expression over the other columns, or gives no value of the column's type.
+        UnsupportedError
+            It contains what expressions do not support.
+        """
+        ...
+
+    def check_expressions(self, schema: pa.Schema) -> None:
+        """Raise UnsupportedError or CorruptionError where a computed column of a schema cannot be computed."""
         ...
 
     def infer_type(self, snapshot: Snapshot, name: str, values: object, on: str | None) -> pa.DataType:

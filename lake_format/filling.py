@@ -15,15 +15,16 @@ from uuid import UUID, uuid4
 import numpy as np
 import pyarrow as pa
 
+from lake_format.computed_columns import StoredExpression, check_computed, computed_from, ids_read
 from lake_format.draft import Draft
 from lake_format.engine import Engine
-from lake_format.errors import ConflictError
+from lake_format.errors import ConflictError, InvalidInputError
 from lake_format.operation_record import OperationRecord
 from lake_format.positions import positions_of
 from lake_format.row_changes import ChangeRows
 from lake_format.row_edits import FragmentRewrite, RowEdits, RowPlan, RowRequest, row_runs
 from lake_format.schema import field_by_id, field_id
-from lake_format.schema_changes import claim, put_column
+from lake_format.schema_changes import claim, put_column, require_evaluable
 from lake_format.schema_edit import numbered
 from lake_format.snapshot import Snapshot
 
@@ -42,7 +43,8 @@ class FillRequest:
     field
         The column, numbered; where ``is_new`` the snapshot's schema does not have it yet.
     values
-        A constant, an SQL or pyarrow expression, a Python function over batches, or Arrow data to join.
+        A constant, an SQL or pyarrow expression, a Python function over batches, Arrow data to join, or the
+        expression that a computed column has, or is to have where it is new.
     where
         Rows that get a value; None is all. The others keep what they have.
     inputs
@@ -68,13 +70,19 @@ class FillRequest:
         """The id of the column."""
         return field_id(self.field)
 
+    @property
+    def expression(self) -> StoredExpression | None:
+        """What the column is computed by from now on; None where its values are just given to it."""
+        return self.values if isinstance(self.values, StoredExpression) else None
+
 
 def fields_read(engine: Engine, base: Snapshot, request: FillRequest) -> frozenset[int]:
     """Ids of the columns that decide which values a fill writes."""
     names = engine.fill_inputs(base, request)
-    return frozenset(
+    columns = frozenset(
         field_id(base.schema.field(name)) for name in names if base.schema.get_field_index(name) >= 0
     )
+    return columns if request.expression is None else columns | ids_read(base.schema, request.expression)
 
 
 def fill_plan(
@@ -87,6 +95,8 @@ def fill_plan(
     """What was written, as a plan to commit: its record tells the rows and what was read for them."""
     identity = request.field_id
     rule = {identity} if request.is_new and not request.field.nullable else set()
+    if request.is_new and request.expression is not None:
+        rule |= {identity, *ids_read(base.schema, request.expression)}
     ids = base.fragments.integers("fragment_id")
     updated = []
     for rewrite in edits.rewrites:
@@ -120,7 +130,8 @@ class Backfill(ChangeRows):
 
     def replan(self, latest: Snapshot) -> Self:
         """Compute the values again on the version at hand: what they were made of has changed."""
-        self.require_names(latest)
+        if self.fill.expression is None or self.fill.where is not None:
+            self.require_names(latest)
         fill = self._renewed(latest)
         edits = self._engine.fill_column(latest, fill)
         read = fields_read(self._engine, latest, fill)
@@ -132,6 +143,11 @@ class Backfill(ChangeRows):
         field = field_by_id(latest.schema, self.fill.field_id)
         if field is None:
             raise ConflictError("the column was removed meanwhile", fix="refresh() the table and look")
+        if computed := computed_from(latest.schema, {self.fill.field_id}):
+            raise ConflictError(
+                f"column {computed[0]!r} is computed from column {field.name!r} since",
+                fix=f"refresh() the table and use update(), which computes {computed[0]!r} too",
+            )
         if self.fill.values is UNKNOWN:
             raise ConflictError(
                 "what the values were computed from has changed meanwhile, and how to compute them is not known here",
@@ -142,11 +158,18 @@ class Backfill(ChangeRows):
 
 
 class AddFilledColumn(Backfill):
-    """A new column and its values on their way into a version, in one commit."""
+    """A new column and its values, and perhaps its expression, on their way into a version, in one commit."""
+
+    @property
+    def names_fields(self) -> frozenset[int]:
+        """Ids of the fields that its expression reads."""
+        return frozenset() if self.fill.expression is None else frozenset(self.fill.expression.inputs)
 
     def apply(self, draft: Draft) -> OperationRecord:
         """Number the column anew where others took its ids, and put its groups in place."""
-        added = put_column(draft, self.fill.field, None)
+        added = put_column(draft, self.fill.field, None, expression=self.fill.expression)
+        if self.fill.expression is not None:
+            self._require_same_meaning(draft.version.schema, added)
         shift = field_id(added) - self.fill.field_id
         planned = self.plan
         edits = replace(
@@ -156,13 +179,25 @@ class AddFilledColumn(Backfill):
                 _renumbered(rewrite, shift, draft.version.schema_id) for rewrite in planned.edits.rewrites
             ),
         )
-        rule = frozenset({field_id(added)} if planned.record.fields_required else ())
+        own = self.fill.field_id
+        rule = frozenset(field_id(added) if one == own else one for one in planned.record.fields_required)
         record = replace(planned.record, fields_written=edits.field_ids, fields_required=rule)
         self.plan = replace(planned, edits=edits, record=record)
         try:
             return super().apply(draft)
         finally:
             self.plan = planned
+
+    def _require_same_meaning(self, schema: pa.Schema, added: pa.Field) -> None:
+        """Raise ConflictError where the expression gives other values on a later schema than those written."""
+        try:
+            check_computed(self.plan.base.schema.append(added), schema)
+        except InvalidInputError as error:
+            raise ConflictError(
+                f"the schema changed meanwhile: {error.what}",
+                fix="refresh() the table and add the column again",
+            ) from error
+        require_evaluable(schema, self._engine.check_expressions)
 
     def _renewed(self, latest: Snapshot) -> FillRequest:
         field, _ = numbered(self.fill.field, latest.version.next_field_id)

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from lake_format.column_defaults import default_text
+from lake_format.computed_columns import expression_text
 from lake_format.errors import InvalidInputError
 from lake_format.log import VersionLog
 from lake_format.model import Fragment, HistoryEntry
@@ -66,6 +67,7 @@ _COLUMNS = pa.schema(
         ("type", pa.string()),
         ("nullable", pa.bool_()),
         ("default", pa.string()),
+        ("computed", pa.string()),
     ]
 )
 _FILES = pa.schema(
@@ -142,7 +144,10 @@ class Inspect:
         return found if newest_first else found.take(pa.array(np.arange(len(found))[::-1]))
 
     def columns(self) -> pa.Table:
-        """One row a column; its default is what rows have that were there before it, NULL where none is declared."""
+        """One row a column; its default is what rows have that were there before it, NULL where none is declared.
+
+        ``computed`` is the SQL that gives a computed column its values, over the names columns have now.
+        """
         rows = [
             {
                 "field_id": field_id(field),
@@ -150,6 +155,7 @@ class Inspect:
                 "type": str(field.type),
                 "nullable": field.nullable,
                 "default": default_text(field),
+                "computed": expression_text(self._snapshot.schema, field),
             }
             for field in self._snapshot.schema
         ]

@@ -15,7 +15,7 @@ from lake_format.errors import CorruptionError, InvalidInputError, UnsupportedEr
 from lake_format.model import Version
 from lake_format.promotion import promotion
 from lake_format.row_ids import U64
-from lake_format.schema import field_by_id, field_id, require_column
+from lake_format.schema import field_by_id, field_id, is_computed, require_column
 
 __all__ = [
     "KEY_FEATURE",
@@ -68,7 +68,12 @@ def check_key_columns(schema: pa.Schema, key: object) -> tuple[str, ...]:
     if not names or not all(isinstance(name, str) for name in names):
         raise InvalidInputError(f"a key must be one or more column names, not {key!r}", fix='key=["id"]')
     for name in names:
-        require_key_type(require_column(schema, name))
+        require_key_type(column := require_column(schema, name))
+        if is_computed(column):
+            raise InvalidInputError(
+                f"column {name!r} is computed and cannot be part of a key",
+                fix="make what it is computed from the key",
+            )
         if names.count(name) > 1:
             raise InvalidInputError(f"column {name!r} is in the key twice")
     return tuple(names)

@@ -27,10 +27,10 @@ from lake_format.merge_plan import MergePlan
 from lake_format.merge_rows import MergedRows, take_rows_over
 from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
-from lake_format.partition_changes import check_partition_sources
 from lake_format.row_changes import land_rows
 from lake_format.row_edits import CarriedRows, RowEdits
 from lake_format.schema import field_id
+from lake_format.schema_changes import check_schema
 from lake_format.snapshot import Snapshot
 from lake_format.transaction import Surroundings
 
@@ -191,7 +191,7 @@ def _take_schema_over(draft: Draft, plan: MergePlan) -> dict[int, int]:
         numbers[number] = number if own is not None and _same(own, schema) else draft.know_schema(schema)
     if changed:
         try:
-            check_partition_sources(draft.version, wanted)
+            check_schema(draft.version, wanted)
         except InvalidInputError as error:
             raise ConflictError(
                 f"branch {plan.name!r} cannot be merged: {error.what}", fix=error.fix

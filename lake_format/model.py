@@ -57,6 +57,7 @@ KNOWN_FEATURES = frozenset(
         "vector-index",
         "evolved-types",
         "column-defaults",
+        "computed-columns",
         LISTED_FEATURE,
         OPEN_FEATURE,
         "superseded-columns",

@@ -15,6 +15,7 @@ import pyarrow as pa
 from lake_format.errors import CorruptionError, InvalidInputError
 
 __all__ = [
+    "COMPUTED_KEY",
     "DEFAULT_KEY",
     "DISTANCE",
     "DISTANCE_FIELD",
@@ -30,6 +31,7 @@ __all__ = [
     "child_fields",
     "field_by_id",
     "field_id",
+    "is_computed",
     "is_vector",
     "require_column",
     "schema_from_bytes",
@@ -43,6 +45,8 @@ __all__ = [
 FIELD_ID_KEY = b"PARQUET:field_id"
 DEFAULT_KEY = b"lake.default"
 """Where a column's declared default lies (:mod:`lake_format.column_defaults`)."""
+COMPUTED_KEY = b"lake.expression"
+"""Where the expression of a computed column lies (:mod:`lake_format.computed_columns`)."""
 ROW_ID = "_row_id"
 DISTANCE = "_distance"
 ROW_ID_FIELD = pa.field(ROW_ID, pa.int64(), False)
@@ -57,6 +61,11 @@ MAX_VECTOR_DIMENSION = 1 << 16
 def is_vector(data_type: pa.DataType) -> bool:
     """Whether a column of this type is a vector column: a fixed-size list of float32 or float16."""
     return bool(pa.types.is_fixed_size_list(data_type) and data_type.value_type in VECTOR_VALUE_TYPES)
+
+
+def is_computed(field: pa.Field) -> bool:
+    """Whether a top-level column of a table is computed from others."""
+    return COMPUTED_KEY in (field.metadata or {})
 
 
 def field_id(field: pa.Field) -> int:
@@ -140,8 +149,8 @@ def assign_field_ids(schema: pa.Schema, next_field_id: int) -> tuple[pa.Schema, 
 
 
 def without_field_ids(schema: pa.Schema) -> pa.Schema:
-    """The schema as its user wrote it: the same names and types, without our ids and defaults."""
-    own = (FIELD_ID_KEY, DEFAULT_KEY)
+    """The schema as its user wrote it: the same names and types, without our ids, defaults and expressions."""
+    own = (FIELD_ID_KEY, DEFAULT_KEY, COMPUTED_KEY)
 
     def strip(field: pa.Field) -> pa.Field:
         metadata = {key: value for key, value in (field.metadata or {}).items() if key not in own}

@@ -14,16 +14,25 @@ from typing import Any, Self
 import pyarrow as pa
 
 from lake_format.column_defaults import DEFAULTS_FEATURE, with_default
+from lake_format.computed_columns import (
+    COMPUTED_FEATURE,
+    StoredExpression,
+    check_computed,
+    computed_names,
+    with_expression,
+)
 from lake_format.draft import Draft
-from lake_format.errors import ConflictError, InvalidInputError
+from lake_format.errors import ConflictError, InvalidInputError, LakeError
 from lake_format.keys import keeps_key_hash, key_field_ids
+from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
 from lake_format.partition_changes import check_partition_sources
 from lake_format.schema import field_by_id, field_id, walk_fields
 from lake_format.schema_edit import add_field, edit_field, numbered, reorder
 from lake_format.snapshot import Snapshot
 
-__all__ = ["AddColumn", "AlterColumn", "DropColumn", "RenameColumn", "ReorderColumns", "claim"]
+__all__ = ["AddColumn", "AlterColumn", "DropColumn", "RenameColumn", "ReorderColumns"]
+__all__ += ["check_schema", "claim", "put_column", "require_evaluable"]
 
 _EVOLVED = frozenset({"evolved-types"})
 
@@ -74,8 +83,30 @@ class AddColumn:
         return self
 
 
+def check_schema(version: Version, schema: pa.Schema) -> None:
+    """Raise InvalidInputError if a new schema takes something away that partitions or columns are made of."""
+    check_partition_sources(version, schema)
+    check_computed(version.schema, schema)
+
+
+def require_evaluable(schema: pa.Schema, check: Callable[[pa.Schema], None]) -> None:
+    """Raise ConflictError where a change that lands on a later schema leaves a column that nobody can compute."""
+    if not computed_names(schema):
+        return
+    try:
+        check(schema)
+    except LakeError as error:
+        raise ConflictError(
+            f"the schema changed meanwhile: {error.what}", fix="refresh() the table, look, and try again"
+        ) from error
+
+
 def put_column(
-    draft: Draft, column: pa.Field, parent: int | None, default: pa.Array | None = None
+    draft: Draft,
+    column: pa.Field,
+    parent: int | None,
+    default: pa.Array | None = None,
+    expression: StoredExpression | None = None,
 ) -> pa.Field:
     """Number a column, append it to the draft's schema and return it as numbered."""
     version = draft.version
@@ -83,6 +114,9 @@ def put_column(
     if default is not None:
         added = with_default(added, default)
         draft.require_features({DEFAULTS_FEATURE})
+    if expression is not None:
+        added = with_expression(added, expression)
+        draft.require_features({COMPUTED_FEATURE})
     _edit(draft, lambda schema: add_field(schema, added, parent), next_field_id=following)
     if parent is not None:
         draft.require_features(_EVOLVED)
@@ -154,6 +188,8 @@ class AlterColumn:
     check
         Looks at the data of a version and raises where it forbids the change (a NULL in a column made
         required, an instant too far away for a finer unit); None where no data can.
+    evaluable
+        Raises where a computed column of a schema cannot be computed.
     """
 
     record: OperationRecord
@@ -161,6 +197,7 @@ class AlterColumn:
     field_id: int
     edit: Callable[[pa.Field], pa.Field]
     check: Callable[[Snapshot], None] | None = None
+    evaluable: Callable[[pa.Schema], None] = lambda _: None
     features: frozenset[str] = field(default_factory=frozenset)
 
     @property
@@ -179,6 +216,7 @@ class AlterColumn:
                     fix="refresh() the table; a key is NOT NULL, and its values hash alike in their new type",
                 )
         _edit(draft, lambda schema: edit_field(schema, self.field_id, self.edit))
+        require_evaluable(draft.version.schema, self.evaluable)
         draft.require_features(self.features)
         return self.record
 
@@ -223,7 +261,7 @@ def _edit(draft: Draft, change: Callable[[pa.Schema], pa.Schema], next_field_id:
     """Change the draft's schema; what was possible when planned and is not any more is a conflict."""
     try:
         schema = change(draft.version.schema)
-        check_partition_sources(draft.version, schema)
+        check_schema(draft.version, schema)
     except InvalidInputError as error:
         raise ConflictError(
             f"the schema changed meanwhile: {error.what}", fix="refresh() the table, look, and try again"

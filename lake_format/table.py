@@ -237,6 +237,7 @@ class Table(
             shards=shards,
             first_row_id=version.next_row_id,
             schema=version.schema if self._pending else None,
+            completing=None if self._pending else self._completing(version),
         )
         try:
             self._commit(change, base=version, idempotency=mark)

@@ -14,6 +14,7 @@ from typing import Self
 import pyarrow as pa
 
 from lake_format.backfill_job import BackfillPart, BackfillPlan, BackfillResult, FragmentRecord, JobRecords
+from lake_format.computed_columns import EXPRESSION, StoredExpression, computed_from, expression_of
 from lake_format.engine import Progress
 from lake_format.errors import (
     ConflictError,
@@ -26,7 +27,7 @@ from lake_format.errors import (
 from lake_format.expressions import SqlExpression
 from lake_format.filling import UNKNOWN, Backfill, FillRequest, fields_read, fill_plan
 from lake_format.row_edits import RowEdits
-from lake_format.schema import field_by_id
+from lake_format.schema import field_by_id, field_id
 from lake_format.snapshot import Snapshot
 from lake_format.table_schema import TableSchema
 
@@ -39,7 +40,7 @@ class TableBackfill(TableSchema):
     def backfill(
         self,
         column: str,
-        values: object,
+        values: object = EXPRESSION,
         where: object | None = None,
         *,
         inputs: Sequence[str] | None = None,
@@ -55,7 +56,7 @@ class TableBackfill(TableSchema):
             A column of the table.
         values
             As for :meth:`add_column`: a constant, ``lake.sql(…)``, a pyarrow expression, a function over
-            batches, or Arrow data to join by row id or key.
+            batches, or Arrow data to join by row id or key. Left out for a computed column, and only there.
         where
             Rows that get a value; the others keep theirs. None is all.
         inputs, on
@@ -91,7 +92,7 @@ class TableBackfill(TableSchema):
     def plan_backfill(
         self,
         column: str,
-        values: object,
+        values: object = EXPRESSION,
         where: object | None = None,
         *,
         inputs: Sequence[str] | None = None,
@@ -135,7 +136,7 @@ class TableBackfill(TableSchema):
             version=version.version,
             field_id=request.field_id,
             column=column,
-            values=_described(values),
+            values=_described(request.values),
             sql=values.text if isinstance(values, SqlExpression) else None,
             where=where,
             inputs=request.inputs,
@@ -264,6 +265,7 @@ class TableBackfill(TableSchema):
                 fix="update() the struct column",
             )
         self._refuse_key(place, "filled")
+        values = self._fill_values(place.field, values, inputs, on)
         return FillRequest(
             field=place.field,
             values=values,
@@ -273,6 +275,30 @@ class TableBackfill(TableSchema):
             progress=progress,
             new_id=self._around.new_id,
         )
+
+    def _fill_values(
+        self, field: pa.Field, values: object, inputs: Sequence[str] | None, on: str | None
+    ) -> object:
+        """The values given; those of a computed column are its own, and what it is made of is not changed apart."""
+        schema = self._snapshot.schema
+        expression = expression_of(field)
+        if expression is not None:
+            if values is not EXPRESSION or inputs is not None or on is not None:
+                raise InvalidInputError(
+                    f"column {field.name!r} is computed as {expression.text(schema)}, and takes no other values",
+                    fix=f"leave them out: backfill({field.name!r})",
+                )
+            return expression
+        if values is EXPRESSION:
+            raise InvalidInputError(
+                f"column {field.name!r} is not computed, so its values are missing", fix="give values"
+            )
+        if computed := computed_from(schema, {field_id(field)}):
+            raise InvalidInputError(
+                f"column {computed[0]!r} is computed from {field.name!r}, and would not follow",
+                fix=f"use update(), which computes {computed[0]!r} too",
+            )
+        return values
 
     def _fill_one(
         self, base: Snapshot, plan: BackfillPlan, values: object, fragment_id: int, records: JobRecords
@@ -298,6 +324,7 @@ class TableBackfill(TableSchema):
         if field is None:
             raise CorruptionError(f"version {plan.version} lacks column {plan.field_id} of job {plan.job!r}")
         given = SqlExpression(plan.sql) if plan.sql is not None else UNKNOWN if values is None else values
+        given = expression_of(field) or given
         return FillRequest(
             field=field,
             values=given,
@@ -354,6 +381,8 @@ def _described(values: object) -> str:
     """Values as text by which a job is recognised."""
     if isinstance(values, SqlExpression):
         return f"sql {values.text!r}"
+    if isinstance(values, StoredExpression):
+        return f"its expression {values.sql!r}"
     if isinstance(values, str | int | float | bytes | bool | None):
         return f"the constant {values!r}"
     if isinstance(values, pa.Scalar):

@@ -14,6 +14,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from lake_format.clustering import clustering_of
+from lake_format.completing import Completing
 from lake_format.dataset import TableDataset
 from lake_format.engine import Engine, Progress, WriteRequest, load_engine
 from lake_format.errors import ConflictError, InvalidInputError, LakeError, NotFoundError, UnsupportedError
@@ -227,6 +228,10 @@ class TableCore(TableDataset):
             progress=progress,
             new_id=self._around.new_id,
         )
+
+    def _completing(self, version: Version) -> Completing:
+        """What completes rows written for a version where a column becomes computed before they land."""
+        return Completing(engine=self._engine, base=version, new_id=self._around.new_id)
 
     def _move_to(self, version: Version) -> None:
         """Read another version from now on; never an older one of the same table, as threads may cross."""

@@ -103,6 +103,7 @@ class TableParts(TableCore):
                 fragments=fragments,
                 features=frozenset[str]().union(*(part.features for part in found)),
                 first_row_id=base.next_row_id,
+                completing=None if overwrite else self._completing(base),
             )
         )
         self._land(changes, base, mark)

@@ -7,23 +7,30 @@ written by the engine, as one new column group per fragment (spec/evolution.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from lake_format.column_checks import Forbidden, null_checks, type_checks
 from lake_format.column_defaults import declarable, with_type
+from lake_format.computed_columns import StoredExpression, computed_names
 from lake_format.engine import Progress
 from lake_format.errors import InvalidInputError, UnsupportedError
+from lake_format.expressions import SqlExpression
 from lake_format.filling import AddFilledColumn, Backfill, FillRequest, fields_read, fill_plan
 from lake_format.keys import keeps_key_hash, key_field_ids
 from lake_format.operation_record import OperationRecord
-from lake_format.partition_changes import check_partition_sources
-from lake_format.promotion import promotion, value_range
 from lake_format.schema import check_column_type, check_names, child_fields, field_id, with_child_fields
-from lake_format.schema_changes import AddColumn, AlterColumn, DropColumn, RenameColumn, ReorderColumns, claim
+from lake_format.schema_changes import (
+    AddColumn,
+    AlterColumn,
+    DropColumn,
+    RenameColumn,
+    ReorderColumns,
+    check_schema,
+    claim,
+)
 from lake_format.schema_edit import (
     FieldPath,
     Place,
@@ -36,7 +43,6 @@ from lake_format.schema_edit import (
     with_metadata,
 )
 from lake_format.snapshot import Snapshot
-from lake_format.statistics import storage_scalar
 from lake_format.table_core import TableCore
 from lake_format.transaction import REFUSALS
 
@@ -44,15 +50,6 @@ __all__ = ["TableSchema"]
 
 _COMMENT = b"comment"
 _OWN_KEYS = (b"PARQUET:", b"ARROW:", b"lake.")
-
-
-@dataclass(frozen=True, slots=True)
-class _Check:
-    """Rows that a change forbids: how to find them, and what to say if there are any."""
-
-    rows: pc.Expression
-    what: str
-    fix: str
 
 
 class TableSchema(TableCore):
@@ -69,6 +66,7 @@ class TableSchema(TableCore):
         properties: Mapping[str, str | None] | None = None,
         inputs: Sequence[str] | None = None,
         on: str | None = None,
+        computed: bool = False,
         progress: Progress | None = None,
     ) -> Self:
         """Add a column: of NULLs or of a constant without touching a file, or values as one new file per fragment.
@@ -93,6 +91,9 @@ class TableSchema(TableCore):
             The columns a function reads; naming them saves reading the others, and conflicts over them.
         on
             The key column by which Arrow data is joined; without it ``_row_id``.
+        computed
+            ``values``, which must be ``lake.sql(…)``, stays with the column: rows that are appended, and rows whose
+            inputs change, get theirs too, whoever writes them; nobody can set it to anything else.
         progress
             Called with ``("fill", rows done, rows in all)``.
 
@@ -119,6 +120,10 @@ class TableSchema(TableCore):
         planned, _ = numbered(field, version.next_field_id)
         parent_id = None if parent is None else parent.field_id
         self._planned(lambda schema: add_field(schema, planned, parent_id))
+        if computed:
+            return self._add_filled(
+                planned, self._expression(planned, values, inputs, on), None, None, progress
+            )
         plain = values is not None and inputs is None and on is None
         default = self._engine.constant(planned, values) if plain else None
         if default is not None and not declarable(default):
@@ -249,9 +254,9 @@ class TableSchema(TableCore):
         if type is not None and not keeps_key_hash(place.field.type, type):
             self._refuse_key(place, f"made {type}, as its values would count as other keys")
         metadata = _metadata(comment, properties)
-        checks = _type_checks(place, type) if type is not None else []
+        checks = type_checks(place, type) if type is not None else []
         if nullable is False and place.field.nullable:
-            checks += _null_checks(place)
+            checks += null_checks(place)
 
         def edit(field: pa.Field) -> pa.Field:
             if type is not None:
@@ -263,6 +268,8 @@ class TableSchema(TableCore):
         edited = self._planned(lambda schema: edit_field(schema, place.field_id, edit))
         for column in edited:
             check_column_type(column)
+        if computed_names(edited):
+            self._require_evaluable(edited)
         self._look(self._snapshot, checks)
         written = ids_within(place.field) if type is not None else {place.field_id}
         record = OperationRecord(
@@ -276,6 +283,7 @@ class TableSchema(TableCore):
             field_id=place.field_id,
             edit=edit,
             check=partial(self._look, checks=checks) if checks else None,
+            evaluable=self._require_evaluable,
             features=frozenset({"evolved-types"} if type is not None else ()),
         )
         self._commit(change)
@@ -320,6 +328,16 @@ class TableSchema(TableCore):
                 fix="give values, or make it nullable",
             )
         return field
+
+    def _expression(
+        self, planned: pa.Field, values: object, inputs: Sequence[str] | None, on: str | None
+    ) -> StoredExpression:
+        if not isinstance(values, SqlExpression) or inputs is not None or on is not None:
+            raise InvalidInputError(
+                f"column {planned.name!r} can only be computed by SQL over other columns",
+                fix='write values=lake.sql("price * 2"), computed=True',
+            )
+        return self._engine.declare_expression(self._snapshot.schema, planned, values.text)
 
     def _add_unwritten(
         self, planned: pa.Field, parent: int | None, name: str, default: pa.Array | None
@@ -384,10 +402,13 @@ class TableSchema(TableCore):
     def _planned(self, change: Callable[[pa.Schema], pa.Schema]) -> pa.Schema:
         """The schema after a change: raises what is wrong with it before anything is committed."""
         schema = change(self._snapshot.schema)
-        check_partition_sources(self._snapshot.version, schema)
+        check_schema(self._snapshot.version, schema)
         return schema
 
-    def _look(self, snapshot: Snapshot, checks: Sequence[_Check]) -> None:
+    def _require_evaluable(self, schema: pa.Schema) -> None:
+        self._engine.check_expressions(schema)
+
+    def _look(self, snapshot: Snapshot, checks: Sequence[Forbidden]) -> None:
         for check in checks:
             found = self._engine.count(snapshot, check.rows)
             if found:
@@ -400,50 +421,6 @@ def _parent_id(place: Place) -> int | None:
 
 def _column_id(place: Place) -> int:
     return field_id((*place.parents, place.field)[0])
-
-
-def _type_checks(place: Place, target: object) -> list[_Check]:
-    """What the data must not hold for a widening; InvalidInputError for a type that is no widening."""
-    source = place.field.type
-    if not isinstance(target, pa.DataType):
-        raise InvalidInputError(f"a type must be a pyarrow.DataType, not {target!r}", fix="write pa.int64()")
-    found = promotion(source, target)
-    if found is None:
-        hint = "types can be widened, never narrowed or changed; add a column and backfill it with the values"
-        if pa.types.is_nested(source) and not pa.types.is_fixed_size_list(source):
-            hint = f"name what is inside, such as {str(place)!r} followed by a dot and a name"
-        raise InvalidInputError(f"column {str(place)!r} is {source} and cannot become {target}", fix=hint)
-    if not found.checked:
-        return []
-    if place.in_list:
-        raise UnsupportedError(
-            f"column {str(place)!r} lies in a list: whether all its values fit {target} is not checked",
-            fix="add a column of the new type",
-        )
-    low, high = (storage_scalar(number, source) for number in value_range(source, target))
-    value = pc.field(*place.names)
-    return [
-        _Check(
-            rows=(value < low) | (value > high),
-            what=f"column {str(place)!r} has values that {target} cannot hold",
-            fix="take a coarser unit, or change these rows first",
-        )
-    ]
-
-
-def _null_checks(place: Place) -> list[_Check]:
-    if place.in_list:
-        raise UnsupportedError(f"column {str(place)!r} lies in a list: NULL there cannot be forbidden later")
-    rows = pc.field(*place.names).is_null()
-    if place.parents:
-        rows = pc.field(*place.names[:-1]).is_valid() & rows
-    return [
-        _Check(
-            rows=rows,
-            what=f"column {str(place)!r} is NULL",
-            fix="give these rows a value first, then forbid NULL",
-        )
-    ]
 
 
 def _retyped(field: pa.Field, target: pa.DataType) -> pa.Field:

@@ -87,6 +87,10 @@ def _update(table: lake.Table) -> None:
     table.update({"n": lake.sql("n + 1"), "v": [7.0, 7.0]}, "id IN (1, 5, 9)")
 
 
+def _add_computed(table: lake.Table) -> None:
+    table.add_column("twice", values=lake.sql("n * 2"), computed=True)
+
+
 def _strategy(name: str) -> Callable[[lake.Table], Any]:
     return lambda table: table.set_properties({"write.update-strategy": name})
 
@@ -114,6 +118,9 @@ OPERATIONS = [
     Struck("transaction", _together),
     Struck("add column", lambda table: table.add_column("c", pa.string())),
     Struck("add column with values", lambda table: table.add_column("c", pa.int64(), lake.sql("id * 2"))),
+    Struck("add computed column", _add_computed),
+    Struck("append beside computed", lambda table: table.append(rows(*NEW)), _add_computed),
+    Struck("update beside computed", lambda table: table.update({"n": 7}, "id > 4"), _add_computed),
     Struck("drop column", lambda table: table.drop_column("v")),
     Struck("rename column", lambda table: table.rename_column("name", "title")),
     Struck("reorder columns", lambda table: table.reorder_columns(["v", "n"])),

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 FEATURES = {"vector-pages", "vortex-files", "row-id-sequences", "deletion-bitmaps", "vector-index"}
 FEATURES |= {"superseded-columns", "patch-files", "keys", "key-index", "expired-versions", "external-files"}
-FEATURES |= {"partitions", "column-defaults", "open-layout"}
+FEATURES |= {"partitions", "column-defaults", "open-layout", "computed-columns"}
 SUPERSEDED = 1 << 31  # added to the id of a column whose values are in another group (MAN-3)
 PATH = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*(/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*")
 FOREIGN = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]+(/(?!\.)[^/\\\x00-\x1f\x7f]+)*")  # STO-9

@@ -29,6 +29,22 @@ def con(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LakeConnecti
     made.close()
 
 
+def test_insert_beside_a_computed_column(con: LakeConnection) -> None:
+    """It is left out, as in DuckDB's own tables, or given as it must be."""
+    lake.open(con._state.tables["items"].uri).add_column("twice", values=lake.sql("price * 2"), computed=True)
+    con.execute("INSERT INTO items SELECT 3, 'c', 9, [0.5, 0.5]")
+    con.execute("INSERT INTO items BY NAME SELECT 4 AS id, 4.0::DOUBLE AS price")
+    con.execute("INSERT INTO items FROM items WHERE id = 3")
+    found = con.execute("SELECT id, twice FROM items ORDER BY id").fetchall()
+    assert found == [(1, 3.0), (2, 5.0), (3, 18.0), (3, 18.0), (4, 8.0)]
+    with pytest.raises(duckdb.Error, match="'twice' is computed, and would be 18"):
+        con.execute("INSERT INTO items SELECT 3, 'c', 9, [0.5, 0.5], 1.0::DOUBLE")
+    with pytest.raises(duckdb.Error, match="wants 4 columns"):
+        con.execute("INSERT INTO items SELECT 3, 'c', 9")
+    con.execute("CREATE TABLE shop.copied AS FROM items")
+    assert con.execute("SELECT sum(twice) FROM shop.copied").fetchall() == [(52.0,)]
+
+
 def test_insert_by_position_by_name_and_some_columns(con: LakeConnection) -> None:
     assert con.execute("INSERT INTO items SELECT 3, 'c', 9, [0.5, 0.5]").fetchall() == [(1,)]
     con.execute("INSERT INTO items BY NAME SELECT [2.0, 2.0]::FLOAT[2] AS vec, 4 AS id")

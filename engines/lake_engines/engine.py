@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pyarrow as pa
 
-from lake_engines.evolution.filling import fill_column, fill_inputs
+from lake_engines.changes.computing import check_expressions, completed, declare
+from lake_engines.evolution.filling import complete_fragments, fill_column, fill_inputs
 from lake_engines.evolution.sources import constant, gathered, infer_type
 from lake_engines.fragment_reader import ReaderPool
 from lake_engines.scan import count_rows, scan_parts, scan_rows
 from lake_engines.take import take_rows
 from lake_engines.write import discard, discard_objects, write_fragments
 from lake_format.compaction import RewriteRequest, Rewritten
+from lake_format.computed_columns import StoredExpression
 from lake_format.engine import IndexRequest, ScanRequest, SearchAnswer, SearchRequest, WriteRequest, Written
 from lake_format.filling import FillRequest
 from lake_format.index_upkeep import EncodedRows, IndexUpkeepRequest
 from lake_format.key_index import KeyIndex, KeyRunsMerged
-from lake_format.model import ColumnGroup, Fragment, IndexEntry, IndexShard
+from lake_format.model import ColumnGroup, Fragment, IndexEntry, IndexShard, NewFragment
 from lake_format.row_edits import CarriedRows, RowEdits, RowPlan, RowRequest, RowsPlanned
 from lake_format.row_ids import U64
 from lake_format.snapshot import Snapshot
@@ -47,8 +50,8 @@ class DefaultEngine:
         self._states: OrderedDict[str, SearchState] = OrderedDict()
 
     def write(self, store: Store, request: WriteRequest) -> Written:
-        """Write rows into new files; nothing becomes visible."""
-        return write_fragments(store, request)
+        """Write rows into new files, with the columns that are computed; nothing becomes visible."""
+        return write_fragments(store, replace(request, data=completed(request.data, request.schema)))
 
     def discard(self, store: Store, written: Written) -> None:
         """Remove files that will not be committed."""
@@ -132,6 +135,16 @@ class DefaultEngine:
         """Write a column's values as a new group of each fragment concerned."""
         return fill_column(snapshot, request, self._files)
 
+    def complete_fragments(
+        self,
+        snapshot: Snapshot,
+        fragments: Sequence[NewFragment],
+        columns: Sequence[pa.Field],
+        new_id: Callable[[], UUID],
+    ) -> tuple[tuple[NewFragment, ...], frozenset[str]]:
+        """Fragments that are no part of the snapshot, with files of its computed columns."""
+        return complete_fragments(snapshot, fragments, columns, new_id, self._files)
+
     def fill_inputs(self, snapshot: Snapshot, request: FillRequest) -> frozenset[str]:
         """The columns that decide which values a fill writes."""
         return fill_inputs(snapshot, request)
@@ -143,6 +156,14 @@ class DefaultEngine:
     def constant(self, field: pa.Field, values: object) -> pa.Array | None:
         """Values that are one and the same for all rows, as an array of one; None for any other."""
         return constant(field, values)
+
+    def declare_expression(self, schema: pa.Schema, field: pa.Field, text: str) -> StoredExpression:
+        """SQL by which a column is to be computed, checked against the schema, as it is kept with the column."""
+        return declare(schema, field, text)
+
+    def check_expressions(self, schema: pa.Schema) -> None:
+        """Make sure that every computed column of a schema can be computed."""
+        check_expressions(schema)
 
     def infer_type(self, snapshot: Snapshot, name: str, values: object, on: str | None) -> pa.DataType:
         """The type of a new column given by its values alone."""

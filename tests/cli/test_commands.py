@@ -161,11 +161,12 @@ def test_describe_names_columns_readers_and_indexes(cli: Run, items: lake.Table)
     for words in ("300 in 1 fragment, 2 files", "vector(8)", "any Parquet reader", "vec_cosine", "cosine"):
         assert words in shown
     facts = cli("describe", "items", "--format", "json").rows[0]
-    expected = {"name": "id", "type": "int64", "nullable": True, "default": None, "formats": ["vortex"]}
+    expected = {"name": "id", "type": "int64", "nullable": True, "default": None, "computed": None}
+    expected["formats"] = ["vortex"]
     assert facts["columns"][0] == expected
     assert facts["indexes"][0]["rows"] == ROWS
     assert cli("describe", "items", "--format", "csv").out.startswith(
-        "name,type,nullable,default,formats\nid,int64,true,"
+        "name,type,nullable,default,computed,formats\nid,int64,true,"
     )
 
 
@@ -289,6 +290,46 @@ def test_tables_in_a_bucket_take_their_endpoint_from_options(
     wrong = cli("describe", uri + "-other", *options)
     assert wrong.code == 3
     assert wrong.err.count("\n") == 1
+
+
+def test_columns_are_added_and_computed(cli: Run, here: Path) -> None:
+    words = (
+        "create",
+        "o",
+        "--schema",
+        "id int64, price float64, total float64",
+        "--computed",
+        "total=price * 2",
+    )
+    assert cli(*words).code == 0
+    lake.open("o").append([{"id": 1, "price": 2.5}])
+    assert (
+        cli("add-column", "o", "stock", "--type", "int64", "--comment", "pieces").out
+        == "stock is int64: version 3\n"
+    )
+    assert cli("add-column", "o", "twice", "--sql", "id * 2").out == "twice is int64: version 4\n"
+    done = cli(
+        "add-column", "o", "a b", "--sql", "lower('X')", "--type", "string", "--computed", "--not-null"
+    )
+    assert done.out == "a b is string, computed as lower('X'): version 5\n", done.err
+    lake.open("o").append([{"id": 2}])
+    assert lake.open("o").to_arrow().select(["total", "twice", "a b"]).to_pylist() == [
+        {"total": 5.0, "twice": 2, "a b": "x"},
+        {"total": None, "twice": None, "a b": "x"},
+    ]
+    assert "total  float64  computed as price * 2  vortex" in cli("describe", "o").out
+    shown = cli("inspect", "o", "columns", "--format", "json").rows
+    assert [row["computed"] for row in shown] == [None, None, "price * 2", None, None, "lower('X')"]
+    for wrong in (
+        ("c",),
+        ("c", "--computed", "--type", "int8"),
+        ("total", "--type", "int8"),
+        ("c", "--type", "int 8"),
+    ):
+        found = cli("add-column", "o", *wrong)
+        assert found.code != 0
+        assert found.err.count("\n") == 1
+    assert "KEY=VALUE" in cli("create", "q", "--schema", "a int64", "--computed", "a").err
 
 
 def test_partitions_and_clustering(cli: Run, here: Path) -> None:

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from samples import every_type
 
 from golden.cloned import clone, pinned
+from golden.computed import computed_columns
 from golden.making import OUTSIDE, ROOT, Golden, as_object, simple_rows, surroundings_of, vectors, with_nulls
 from golden.opened import open_layout
 
@@ -458,6 +459,7 @@ TABLES: dict[str, Callable[[Golden], None]] = {
     "superseded-columns": superseded_columns,
     "patch-files": patch_files,
     "column-defaults": column_defaults,
+    "computed-columns": computed_columns,
     "partitions": partitions,
     "clustered": clustered,
     "flat-index": flat_index,

@@ -25,6 +25,7 @@ __all__ = ["create"]
         "lake create items --like rows.parquet",
         "lake create s3://bucket/items --like rows.jsonl --option region=eu-central-1",
         "lake create items --like rows.csv --property write.scalar-format=parquet",
+        'lake create orders --schema "price float64, amount int32, total float64" --computed "total=price * amount"',
         'lake create events --like rows.parquet --partition-by "day(ts)" --partition-by "bucket(16, user_id)"',
     ],
 )
@@ -56,6 +57,12 @@ __all__ = ["create"]
     type=click.Choice(["split", "open"]),
     help="open: each fragment one plain Parquet file, vectors included, that any engine reads.",
 )
+@click.option(
+    "--computed",
+    multiple=True,
+    metavar="COLUMN=SQL",
+    help='A column that is computed from others, e.g. "total=price * amount"; may be repeated.',
+)
 @storage_option
 def create(
     *,
@@ -67,6 +74,7 @@ def create(
     partition_by: tuple[str, ...],
     cluster_by: tuple[str, ...],
     layout: str | None,
+    computed: tuple[str, ...],
     storage_options: tuple[str, ...],
 ) -> None:
     """Make a new, empty table at URI.
@@ -84,6 +92,7 @@ def create(
         partition_by=partition_by,
         cluster_by=cluster_by or None,
         layout=layout,
+        computed=key_values(computed, "--computed") or None,
         properties=key_values(properties, "--property"),
         storage_options=key_values(storage_options, "--option") or None,
     )

@@ -153,16 +153,16 @@ def _columns(table: Table, files: pa.Table) -> list[dict[str, Any]]:
         for name in row["columns"]:
             if name in formats:
                 formats[name][row["format"]] += 1
-    defaults = table.inspect.columns()["default"].to_pylist()
+    declared = table.inspect.columns().select(["default", "computed"]).to_pylist()
     return [
         {
             "name": field.name,
             "type": type_text(field.type),
             "nullable": field.nullable,
-            "default": default,
+            **own,
             "formats": sorted(formats[field.name]),
         }
-        for field, default in zip(table.schema, defaults, strict=True)
+        for field, own in zip(table.schema, declared, strict=True)
     ]
 
 
@@ -188,7 +188,8 @@ def _column_lines(columns: list[dict[str, Any]]) -> Iterable[str]:
         readers = " and ".join(f"{name} ({_READERS.get(name, name)})" for name in column["formats"])
         null = "" if column["nullable"] else "  not null"
         default = "" if column["default"] is None else f"  default {column['default']}"
-        line = f"{column['name']:<{names}}  {column['type']:<{types}}{null}{default}  {readers}"
+        computed = "" if column["computed"] is None else f"  computed as {column['computed']}"
+        line = f"{column['name']:<{names}}  {column['type']:<{types}}{null}{default}{computed}  {readers}"
         yield line.rstrip()
 
 

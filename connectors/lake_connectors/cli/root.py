@@ -36,6 +36,9 @@ class Place:
 PLACES = {
     "create": Place("create", "Make a new, empty table."),
     "append": Place("append", "Add the rows of Parquet, CSV, JSON or Arrow files."),
+    "add-column": Place(
+        "columns", "Add a column: of NULLs, of values computed once, or computed for every row to come."
+    ),
     "describe": Place("describe", "What a table is: columns, rows, files, indexes."),
     "history": Place("describe", "The versions of a table, newest first."),
     "branch": Place("branch", "List, make and delete branches; bring main forward to one."),

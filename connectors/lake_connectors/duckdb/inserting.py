@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from lake_connectors.duckdb.folders import Resolver
 from lake_format.errors import AlreadyExistsError, InvalidInputError, UnsupportedError
+from lake_format.schema import is_computed
 from lake_format.table import Table
 
 __all__ = ["Insertion", "insertion", "write"]
@@ -138,7 +139,7 @@ def _renamed(reader: pa.RecordBatchReader, table: Table, what: Insertion) -> pa.
     """A query's rows under the names of the table's columns."""
     if what.by_name:
         return reader
-    names = what.columns or tuple(table.schema.names)
+    names = what.columns or _by_position(table, len(reader.schema))
     if len(names) != len(reader.schema):
         raise InvalidInputError(
             f"{what.name} wants {len(names)} columns ({', '.join(names)}), and the query has {len(reader.schema)}",
@@ -152,6 +153,12 @@ def _renamed(reader: pa.RecordBatchReader, table: Table, what: Insertion) -> pa.
     schema = pa.schema([field.with_name(name) for field, name in zip(reader.schema, names, strict=True)])
     batches = (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in reader)
     return pa.RecordBatchReader.from_batches(schema, batches)
+
+
+def _by_position(table: Table, count: int) -> tuple[str, ...]:
+    """The columns that so many of a query go to: all, or, as in DuckDB's own tables, all but computed ones."""
+    given = tuple(field.name for field in table.snapshot.schema if not is_computed(field))
+    return tuple(table.schema.names) if count == len(table.schema) else given
 
 
 def _split(columns: str) -> list[str]:

@@ -18,7 +18,9 @@ from lake_engines.changes.values import Target
 from lake_engines.ingest import conform
 from lake_engines.predicate import from_arrow, parse_sql
 from lake_engines.predicate.bind import value_of
+from lake_engines.predicate.stored import bind_stored
 from lake_engines.predicate.tree import Opaque
+from lake_format.computed_columns import StoredExpression
 from lake_format.errors import InvalidInputError, LakeError
 from lake_format.expressions import SqlExpression
 from lake_format.schema import is_vector, require_column
@@ -148,7 +150,7 @@ def constant_of(field: pa.Field, value: object) -> pa.Array | None:
     InvalidInputError
         It does not fit the column.
     """
-    if isinstance(value, SqlExpression | pc.Expression):
+    if isinstance(value, SqlExpression | StoredExpression | pc.Expression):
         return None
     if callable(value) and not isinstance(value, pa.Scalar):
         return None
@@ -160,6 +162,9 @@ def _computation(
 ) -> Computation:
     if isinstance(value, SqlExpression):
         return _sql(field, value.text, schema)
+    if isinstance(value, StoredExpression):
+        bound = bind_stored(value, schema, field.name)
+        return _Expression(field, str(value), frozenset(bound.columns), bound.evaluate)
     if isinstance(value, pc.Expression):
         return _arrow(field, value, schema)
     if callable(value) and not isinstance(value, pa.Scalar):

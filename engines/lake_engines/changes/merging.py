@@ -14,13 +14,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lake_engines.changes.assignments import Computation, assign, fitted
+from lake_engines.changes.computing import refuse_given, require_agreeing
 from lake_engines.changes.source import StagedRows
 from lake_engines.changes.values import I64, Target
 from lake_engines.files.base import gather, rows_only
 from lake_engines.predicate import BoundPredicate, Rules, bind, parse_filter
 from lake_format.errors import InvalidInputError, UnsupportedError
 from lake_format.row_edits import MergeClause
-from lake_format.schema import require_column
+from lake_format.schema import is_computed, require_column
 
 __all__ = ["SOURCE", "Clause", "MergeValues", "inserted_rows", "prepare"]
 
@@ -62,6 +63,8 @@ def prepare(
     InvalidInputError
         An unknown column, a value or condition that does not fit, a source column where there is no source row.
     """
+    if any(clause.values is None and clause.action != "delete" for clause in clauses):
+        require_agreeing(source.batches(), schema)
     ours = pa.schema(list(schema))
     theirs = pa.field(SOURCE, pa.struct(list(source.table.schema)))
     found: list[tuple[str, Clause]] = []
@@ -96,11 +99,14 @@ def _checked(
         columns = tuple(
             name
             for name in source.columns
-            if name in schema.names and not (clause.action == "update" and name in on)
+            if name in schema.names
+            and not is_computed(schema.field(name))
+            and not (clause.action == "update" and name in on)
         )
         return Clause(clause.action, condition, None, columns)
     for name in clause.values:
         require_column(schema, name)
+    refuse_given(schema, clause.values)
     return Clause(clause.action, condition, assign(schema, clause.values, over=over), tuple(clause.values))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from lake_engines.changes.assignments import Assignments, assign
+from lake_engines.changes.computing import completed, recomputed, refuse_given
 from lake_engines.changes.costs import Strategy
 from lake_engines.changes.joining import MergeOutcome, join, new_rows, refuse_taken_keys
 from lake_engines.changes.matching import fields_of, matching_rows
@@ -25,6 +26,7 @@ from lake_engines.changes.source import SourceKeys, StagedRows
 from lake_engines.changes.values import NewValues, Target
 from lake_engines.files.base import batch_bytes
 from lake_engines.fragment_reader import ReaderPool
+from lake_engines.ingest import as_batches
 from lake_engines.keys.merging import merge_runs
 from lake_engines.keys.run_writer import KeyCollector
 from lake_engines.keys.tiers import overdue
@@ -138,8 +140,7 @@ def _delete(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Wo
 
 def _update(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Work) -> None:
     assignments = _assignments(snapshot, request)
-    work.columns = assignments.columns
-    work.reads |= fields_of(snapshot, request.where) | _ids(snapshot, assignments.inputs)
+    work.reads |= fields_of(snapshot, request.where)
     targets: Iterable[Target] = matching_rows(snapshot, request.where, pool)
     values: NewValues = assignments
     key = key_columns(snapshot.version)
@@ -147,13 +148,17 @@ def _update(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Wo
         values = rekeyed = rekey(snapshot, targets, assignments, key, pool)
         targets = rekeyed.targets
         work.keys = rekeyed.keys.distinct_hashes
-        work.reads |= _ids(snapshot, key)
+        work.reads |= _ids(snapshot, key) | _ids(snapshot, assignments.inputs)
+    values = recomputed(snapshot.schema, values)
+    work.columns = values.columns
+    work.reads |= _ids(snapshot, values.inputs)
     place(snapshot, _told(targets, request), values, pool, request, work.placement)
 
 
 def _assignments(snapshot: Snapshot, request: RowRequest) -> Assignments:
     if not request.values:
         raise InvalidInputError("an update must set at least one column", fix='update({"price": 1.5})')
+    refuse_given(snapshot.schema, request.values)
     return Assignments(assign(snapshot.schema, request.values, request.inputs))
 
 
@@ -178,7 +183,8 @@ def _merge(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Wor
     for _, clause in clauses:
         _refuse_merged_key(snapshot, clause.action, clause.columns if clause.values is not None else ())
         work.reads |= _ids(snapshot, clause.reads)
-    values = MergeValues(snapshot.schema, [clause for _, clause in clauses], source, on)
+    merged = MergeValues(snapshot.schema, [clause for _, clause in clauses], source, on)
+    values = recomputed(snapshot.schema, merged)
     work.columns = values.columns
     work.reads |= _ids(snapshot, values.inputs)
     outcome = MergeOutcome(len(source))
@@ -186,7 +192,7 @@ def _merge(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Wor
     work.deletes += [touched(target) for target in outcome.deletes]
     inserts = new_rows(snapshot, keys, clauses, source, outcome, key)
     collector = _collector(snapshot, request, work)
-    new = NewRows(_reported(inserts, request), None if collector is None else collector.take)
+    new = _new(snapshot, inserts, request, collector)
     place(snapshot, _told(outcome.updates, request), values, pool, request, work.placement, new)
     _write_fresh(snapshot, request, work, new, collector)
 
@@ -206,7 +212,7 @@ def _append(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Wo
         work.keys = keys.distinct_hashes
         refuse_taken_keys(snapshot, keys, work.deletes, pool)
     collector = _collector(snapshot, request, work)
-    new = NewRows(_reported(source.batches(), request), None if collector is None else collector.take)
+    new = _new(snapshot, source.batches(), request, collector)
     _write_fresh(snapshot, request, work, new, collector)
 
 
@@ -245,6 +251,17 @@ def _collector(snapshot: Snapshot, request: RowRequest, work: _Work) -> KeyColle
         return None
     names = key_columns(snapshot.version)
     return KeyCollector(snapshot.store, names, index.field_ids, request.new_id, work.key_runs)
+
+
+def _new(
+    snapshot: Snapshot,
+    batches: Iterator[pa.RecordBatch],
+    request: RowRequest,
+    collector: KeyCollector | None,
+) -> NewRows:
+    """Rows to be inserted, whole: with the columns that are computed."""
+    whole = as_batches(completed(_reported(batches, request), snapshot.schema))
+    return NewRows(whole, None if collector is None else collector.take)
 
 
 def _write_fresh(

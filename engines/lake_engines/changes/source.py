@@ -22,7 +22,7 @@ from lake_format.errors import InvalidInputError, StorageError
 from lake_format.keys import hash_keys
 from lake_format.row_edits import DuplicateKeyError
 from lake_format.row_ids import U64
-from lake_format.schema import require_column
+from lake_format.schema import is_computed, require_column
 
 __all__ = ["SourceKeys", "StagedRows", "comparable", "key_text"]
 
@@ -100,7 +100,7 @@ class StagedRows:
                         f"column {name!r} is in some of the batches handed in, but not in the first"
                     )
             own = [name for name in self._names if schema.get_field_index(name) >= 0]
-            narrow = pa.schema([schema.field(name).remove_metadata() for name in own])
+            narrow = pa.schema([_handed_in(schema.field(name)) for name in own])
             present = [name for name in own if batch.schema.get_field_index(name) >= 0]
             result = conform(batch.select(present), narrow)
             if extra is not None and extra not in own:
@@ -125,6 +125,11 @@ class StagedRows:
                 f"the rows handed in cannot be kept in {tempfile.gettempdir()!r}: {error}",
                 fix="make room there, or point TMPDIR elsewhere",
             ) from error
+
+
+def _handed_in(field: pa.Field) -> pa.Field:
+    """A column as rows may have it; of a computed one no value is needed."""
+    return field.remove_metadata().with_nullable(field.nullable or is_computed(field))
 
 
 def _as_columns(data: object) -> object:

@@ -7,8 +7,10 @@ groups stay untouched (spec/evolution.md, EVO-6). Memory is bounded by a window 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +26,11 @@ from lake_engines.files.base import rows_only
 from lake_engines.filters import compile_filter
 from lake_engines.fragment_reader import FragmentReader, ReaderPool
 from lake_engines.scan import matching_positions
-from lake_engines.write import plan_groups
-from lake_format.errors import InvalidInputError, LakeError
+from lake_engines.write import discard_objects, plan_groups
+from lake_format.computed_columns import expression_of
+from lake_format.errors import InvalidInputError
 from lake_format.filling import FillRequest
-from lake_format.model import ColumnGroup
+from lake_format.model import ColumnGroup, NewFragment
 from lake_format.parallel import in_order
 from lake_format.paths import data_path
 from lake_format.row_edits import FragmentRewrite, RowEdits
@@ -35,7 +38,7 @@ from lake_format.schema import field_id
 from lake_format.snapshot import Snapshot
 from lake_format.statistics import StatisticsBuilder
 
-__all__ = ["fill_column", "fill_inputs"]
+__all__ = ["complete_fragments", "fill_column", "fill_inputs"]
 
 _WINDOW_ROWS = 65_536
 _WORKERS = 4
@@ -78,12 +81,62 @@ def fill_column(snapshot: Snapshot, request: FillRequest, pool: ReaderPool) -> R
                 if request.progress is not None:
                     request.progress("fill", done, snapshot.version.row_count)
     except BaseException:
-        for group in written:
-            with suppress(LakeError):
-                snapshot.store.delete(group.path)
+        discard_objects(snapshot.store, [group.path for group in written])
         raise
     return RowEdits(
         field_ids=frozenset({request.field_id}), rewrites=tuple(rewrites), features=frozenset(features)
+    )
+
+
+def complete_fragments(
+    snapshot: Snapshot,
+    fragments: Sequence[NewFragment],
+    columns: Sequence[pa.Field],
+    new_id: Callable[[], UUID],
+    pool: ReaderPool,
+) -> tuple[tuple[NewFragment, ...], frozenset[str]]:
+    """Give fragments that are no part of a version yet the computed columns of its schema, as further groups.
+
+    Parameters
+    ----------
+    fragments
+        Written with schemas that the snapshot knows.
+    columns
+        The computed columns that they lack.
+
+    Raises
+    ------
+    InvalidInputError
+        A value that does not fit a column; files written before it are removed.
+    """
+    done: list[NewFragment] = []
+    features: set[str] = set()
+    written: list[ColumnGroup] = []
+    try:
+        for fragment in fragments:
+            placed = fragment.placed(0, first_row_id=0)
+            target = Target(fragment=placed, positions=live_positions(placed))
+            found: list[FragmentRewrite] = []
+            for column in columns:
+                request = FillRequest(field=column, values=expression_of(column), is_new=True, new_id=new_id)
+                source = open_source(snapshot, column, request.values, None, None)
+                rewrite, needed = _fill_fragment(snapshot, target, source, request, pool)
+                found += [rewrite] if rewrite is not None else []
+                written.extend(rewrite.groups if rewrite is not None else ())
+                features |= needed
+            done.append(_beside(fragment, found))
+    except BaseException:
+        discard_objects(snapshot.store, [group.path for group in written])
+        raise
+    return tuple(done), frozenset(features)
+
+
+def _beside(fragment: NewFragment, found: Sequence[FragmentRewrite]) -> NewFragment:
+    """The fragment with further groups."""
+    groups = (group for one in found for group in one.groups)
+    statistics = (own for one in found for own in one.statistics)
+    return replace(
+        fragment, groups=(*fragment.groups, *groups), statistics=(*fragment.statistics, *statistics)
     )
 
 

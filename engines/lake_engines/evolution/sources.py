@@ -21,6 +21,7 @@ from lake_engines.ingest import as_batches
 from lake_engines.predicate import parse_sql
 from lake_engines.predicate.bind import value_of
 from lake_engines.predicate.values import Value
+from lake_format.computed_columns import StoredExpression
 from lake_format.errors import InvalidInputError, NotFoundError
 from lake_format.expressions import SqlExpression
 from lake_format.schema import ROW_ID, ROW_ID_FIELD, require_column
@@ -103,7 +104,8 @@ def open_source(
     schema = snapshot.schema
     if schema.get_field_index(field.name) < 0:
         schema = schema.append(field)
-    schema = schema.append(ROW_ID_FIELD)
+    if not isinstance(values, StoredExpression):
+        schema = schema.append(ROW_ID_FIELD)
     inputs = tuple(snapshot.schema.names) if inputs is None else inputs
     computation = assign(schema, {field.name: values}, inputs)[field.name]
     if field.name in computation.inputs and snapshot.schema.get_field_index(field.name) < 0:

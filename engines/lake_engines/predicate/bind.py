@@ -55,7 +55,7 @@ from lake_format.errors import InvalidInputError, LakeError, UnsupportedError
 from lake_format.schema import FIELD_ID_KEY, ROW_ID, ROW_ID_STATISTICS
 from lake_format.statistics import value_type
 
-__all__ = ["bind", "value_of"]
+__all__ = ["bind", "field_of", "value_of"]
 
 _NO_ROWS = pa.RecordBatch.from_pydict({})
 _SHOWN = 20  # names listed in an error
@@ -105,6 +105,11 @@ def value_of(expression: Expression, schema: pa.Schema, rules: Rules = "sql") ->
         return _Binder(schema, rules).value(expression)
     except RecursionError as error:
         raise InvalidInputError("the expression is nested too deeply", fix="flatten it") from error
+
+
+def field_of(column: Column, schema: pa.Schema, rules: Rules = "sql") -> FieldValue:
+    """The field that a column of an expression means; InvalidInputError where there is none."""
+    return _Binder(schema, rules).field(column.path)
 
 
 def _all(terms: Iterable[Truth]) -> Truth:
@@ -160,7 +165,7 @@ class _Binder:
         """Bind what is compared: a column, a constant, a function of them, or a condition's answer."""
         match node:
             case Column(path):
-                return self._field(path)
+                return self.field(path)
             case Literal(scalar):
                 return Constant(scalar)
             case Call(name, arguments):
@@ -249,9 +254,10 @@ class _Binder:
 
     def field_exactly(self, path: tuple[str, ...]) -> FieldValue:
         """Resolve a path whose spelling is exact."""
-        return self._field(path, fold_case=False)
+        return self.field(path, fold_case=False)
 
-    def _field(self, path: tuple[str, ...], *, fold_case: bool | None = None) -> FieldValue:
+    def field(self, path: tuple[str, ...], *, fold_case: bool | None = None) -> FieldValue:
+        """Resolve a path; by SQL's rules its case does not matter where only one field fits."""
         fold_case = self._rules == "sql" if fold_case is None else fold_case
         index = _position(path[0], self._schema.names, path[:1], fold_case)
         field = self._schema.field(index)

@@ -19,7 +19,6 @@ __all__ = [
     "binary_from_text",
     "cast_scalar",
     "date_from_text",
-    "identifier_sql",
     "interval_from_text",
     "literal_sql",
     "number_from_text",
@@ -234,26 +233,6 @@ def text_sql(text: str) -> str:
     """Quote ``text`` as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
 
-
-def identifier_sql(path: tuple[str, ...]) -> str:
-    """Spell a column or struct member, quoted where needed."""
-    plain = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-    return ".".join(
-        name
-        if plain.fullmatch(name) and name.upper() not in _RESERVED
-        else '"' + name.replace('"', '""') + '"'
-        for name in path
-    )
-
-
-_KEYWORDS = """
-    ALL AND ANY AS ASC BETWEEN BOTH CASE CAST CHECK COLLATE COLUMN CONSTRAINT CREATE CROSS CURRENT_DATE DATE
-    DEFAULT DESC DESCRIBE DISTINCT ELSE END ESCAPE EXCEPT EXISTS EXTRACT FALSE FETCH FOR FROM FULL GLOB GROUP
-    HAVING ILIKE IN INNER INTERSECT INTERVAL INTO IS ISNULL JOIN LATERAL LEFT LIKE LIMIT MAP NATURAL NOT
-    NOTNULL NULL OFFSET ON OR ORDER OUTER OVERLAPS PIVOT PRIMARY QUALIFY RIGHT SELECT SHOW SIMILAR SOME STRUCT
-    TABLE THEN TIME TIMESTAMP TIMESTAMPTZ TO TRUE UNION UNIQUE UNPIVOT USING VALUES WHEN WHERE WINDOW WITH
-"""
-_RESERVED = frozenset(_KEYWORDS.split())
 
 _TYPE_NAMES = {
     pa.bool_(): "BOOLEAN",

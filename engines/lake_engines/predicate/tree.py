@@ -7,15 +7,16 @@ check types, or parse.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 from typing import Literal as OneOf
 
 import pyarrow as pa
 
-from lake_engines.predicate.constants import identifier_sql, literal_sql, text_sql, type_sql
+from lake_engines.predicate.constants import literal_sql, text_sql, type_sql
+from lake_format.expressions import identifier_sql
 
 __all__ = [
     "And",
@@ -37,6 +38,7 @@ __all__ = [
     "TextMatch",
     "conjuncts_of",
     "walk",
+    "with_columns",
 ]
 
 Rules = OneOf["sql", "arrow", "duckdb"]
@@ -327,3 +329,17 @@ def walk(expression: Expression) -> Iterator[Expression]:
         node = pending.pop()
         yield node
         pending.extend(node.children)
+
+
+def with_columns(expression: Expression, change: Callable[[Column], Column]) -> Expression:
+    """The same expression over other columns."""
+    if isinstance(expression, Column):
+        return change(expression)
+    changed: dict[str, Any] = {}
+    for one in fields(expression):
+        value = getattr(expression, one.name)
+        if isinstance(value, Expression):
+            changed[one.name] = with_columns(value, change)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Expression):
+            changed[one.name] = tuple(with_columns(part, change) for part in value)
+    return replace(expression, **changed) if changed else expression
