@@ -34,7 +34,7 @@ from lake_format.schema import schema_from_bytes, schema_to_bytes
 from lake_format.store.paths import check_object_path, split_external
 from lake_format.store.places import Place
 
-__all__ = ["MAGIC", "decode_version", "encode_version"]
+__all__ = ["MAGIC", "decode_version", "encode_version", "index_from_json", "index_to_json"]
 
 MAGIC = b"LAKEVER0"
 _LIMIT = 1 << 63
@@ -119,7 +119,7 @@ def _version_to_json(version: Version) -> dict[str, Any]:
         "properties": dict(version.properties),
         "sequences": dict(version.sequences),
         "manifests": [_manifest_to_json(reference) for reference in version.manifests],
-        "indexes": [_index_to_json(entry) for entry in version.indexes],
+        "indexes": [index_to_json(entry) for entry in version.indexes],
     }
 
 
@@ -171,7 +171,7 @@ def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
         raise CorruptionError("the object is longer or shorter than its manifests say")
     parent, roots = raw["parent"], _roots_from_json(raw)
     specs, spec_id = _partitioning_from_json(raw)
-    indexes = tuple(_index_from_json(entry) for entry in _list(raw, "indexes"))
+    indexes = tuple(index_from_json(entry) for entry in _list(raw, "indexes"))
     key_index = KeyIndex.from_json(raw["key_index"]) if "key_index" in raw else None
     named = [one.path for one in manifests if one.path] + [one.path for e in indexes for one in e.shards]
     for path in (*named, *(key_index.paths() if key_index else ())):
@@ -319,7 +319,8 @@ def _bounds_from_json(raw: object) -> tuple[int, bytes, bytes]:
     )
 
 
-def _index_to_json(entry: IndexEntry) -> dict[str, Any]:
+def index_to_json(entry: IndexEntry) -> dict[str, Any]:
+    """An index as plain JSON."""
     return {
         "index_id": entry.index_id,
         "name": entry.name,
@@ -342,7 +343,8 @@ def _index_to_json(entry: IndexEntry) -> dict[str, Any]:
     }
 
 
-def _index_from_json(raw: dict[str, Any]) -> IndexEntry:
+def index_from_json(raw: dict[str, Any]) -> IndexEntry:
+    """What :func:`index_to_json` gave; CorruptionError, KeyError or TypeError for anything else."""
     shards = tuple(
         IndexShard(
             path=check_object_path(_text(shard, "path")),

@@ -193,6 +193,10 @@ class Engine(Protocol):
         """Build and store an index; it is not part of the table until committed."""
         ...
 
+    def train_index(self, snapshot: Snapshot, request: IndexRequest) -> tuple[IndexEntry, IndexShard | None]:
+        """Learn from a sample: an index without shards, to be optimized over parts of the rows, and its model."""
+        ...
+
     def optimize_index(self, snapshot: Snapshot, request: IndexUpkeepRequest) -> EncodedRows | None:
         """Encode what an index lacks and put its small shards together; None where there is nothing to do."""
         ...

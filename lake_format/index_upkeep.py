@@ -34,10 +34,22 @@ class IndexUpkeepRequest:
         The index as it is in the snapshot.
     retrain
         True trains the model anew, False never does, None where the vectors have drifted away from it.
+    model
+        A shard of no row that has the index's model, where none of its own is known to.
+    join
+        Put all shards together, whatever their sizes.
+    measure
+        Whether what a new shard takes to reach a recall is measured; without it, a search scans all of the shard.
+    threads
+        How many to use; all processors by default.
     """
 
     entry: IndexEntry
     retrain: bool | None = None
+    model: IndexShard | None = None
+    join: bool = False
+    measure: bool = True
+    threads: int | None = None
     progress: Callable[[str, int, int], None] | None = None
     new_id: Callable[[], UUID] = uuid4
 

@@ -1,7 +1,8 @@
 """What processes that work on one commit hand each other: which files were written, and at which version.
 
-A few hundred bytes, checked when they are read. A part of a compaction also names the fragments it replaces, and its
-fragments have the row ids of the rows they hold; those of an append count from 0.
+A few hundred bytes (and for an index the row ids it covers), checked when they are read. A part of a compaction also
+names the fragments it replaces, and its fragments have the row ids of the rows they hold; those of an append count
+from 0.
 """
 
 from __future__ import annotations
@@ -9,17 +10,32 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from lake_format.codec import index_from_json, index_to_json
 from lake_format.errors import CorruptionError
 from lake_format.manifest import FragmentTable, decode_manifest, inline_manifest
-from lake_format.model import Fragment, ManifestReference, NewFragment, Version
+from lake_format.model import Fragment, IndexEntry, IndexShard, ManifestReference, NewFragment, Version
+from lake_format.store.paths import check_object_path
 
-__all__ = ["CompactionTask", "Part", "decode_part", "decode_task", "encode_part", "encode_task", "unplaced"]
+__all__ = [
+    "CompactionTask",
+    "IndexPart",
+    "Part",
+    "decode_index_part",
+    "decode_part",
+    "decode_task",
+    "encode_index_part",
+    "encode_part",
+    "encode_task",
+    "unplaced",
+]
 
 _PART = b"LAKEPRT0"
 _TASK = b"LAKETSK0"
+_INDEX_TASK = b"LAKEITK0"
+_INDEX_PART = b"LAKEIPT0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +73,44 @@ class CompactionTask:
     table_id: str
     version: int
     fragment_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexPart:
+    """Fragments of a version whose vectors one process is to encode, or has.
+
+    Attributes
+    ----------
+    entry
+        The index; with the shards that were written, once some were.
+    model
+        A shard of no row that has the index's model; None where its rows need none.
+    shard
+        Which of the index's shards the rows belong to, and how many there will be.
+    share
+        Which part of that shard this is, and of how many; of one where the shard is whole.
+    left
+        Files that are of no use once the shards are committed.
+    """
+
+    table_id: str
+    version: int
+    entry: IndexEntry
+    model: IndexShard | None
+    fragment_ids: tuple[int, ...]
+    shard: tuple[int, int]
+    share: tuple[int, int]
+    left: tuple[str, ...] = ()
+
+    @property
+    def plan(self) -> tuple[str, int, str]:
+        """What parts of one plan have in common."""
+        return self.table_id, self.version, self.entry.index_id
+
+    @property
+    def files(self) -> list[str]:
+        """The shards that were written."""
+        return [shard.path for shard in self.entry.shards]
 
 
 def encode_part(
@@ -123,6 +177,43 @@ def decode_task(data: bytes) -> CompactionTask:
         )
     except (KeyError, TypeError) as error:
         raise CorruptionError(f"a task is malformed: {error}") from error
+
+
+def encode_index_part(part: IndexPart, *, done: bool) -> bytes:
+    """The bytes of what is to be done, or was."""
+    models = () if part.model is None else (part.model,)
+    head = {
+        "table_id": part.table_id,
+        "version": part.version,
+        "index": index_to_json(part.entry),
+        "model": index_to_json(replace(part.entry, shards=models, stale=None)),
+        "fragments": list(part.fragment_ids),
+        "shard": list(part.shard),
+        "share": list(part.share),
+        "left": list(part.left),
+    }
+    return _sealed(_INDEX_PART if done else _INDEX_TASK, head, b"")
+
+
+def decode_index_part(data: bytes, *, done: bool) -> IndexPart:
+    """Read and check such bytes; CorruptionError for anything else."""
+    head, _ = _opened(_INDEX_PART if done else _INDEX_TASK, data, "a part" if done else "a task")
+    try:
+        models = index_from_json(head["model"]).shards
+        shard, shards = head["shard"]
+        number, count = head["share"]
+        return IndexPart(
+            table_id=head["table_id"],
+            version=head["version"],
+            entry=index_from_json(head["index"]),
+            model=models[0] if models else None,
+            fragment_ids=tuple(head["fragments"]),
+            shard=(shard, shards),
+            share=(number, count),
+            left=tuple(check_object_path(path) for path in head["left"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptionError(f"the part of an index is malformed: {error!r}") from error
 
 
 def unplaced(fragment: Fragment) -> NewFragment:

@@ -6,6 +6,7 @@ when first asked. It reads manifests but never data files.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 
@@ -171,6 +172,21 @@ class Snapshot:
         fragments.history = FieldHistory(version.schemas, other)
         view.fragments = fragments
         return view
+
+    def restricted(self, fragment_ids: Iterable[int]) -> Snapshot:
+        """Some fragments of this version; costs nothing that grows with the rest of the table."""
+        wanted = np.fromiter(fragment_ids, np.uint64)
+        held = [
+            bool(((wanted >= one.first_fragment_id) & (wanted <= one.last_fragment_id)).any())
+            for one in self.version.manifests
+        ]
+        chosen = tuple(one for one, taken in zip(self.version.manifests, held, strict=True) if taken)
+        whole = Snapshot(self.store, replace(self.version, manifests=chosen), self.manifests).fragments
+        rows = np.isin(whole.integers("fragment_id"), wanted)
+        part = Snapshot(self.store, self.version, self.manifests)
+        part.fragments = FragmentTable([whole.table.filter(pa.array(rows))])
+        part.fragments.history = whole.history
+        return part
 
     @property
     def schema(self) -> pa.Schema:

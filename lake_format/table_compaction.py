@@ -202,14 +202,6 @@ class TableCompaction(TableKeys):
         chosen = choose_fragments(fragments, target, not_open(self._snapshot))
         return [tuple(fragments.fragment(index) for index in group) for group in chosen]
 
-    def _read_as_planned(self, number: int, table_id: str) -> Snapshot:
-        """A version of this table, to be read as it was."""
-        newest = self._snapshot.version
-        if table_id != newest.table_id:
-            raise InvalidInputError("this was made for another table", fix="plan and write it anew")
-        version = newest if number == newest.version else self._log.read(number)
-        return Snapshot(self._store, version, self._manifests)
-
     def _rewrite(
         self,
         groups: Sequence[Group],

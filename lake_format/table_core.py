@@ -252,6 +252,14 @@ class TableCore(TableDataset):
         else:
             self._pending.keep(source)
 
+    def _read_as_planned(self, number: int, table_id: str) -> Snapshot:
+        """A version of this table, to be read as it was."""
+        newest = self._snapshot.version
+        if table_id != newest.table_id:
+            raise InvalidInputError("this was made for another table", fix="plan and write it anew")
+        version = newest if number == newest.version else self._log.read(number)
+        return Snapshot(self._store, version, self._manifests)
+
     def _require_alone(self, what: str) -> None:
         """UnsupportedError in a transaction: for what is a commit, or several, of its own."""
         if self._pending is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Self
@@ -15,6 +16,7 @@ from lake_format.model import IndexEntry, IndexShard, Version
 from lake_format.operation_record import OperationRecord
 from lake_format.properties import flag_property
 from lake_format.queries import check_metric, vector_column
+from lake_format.snapshot import Snapshot
 from lake_format.table_core import TableCore
 from lake_format.transaction import REFUSALS, YieldedError
 
@@ -57,33 +59,11 @@ class TableIndexes(TableCore):
         """
         self._require_writable()
         snapshot = self._snapshot
-        field = vector_column(snapshot.schema, column, ())
-        request = IndexRequest(
-            column=field.name,
-            metric=check_metric(metric),
-            name=name or f"{column}_{metric}",
-            options=options,
-            progress=progress,
-            new_id=self._around.new_id,
-        )
+        request = self._index_request(column, metric, name, options, progress)
         entry = self._engine.build_index(snapshot, request)
-        record = OperationRecord(
-            kind="create_index",
-            fields_read=frozenset({entry.field_id}),
-            claims=frozenset({f"index:{entry.name}"}),
-        )
         again = self._pending is not None and self._pending.changes
-        change = AddIndex(
-            record=record,
-            summary={"index": entry.name, "metric": entry.metric},
-            entry=entry,
-            rebuild=partial(self._engine.build_index, request=request) if again else None,
-        )
-        try:
-            self._commit(change, base=snapshot.version)
-        except REFUSALS:
-            self._engine.discard_files(self._store, (), [shard.path for shard in entry.shards])
-            raise
+        rebuild = partial(self._engine.build_index, request=request) if again else None
+        self._add_index(entry, snapshot.version, rebuild)
         return self
 
     def drop_index(self, name: str) -> Self:
@@ -136,6 +116,40 @@ class TableIndexes(TableCore):
         return [self._optimize(one, retrain, progress) for one in names]
 
     # --- inside -------------------------------------------------------------------------------------------
+
+    def _add_index(
+        self, entry: IndexEntry, base: Version, rebuild: Callable[[Snapshot], IndexEntry] | None = None
+    ) -> None:
+        """Commit an index that was built over a version; its files are removed where it is refused."""
+        record = OperationRecord(
+            kind="create_index",
+            fields_read=frozenset({entry.field_id}),
+            claims=frozenset({f"index:{entry.name}"}),
+        )
+        summary = {"index": entry.name, "metric": entry.metric}
+        change = AddIndex(record=record, summary=summary, entry=entry, rebuild=rebuild)
+        try:
+            self._commit(change, base=base)
+        except REFUSALS:
+            self._engine.discard_files(self._store, (), [shard.path for shard in entry.shards])
+            raise
+
+    def _index_request(
+        self,
+        column: str,
+        metric: str,
+        name: str | None,
+        options: Mapping[str, object],
+        progress: Progress | None = None,
+    ) -> IndexRequest:
+        return IndexRequest(
+            column=vector_column(self._snapshot.schema, column, ()).name,
+            metric=check_metric(metric),
+            name=name or f"{column}_{metric}",
+            options=options,
+            progress=progress,
+            new_id=self._around.new_id,
+        )
 
     def _index(self, name: str) -> IndexEntry:
         entries = {entry.name: entry for entry in self._snapshot.version.indexes}

@@ -16,7 +16,7 @@ from lake_format.model import IndexEntry
 from lake_format.open_layout import not_open
 from lake_format.properties import age_property, flag_property, integer_property
 from lake_format.snapshot import Snapshot
-from lake_format.table_indexes import TableIndexes
+from lake_format.table_index_parts import TableIndexParts
 from lake_format.table_layout import TableLayout
 
 __all__ = ["TableMaintenance"]
@@ -30,7 +30,7 @@ _DISORDER, _SORTED = 0.1, 4
 _Step = tuple[bool, str, Callable[[], Any]]
 
 
-class TableMaintenance(TableIndexes, TableLayout):
+class TableMaintenance(TableIndexParts, TableLayout):
     """The policy is a matter of table properties, ``maintain.*``."""
 
     def maintain(self, *, dry_run: bool = False, progress: Progress | None = None) -> MaintenanceReport:

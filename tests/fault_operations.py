@@ -104,6 +104,11 @@ def _collect(table: lake.Table) -> None:
     table.collect_garbage(dry_run=False, grace=timedelta(0))
 
 
+def _index_in_parts(table: lake.Table) -> None:
+    plan = table.plan_index("v", "cosine")
+    table.commit_index([table.join_index_parts(map(table.index_part, tasks)) for tasks in plan])
+
+
 OPERATIONS = [
     Struck("append", lambda table: table.append(rows(*NEW))),
     Struck("append once", lambda table: table.append(rows(*NEW), idempotency=("job", 1))),
@@ -129,6 +134,7 @@ OPERATIONS = [
     Struck("backfill", lambda table: table.backfill("later", lake.sql("id + 1"), "id <> 5")),
     Struck("backfill job", lambda table: table.backfill("later", lake.sql("id + 1"), "id <> 5", job="j")),
     Struck("create index", lambda table: table.create_index("v", "cosine")),
+    Struck("create index in parts", _index_in_parts),
     Struck("optimize index", lambda table: table.optimize_index()),
     Struck("drop index", lambda table: table.drop_index(INDEXED)),
     Struck("set properties", lambda table: table.set_properties({"user.note": "a"})),

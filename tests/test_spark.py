@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from index_samples import clustered
 from spark_session import session
 
 import lake_format as lake
@@ -223,6 +224,55 @@ def test_a_column_computed_on_executors_touches_no_other_file(spark: Any, table:
     assert {file["path"] for file in table.inspect.files().to_pylist()} > before
     found = table.scan(["id", "double"]).read_all().to_pydict()
     assert found["double"] == [2 * one for one in found["id"]]
+
+
+def found(table: Table, queries: np.ndarray) -> list[int]:
+    answer = table.search(queries, 10, select=["id"]).to_arrow()
+    return answer.column("id").to_pylist()  # type: ignore[no-any-return]
+
+
+def test_an_index_built_on_executors_answers_as_one_built_at_once(spark: Any, tmp_path: Path) -> None:
+    """Executors encode and join; the driver trains and commits once. spec: IDX-14"""
+    vectors, queries = clustered(5000, 24, queries=50)
+    schema = pa.schema([("id", pa.int64()), ("vec", pa.list_(pa.float32(), 24))])
+    near, far = (lake.create(str(tmp_path / name), schema) for name in ("near", "far"))
+    for start, stop in ((0, 1200), (1200, 2000), (2000, 5000)):
+        values = pa.FixedSizeListArray.from_arrays(pa.array(vectors[start:stop].ravel()), 24)
+        data = pa.table({"id": np.arange(start, stop), "vec": values}, schema=schema)
+        near.append(data)
+        far.append(data)
+    near.create_index("vec", "cosine", name="ours")
+    built = lake_spark.create_index(spark, far.uri, "vec", "cosine", name="ours")
+    assert built.version == far.version + 1
+    far.refresh()
+    one, other = (table.snapshot.version.indexes[0] for table in (near, far))
+    assert (one.name, one.kind, one.parameters) == (other.name, other.kind, other.parameters)
+    assert found(near, queries) == found(far, queries)
+    lake_spark.create_index(spark, far.uri, "vec", "cosine", name="ours", parallelism=2, shard_rows=2500)
+    assert len(far.refresh().snapshot.version.indexes[0].shards) == 2
+    exact = far.search(queries, 10, select=["id"], exact=True, metric="cosine").to_arrow()["id"].to_pylist()
+    pairs = zip(np.reshape(found(far, queries), (-1, 10)), np.reshape(exact, (-1, 10)), strict=True)
+    assert np.mean([len(np.intersect1d(mine, true)) for mine, true in pairs]) >= 9.5
+    assert not far.verify().problems
+
+
+def test_an_index_that_cannot_be_built_leaves_the_table_as_it_was(spark: Any, table: Table) -> None:
+    with pytest.raises(lake.InvalidInputError, match="unknown index option 'probes'"):
+        lake_spark.create_index(spark, table.uri, "vec", probes=3)
+    with pytest.raises(lake.InvalidInputError, match="not a vector"):
+        lake_spark.create_index(spark, table.uri, "price")
+    with pytest.raises(lake.InvalidInputError, match="parts must be"):
+        lake_spark.create_index(spark, table.uri, "vec", parallelism=0)
+    table.append(rows(1000, 2000))
+    bad = rows(5000, 1).to_pylist()
+    table.append([bad[0] | {"vec": [0.0, float("inf"), 0.0, 0.0]}])
+    with pytest.raises(Exception, match="row id 2300 of column 'vec'"):
+        lake_spark.create_index(spark, table.uri, "vec")
+    assert not table.refresh().snapshot.version.indexes
+    assert not table.verify().problems
+    table.delete("id = 5000")
+    lake_spark.create_index(spark, table.uri, "vec")
+    assert len(table.refresh().snapshot.version.indexes) == 1
 
 
 def test_neighbours_in_sql_and_lateral(spark: Any, table: Table) -> None:

@@ -85,6 +85,12 @@ class DefaultEngine:
 
         return build_vector_index(snapshot, request, self._files)
 
+    def train_index(self, snapshot: Snapshot, request: IndexRequest) -> tuple[IndexEntry, IndexShard | None]:
+        """An index over no row yet, and a shard of no row with its model: enough to optimize it over some rows."""
+        from lake_engines.knn.build import train_vector_index  # noqa: PLC0415 - loads faiss
+
+        return train_vector_index(snapshot, request, self._files)
+
     def optimize_index(self, snapshot: Snapshot, request: IndexUpkeepRequest) -> EncodedRows | None:
         """Encode what an index lacks and put its small shards together."""
         from lake_engines.knn.optimize import optimize_vector_index  # noqa: PLC0415 - loads faiss

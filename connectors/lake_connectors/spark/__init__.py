@@ -24,9 +24,9 @@ except ImportError as _error:
 
 from lake_connectors.spark.fast import map_batches, read
 from lake_connectors.spark.functions import register
-from lake_connectors.spark.jobs import add_column, nearest_join
+from lake_connectors.spark.jobs import add_column, create_index, nearest_join
 from lake_connectors.spark.source import LakeSource
 
-__all__ = ["LakeSource", "add_column", "map_batches", "nearest_join", "read", "register"]
+__all__ = ["LakeSource", "add_column", "create_index", "map_batches", "nearest_join", "read", "register"]
 
 del _pyspark

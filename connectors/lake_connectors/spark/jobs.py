@@ -1,4 +1,4 @@
-"""Work on a table spread over a cluster: fill a new column by a function, and join with nearest neighbours."""
+"""Work on a table spread over a cluster: fill a new column, build an index, join with nearest neighbours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lake_format.errors import InvalidInputError
 from lake_format.schema import DISTANCE, DISTANCE_FIELD, ROW_ID, is_vector
 from lake_format.table import Table
 
-__all__ = ["add_column", "nearest_join"]
+__all__ = ["add_column", "create_index", "nearest_join"]
 
 
 def add_column(
@@ -73,6 +73,88 @@ def _fill(
         for number in batch.column("part").to_pylist():
             table.run_backfill(plan.parts[number], function)
             yield pa.record_batch([pa.array([number], pa.int32())], names=["done"])
+
+
+def create_index(
+    spark: SparkSession,
+    uri: str,
+    column: str,
+    metric: str = "l2",
+    *,
+    name: str | None = None,
+    parallelism: int | None = None,
+    shard_rows: int | None = None,
+    storage_options: Mapping[str, str] | None = None,
+    allow_external: Sequence[str] = (),
+    **options: object,
+) -> Table:
+    """Build a vector index on executors, in one commit at the end; it is searched as one of ``Table.create_index``.
+
+    The driver trains on a sample. Executors open the files themselves, encode the vectors of some fragments each,
+    put what they encoded together into shards, and measure their recall. Nothing is visible before the commit; what a
+    job that dies has written is garbage to collect. Rows appended meanwhile are found, and searched one by one until
+    ``optimize_index``.
+
+    Parameters
+    ----------
+    column, metric, name, options
+        As for ``Table.create_index``.
+    parallelism
+        How many tasks encode; by default twice as many as Spark runs side by side. No fragment is parted.
+    shard_rows
+        About how many rows a shard may have, by default 4,000,000; a task needs about 90 bytes of memory for each
+        (vectors of 128 components). A search asks every shard, so few are better.
+    allow_external
+        Places outside the table's root that it may read files from, as an imported table does.
+
+    Raises
+    ------
+    InvalidInputError
+        Not a vector column, an unknown metric or option, no rows to index, or, out of a task, a row with a NaN or
+        infinite value (the row id is named).
+    """
+    place = Place(uri, storage_options=dict(storage_options or {}), allow_external=tuple(allow_external))
+    table = place.open()
+    wanted = spark.sparkContext.defaultParallelism * 2 if parallelism is None else parallelism
+    plan = table.plan_index(column, metric, name=name, parts=wanted, shard_rows=shard_rows, **options)
+    tasks = [(number, task) for number, shard in enumerate(plan) for task in shard]
+    encoded = _on_executors(spark, [(shard, [task]) for shard, task in tasks], partial(_encode, place))
+    gathered: list[list[bytes]] = [[] for _ in plan]
+    for shard, part in encoded:
+        gathered[shard].append(part)
+    parts = [(shard, found) for shard, found in enumerate(gathered) if len(found) > 1]
+    joined = dict(_on_executors(spark, parts, partial(_join, place)))
+    return table.commit_index([joined.get(shard, found[0]) for shard, found in enumerate(gathered)])
+
+
+def _on_executors(
+    spark: SparkSession, work: Sequence[tuple[int, list[bytes]]], function: Callable[[list[bytes]], bytes]
+) -> list[tuple[int, bytes]]:
+    """What a function makes of each piece of work, a task each."""
+    if not work:
+        return []
+    rows = [(place, *one) for place, one in enumerate(work)]
+    frame = spark.createDataFrame(rows, "place int, shard int, given array<binary>")
+    spread = frame.repartitionById(len(rows), frame["place"])
+    found = spread.mapInArrow(partial(_worked, function), "shard int, made binary").collect()
+    return [(row.shard, bytes(row.made)) for row in found]
+
+
+def _worked(
+    function: Callable[[list[bytes]], bytes], batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for row in batch.to_pylist():
+            made = pa.array([function(row["given"])], pa.binary())
+            yield pa.record_batch([pa.array([row["shard"]], pa.int32()), made], names=["shard", "made"])
+
+
+def _encode(place: Place, given: list[bytes]) -> bytes:
+    return place.open().index_part(given[0], threads=1)
+
+
+def _join(place: Place, given: list[bytes]) -> bytes:
+    return place.open().join_index_parts(given, threads=1)
 
 
 def nearest_join(

@@ -4,7 +4,7 @@
 The package knows no tables: vectors have ordinals, callers map them to rows. Bytes: ``spec/index.md``.
 """
 
-from lake_engines.index.building import build_index
+from lake_engines.index.building import FLAT_LIMIT, build_index, write_empty
 from lake_engines.index.interface import (
     BuiltIndex,
     CalibrationRow,
@@ -17,8 +17,10 @@ from lake_engines.index.interface import (
 from lake_engines.index.model import Model
 from lake_engines.index.reader import IndexReader
 from lake_engines.index.selection import Selection
+from lake_engines.index.training import train_index
 
 __all__ = [
+    "FLAT_LIMIT",
     "BuiltIndex",
     "CalibrationRow",
     "Candidates",
@@ -30,4 +32,6 @@ __all__ = [
     "Selection",
     "VectorSource",
     "build_index",
+    "train_index",
+    "write_empty",
 ]

@@ -11,7 +11,7 @@ import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,11 +19,12 @@ import numpy.typing as npt
 
 from lake_engines.index.calibration import Measurement, calibrate
 from lake_engines.index.copying import CopiedShard
-from lake_engines.index.drift import FLAT_LIMIT, SAMPLE, mean_error
+from lake_engines.index.drift import FLAT_LIMIT
 from lake_engines.index.encoding import Encoder, RowNamer, check_finite
 from lake_engines.index.ground_truth import GroundTruth, held_out_queries
 from lake_engines.index.interface import (
     F32,
+    I64,
     U8,
     BuiltIndex,
     CalibrationRow,
@@ -32,7 +33,7 @@ from lake_engines.index.interface import (
     VectorSource,
     check_metric,
 )
-from lake_engines.index.kernel import Coarse, ListScanner, use_threads
+from lake_engines.index.kernel import Coarse, ListScanner, kernel_threads, use_threads
 from lake_engines.index.layout import (
     ALIGNMENT,
     FLAT_BLOB,
@@ -48,11 +49,11 @@ from lake_engines.index.list_store import place_all
 from lake_engines.index.model import Model, model_id, row_norms
 from lake_engines.index.packing import pack_codes
 from lake_engines.index.refinement import RECORDS_PER_CHECKSUM, chunk_checksums, record_size
-from lake_engines.index.training import default_list_count, train_model
+from lake_engines.index.training import check_list_count, train_index
 from lake_format.errors import InvalidInputError
 from lake_format.puffin import ByteSink, PuffinWriter
 
-__all__ = ["FLAT_LIMIT", "build_index"]
+__all__ = ["FLAT_LIMIT", "build_index", "write_empty"]
 
 _BLOCK_FLOATS = 1 << 20  # components per block: what fits in a core's cache a few times over
 _MAX_COUNT = (1 << 32) - 1
@@ -70,7 +71,7 @@ def build_index(
     refine: bool = True,
     model: Model | None = None,
     copied: Sequence[CopiedShard] = (),
-    calibration: tuple[CalibrationRow, ...] = (),
+    calibration: tuple[CalibrationRow, ...] | None = None,
     fields: Sequence[int] = (),
     name_row: RowNamer = "ordinal {}".format,
 ) -> BuiltIndex:
@@ -98,7 +99,8 @@ def build_index(
     copied
         Shards of that model whose codes are taken over for the vectors they hold.
     calibration
-        Use these rows instead of measuring; vectors that are copied are then not read at all.
+        Use these rows, or none, instead of measuring; vectors that are copied are then not read at all. None
+        measures.
     fields
         Field ids to record in the container.
     name_row
@@ -128,16 +130,34 @@ def build_index(
     try:
         if model is None:
             report("train", 0, 1)
-            wanted = lists or default_list_count(source.count, source.dimension)
-            with _pool(job.threads) as pool:
-                model = train_model(source, metric, wanted, seed=seed, name_row=name_row, pool=pool)
+            model, notes = train_index(
+                source, metric, lists=lists, seed=seed, threads=job.threads, name_row=name_row
+            )
+            job.notes.update(notes)
             report("train", 1, 1)
-            sample = np.linspace(0, source.count - 1, min(SAMPLE, source.count)).astype(np.int64)
-            job.notes["trained_rows"] = source.count
-            job.notes["training_error"] = mean_error(model, source.gather(sample))
         return job.build(model, seed, refine=refine)
     finally:
         use_threads(before)
+
+
+def write_empty(model: Model, writer: ByteSink, *, refine: bool) -> BuiltIndex:
+    """Write a shard of no vector: what hands a model on to whoever encodes vectors with it."""
+    nothing = _NoVectors(model.dimension)
+    return build_index(
+        nothing, metric=model.metric, writer=writer, refine=refine, model=model, calibration=()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _NoVectors:
+    dimension: int
+    count: int = 0
+
+    def read(self, start: int, stop: int) -> F32:
+        return np.empty((0, self.dimension), np.float32)
+
+    def gather(self, ordinals: I64) -> F32:
+        return np.empty((0, self.dimension), np.float32)
 
 
 def _check_arguments(source: VectorSource, metric: Metric, lists: int | None, model: Model | None) -> None:
@@ -147,8 +167,7 @@ def _check_arguments(source: VectorSource, metric: Metric, lists: int | None, mo
         raise InvalidInputError(
             f"{source.count} vectors are more than one index file holds", fix="build several shards"
         )
-    if lists is not None and not 1 <= lists <= 65_535:
-        raise InvalidInputError(f"the number of lists must lie in [1, 65535], not {lists}")
+    check_list_count(lists)
     if model is not None and (model.dimension, model.metric) != (source.dimension, metric):
         raise InvalidInputError(
             f"a model for {model.metric} over {model.dimension} components does not fit "
@@ -202,7 +221,7 @@ class _Build:
     fields: tuple[int, ...]
     name_row: RowNamer
     copied: tuple[CopiedShard, ...] = ()
-    calibration: tuple[CalibrationRow, ...] = ()
+    calibration: tuple[CalibrationRow, ...] | None = None
     notes: dict[str, int | float] = field(default_factory=dict)
     """Figures of the training, to be kept with the index."""
 
@@ -223,7 +242,7 @@ class _Build:
     def build(self, model: Model, seed: int, *, refine: bool) -> BuiltIndex:
         """Encode, pack, calibrate and write."""
         container = PuffinWriter(self.output, properties=_CREATED_BY)
-        if self.calibration:
+        if self.calibration is not None:
             encoded = self._encode(model, None, container, refine=refine)
             table, region = _pack(encoded, model, container.position)
             del encoded
@@ -336,7 +355,7 @@ class _Build:
     ) -> Iterator[tuple[int, U8 | None]]:
         """Run ``work`` on threads, a few spans ahead at most; yields (stop, result) in order."""
         waiting: deque[tuple[int, Future[U8 | None]]] = deque()
-        with _pool(self.threads) as pool:
+        with kernel_threads(self.threads) as pool:
             try:
                 for start, stop in spans:
                     waiting.append((stop, pool.submit(work, start, stop)))
@@ -417,11 +436,6 @@ class _Build:
 
 
 _CREATED_BY = {"created-by": "lake-format"}
-
-
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Python threads that each run the kernel single-threaded."""
-    return ThreadPoolExecutor(threads, initializer=use_threads, initargs=(1,))
 
 
 def _spans(count: int, step: int) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = [
     "ListScanner",
     "Nearest",
     "faiss_module",
+    "kernel_threads",
     "selector",
     "train_codebook",
     "use_threads",
@@ -66,6 +68,11 @@ def use_threads(count: int) -> int:
     if before != count:
         faiss.omp_set_num_threads(count)
     return before
+
+
+def kernel_threads(count: int) -> ThreadPoolExecutor:
+    """Python threads that each run the kernel single-threaded."""
+    return ThreadPoolExecutor(count, initializer=use_threads, initargs=(1,))
 
 
 class Coarse:

@@ -5,18 +5,21 @@ Reads only the sample. Deterministic for a seed.
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
 from lake_engines.index.clustering import cluster, cluster_components
+from lake_engines.index.drift import SAMPLE, mean_error
 from lake_engines.index.encoding import RowNamer, check_finite, correction_tables, correction_values
 from lake_engines.index.interface import F32, I64, Metric, VectorSource
-from lake_engines.index.kernel import Codec
+from lake_engines.index.kernel import Codec, kernel_threads, use_threads
 from lake_engines.index.model import Model, padded_dimension, prepare, row_norms, sub_dimension
+from lake_format.errors import InvalidInputError
 
-__all__ = ["default_list_count", "sample_ordinals", "train_model"]
+__all__ = ["check_list_count", "default_list_count", "sample_ordinals", "train_index", "train_model"]
 
 _RUN = 8  # neighbouring rows are sampled together: fewer reads, hardly less variety
 _PER_LIST = 40
@@ -30,6 +33,46 @@ def default_list_count(count: int, dimension: int) -> int:
     """Choose the number of lists: about the square root, fewer where centroids are long and fill the head."""
     factor = 1.25 if dimension <= 256 else 0.8
     return int(max(1, min(factor * count**0.5, count // 200, 65_535)))
+
+
+def check_list_count(lists: int | None) -> None:
+    """InvalidInputError for more lists than an index can have, or none."""
+    if lists is not None and not 1 <= lists <= 65_535:
+        raise InvalidInputError(f"the number of lists must lie in [1, 65535], not {lists}")
+
+
+def train_index(
+    source: VectorSource,
+    metric: Metric,
+    *,
+    lists: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    name_row: RowNamer = "ordinal {}".format,
+) -> tuple[Model, dict[str, int | float]]:
+    """Learn a model from a sample, and nothing else; returns it with the figures to be kept with the index.
+
+    Parameters
+    ----------
+    source, metric, lists, seed, threads, name_row
+        As for a build.
+
+    Raises
+    ------
+    InvalidInputError
+        A sampled vector is not finite, or the number of lists is out of range.
+    """
+    check_list_count(lists)
+    wanted = lists or default_list_count(source.count, source.dimension)
+    before = use_threads(1)
+    try:
+        with kernel_threads(threads or os.cpu_count() or 1) as pool:
+            model = train_model(source, metric, wanted, seed=seed, name_row=name_row, pool=pool)
+        sample = np.linspace(0, source.count - 1, min(SAMPLE, source.count)).astype(np.int64)
+        error = mean_error(model, source.gather(sample))
+    finally:
+        use_threads(before)
+    return model, {"trained_rows": source.count, "training_error": error}
 
 
 def train_model(

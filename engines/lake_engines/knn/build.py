@@ -1,15 +1,16 @@
-"""Builds a vector index over the live rows of a snapshot, fed to the index builder in row-id order."""
+"""Builds a vector index over the live rows of a snapshot, fed to the index builder in row-id order; or trains one."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from lake_engines.fragment_reader import ReaderPool
-from lake_engines.index import build_index
+from lake_engines.index import FLAT_LIMIT, BuiltIndex, IndexReader, build_index, train_index, write_empty
 from lake_engines.index.interface import check_metric
 from lake_engines.knn.coverage import Addresses, Runs, cover
 from lake_engines.knn.distances import F32, I64
@@ -18,11 +19,18 @@ from lake_format.engine import IndexRequest
 from lake_format.errors import InvalidInputError
 from lake_format.model import IndexEntry, IndexShard
 from lake_format.paths import index_path
-from lake_format.row_ids import encode_row_ids
+from lake_format.row_ids import U64, encode_row_ids
 from lake_format.schema import field_id
 from lake_format.snapshot import Snapshot
 
-__all__ = ["SnapshotVectors", "build_vector_index", "rows_with_vectors"]
+__all__ = [
+    "SnapshotVectors",
+    "build_vector_index",
+    "open_shard",
+    "rows_with_vectors",
+    "stored_shard",
+    "train_vector_index",
+]
 
 
 class SnapshotVectors:
@@ -81,14 +89,11 @@ def build_vector_index(snapshot: Snapshot, request: IndexRequest, pool: ReaderPo
     addresses = Addresses(snapshot)
     column = VectorColumn(snapshot, addresses, request.column, pool)
     row_ids, runs = rows_with_vectors(addresses, column)
-    if len(row_ids) == 0:
-        raise InvalidInputError(
-            f"column {request.column!r} has no vectors to index", fix="append rows before building an index"
-        )
+    source = _some(SnapshotVectors(column, runs), request)
     path = index_path(request.new_id())
     with snapshot.store.open_writer(path) as writer:
         built = build_index(
-            SnapshotVectors(column, runs),
+            source,
             metric=check_metric(request.metric),
             writer=writer,
             progress=request.progress,
@@ -97,27 +102,98 @@ def build_vector_index(snapshot: Snapshot, request: IndexRequest, pool: ReaderPo
             seed=options.seed,
             refine=options.refine,
         )
-    shard = IndexShard(
+    parameters = {**built.parameters, "model_id": built.model_id}
+    shard = stored_shard(path, built, row_ids)
+    return replace(_entry(snapshot, request, built.kind, parameters), shards=(shard,))
+
+
+def train_vector_index(
+    snapshot: Snapshot, request: IndexRequest, pool: ReaderPool
+) -> tuple[IndexEntry, IndexShard | None]:
+    """An index that has no shard yet, and a shard of no vector that hands its model on; it is learned from a sample.
+
+    So few rows that they are indexed without codes need no model; they must not be parted. Memory: the sample, and
+    what grows with the number of runs of rows, not of rows.
+
+    Raises
+    ------
+    InvalidInputError
+        As :func:`build_vector_index`, for the vectors of the sample.
+    """
+    options = _checked_options(request)
+    addresses = Addresses(snapshot)
+    column = VectorColumn(snapshot, addresses, request.column, pool)
+    source = _some(SnapshotVectors(column, _runs_with_vectors(addresses, column)[1]), request)
+    if source.count < FLAT_LIMIT:
+        return _entry(snapshot, request, "flat", {"refine": int(options.refine)}), None
+
+    def name_row(ordinal: int) -> str:
+        row_ids = addresses.row_ids(source.addresses(np.array([ordinal])))
+        return f"row id {int(row_ids[0])} of column {request.column!r}"
+
+    metric = check_metric(request.metric)
+    model, notes = train_index(source, metric, lists=options.lists, seed=options.seed, name_row=name_row)
+    path = index_path(request.new_id())
+    with snapshot.store.open_writer(path) as writer:
+        built = write_empty(model, writer, refine=options.refine)
+    parameters = {**built.parameters, **notes, "model_id": built.model_id}
+    return _entry(snapshot, request, built.kind, parameters), stored_shard(
+        path, built, np.empty(0, np.uint64)
+    )
+
+
+def _some(source: SnapshotVectors, request: IndexRequest) -> SnapshotVectors:
+    if source.count == 0:
+        raise InvalidInputError(
+            f"column {request.column!r} has no vectors to index", fix="append rows before building an index"
+        )
+    return source
+
+
+def stored_shard(path: str, built: BuiltIndex, row_ids: U64) -> IndexShard:
+    """What a version says of an index file over these rows."""
+    return IndexShard(
         path=path,
         size=built.size,
         head_length=built.head_length,
         head_crc=built.head_crc,
         row_count=len(row_ids),
-        row_ids=encode_row_ids(row_ids),
+        row_ids=encode_row_ids(row_ids) if len(row_ids) else b"",
     )
+
+
+def open_shard(snapshot: Snapshot, shard: IndexShard) -> IndexReader:
+    """A reader of an index file of the snapshot's table."""
+    return IndexReader.open(
+        snapshot.store,
+        shard.path,
+        size=shard.size,
+        head_length=shard.head_length,
+        head_crc=shard.head_crc,
+    )
+
+
+def _entry(snapshot: Snapshot, request: IndexRequest, kind: str, parameters: Mapping[str, Any]) -> IndexEntry:
     return IndexEntry(
         index_id=str(request.new_id()),
         name=request.name,
-        kind=built.kind,
+        kind=kind,
         field_id=field_id(snapshot.schema.field(request.column)),
         metric=request.metric,
-        parameters={**built.parameters, "model_id": built.model_id},
-        shards=(shard,),
+        parameters=parameters,
+        shards=(),
     )
 
 
-def rows_with_vectors(addresses: Addresses, column: VectorColumn) -> tuple[np.ndarray, Runs]:
+def rows_with_vectors(addresses: Addresses, column: VectorColumn) -> tuple[U64, Runs]:
     """Ascending row ids of live rows whose vector is not NULL, and their addresses as runs in that order."""
+    first, (address, length) = _runs_with_vectors(addresses, column)
+    ids = np.repeat(first - (np.cumsum(length) - length), length) + np.arange(int(length.sum()))
+    return ids.astype(np.uint64), (address, length)
+
+
+def _runs_with_vectors(addresses: Addresses, column: VectorColumn) -> tuple[I64, Runs]:
+    """The same as runs: the first row id of each, and starts and lengths in addresses."""
     first, length, address = addresses.live_runs()
     if len(column.null_addresses):
         present = cover(addresses, None).without(column.null_addresses).uncovered
@@ -129,8 +205,7 @@ def rows_with_vectors(addresses: Addresses, column: VectorColumn) -> tuple[np.nd
         first = first[run] + starts - address[run]
         order = np.argsort(first)
         first, length, address = first[order], sizes[order], starts[order]
-    ids = np.repeat(first - (np.cumsum(length) - length), length) + np.arange(int(length.sum()))
-    return ids.astype(np.uint64), (address, length)
+    return first, (address, length)
 
 
 def _ascending(values: I64) -> bool:

@@ -20,14 +20,14 @@ from lake_engines.index import BuiltIndex, IndexReader, Model, build_index
 from lake_engines.index.copying import CopiedShard
 from lake_engines.index.drift import SAMPLE, drift, mean_error
 from lake_engines.index.interface import CalibrationRow, check_metric
-from lake_engines.knn.build import SnapshotVectors, rows_with_vectors
+from lake_engines.knn.build import SnapshotVectors, open_shard, rows_with_vectors, stored_shard
 from lake_engines.knn.coverage import Addresses
 from lake_engines.knn.vectors import VectorColumn
 from lake_format.errors import CorruptionError
 from lake_format.index_upkeep import EncodedRows, IndexUpkeepRequest
 from lake_format.model import IndexShard
 from lake_format.paths import index_path
-from lake_format.row_ids import U64, encode_row_ids
+from lake_format.row_ids import U64
 from lake_format.schema import field_by_id
 from lake_format.snapshot import Snapshot
 
@@ -125,7 +125,7 @@ class _Optimizing:
     def extend(self) -> IndexShard | None:
         """Encode all rows, whatever the index covers."""
         model = self._model() if len(self._live) else None
-        return None if model is None else self._build(self._live, model, [], ())[1]
+        return None if model is None else self._build(self._live, model, [], None)[1]
 
     def run(self) -> EncodedRows | None:
         """Choose, write, and say what was done."""
@@ -134,7 +134,7 @@ class _Optimizing:
             return self._write(list(range(len(self._entry.shards))), None, why)
         states = [self._state(index) for index in range(len(self._covered))]
         pending = len(self._live) - sum(state.current + state.stale for state in states)
-        chosen = choose_shards(states, pending)
+        chosen = list(range(len(states))) if self._request.join else choose_shards(states, pending)
         if not chosen and not pending:
             return None
         model = self._model()
@@ -157,6 +157,8 @@ class _Optimizing:
     def _model(self) -> Model | None:
         """The present model, out of the largest shard that has it."""
         wanted = self._entry.parameters.get("model_id")
+        if self._request.model is not None:
+            return open_shard(self._snapshot, self._request.model).model
         shards = self._entry.shards
         for index in sorted(range(len(shards)), key=lambda one: -shards[one].row_count):
             reader = self._reader(index)
@@ -189,7 +191,7 @@ class _Optimizing:
             calibration = self._calibration(copies, len(row_ids))
             built, shard = self._build(row_ids, model, copies, calibration)
             shards = (shard,)
-            parameters = self._parameters(built, measured=not calibration, trained=model is None)
+            parameters = self._parameters(built, measured=calibration is None, trained=model is None)
             kind = built.kind if model is None else kind
         return EncodedRows(
             shards=shards,
@@ -217,20 +219,23 @@ class _Optimizing:
                 copies.append(CopiedShard(self._snapshot.store, reader, old, new))
         return copies
 
-    def _calibration(self, copies: list[CopiedShard], rows: int) -> tuple[CalibrationRow, ...]:
-        """What was measured before, where the rows are mostly those it was measured on."""
+    def _calibration(self, copies: list[CopiedShard], rows: int) -> tuple[CalibrationRow, ...] | None:
+        """What was measured before, where the rows are mostly those it was measured on; None to measure."""
+        if not self._request.measure:
+            return ()
         measured = self._entry.parameters.get("calibrated_rows", self._entry.parameters.get("trained_rows"))
         largest = max(copies, key=lambda copy: len(copy.new), default=None)
         if largest is None or not isinstance(measured, int) or rows > _CALIBRATED_FOR * measured:
-            return ()
-        return largest.reader.calibration if _CALIBRATED_FOR * len(largest.new) >= rows else ()
+            return None
+        mostly = _CALIBRATED_FOR * len(largest.new) >= rows
+        return largest.reader.calibration or None if mostly else None
 
     def _build(
         self,
         row_ids: U64,
         model: Model | None,
         copies: list[CopiedShard],
-        calibration: tuple[CalibrationRow, ...],
+        calibration: tuple[CalibrationRow, ...] | None,
     ) -> tuple[BuiltIndex, IndexShard]:
         request, path = self._request, index_path(self._request.new_id())
         with self._snapshot.store.open_writer(path) as writer:
@@ -239,21 +244,14 @@ class _Optimizing:
                 metric=check_metric(self._entry.metric),
                 writer=writer,
                 progress=request.progress,
+                threads=request.threads,
                 name_row=lambda ordinal: f"row id {int(row_ids[ordinal])} of column {self._name!r}",
                 refine=self._refines,
                 model=model,
                 copied=copies,
                 calibration=calibration,
             )
-        shard = IndexShard(
-            path=path,
-            size=built.size,
-            head_length=built.head_length,
-            head_crc=built.head_crc,
-            row_count=len(row_ids),
-            row_ids=encode_row_ids(row_ids),
-        )
-        return built, shard
+        return built, stored_shard(path, built, row_ids)
 
     def _parameters(self, built: BuiltIndex, *, measured: bool, trained: bool) -> dict[str, object]:
         if trained:
@@ -270,14 +268,7 @@ class _Optimizing:
 
     def _reader(self, index: int) -> IndexReader:
         if index not in self._readers:
-            shard = self._entry.shards[index]
-            self._readers[index] = IndexReader.open(
-                self._snapshot.store,
-                shard.path,
-                size=shard.size,
-                head_length=shard.head_length,
-                head_crc=shard.head_crc,
-            )
+            self._readers[index] = open_shard(self._snapshot, self._entry.shards[index])
         return self._readers[index]
 
     def _source(self, row_ids: U64) -> SnapshotVectors:

@@ -6,6 +6,7 @@ few matching rows are compared one by one, and if an index yields too few candid
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -127,19 +128,21 @@ def _search_shards(
         "recall asked for": request.recall,
         "times probed wider": 1,
     }
-    asked = []
+    asked, sizes = [], []
     for shard, shard_map in zip(plan.entry.shards, plan.coverage.shards, strict=True):
         if shard_map.live == 0:
             continue
         selection = state.selection(shard, shard_map, plan.matches)
-        if (shard_map.live if selection is None else selection.count) > 0:
+        size = shard_map.live if selection is None else selection.count
+        if size > 0:
+            sizes.append(size)
             asked.append(partial(_search_shard, state, request, shard, shard_map, selection))
     # Lists of all shards are fetched in the same round; where they are mapped, one after another is quicker.
     parts = run_all(asked, together=not state.is_local)
     for candidates, _ in parts:
         facts = _added(facts, candidates.stats)
     if parts:
-        addresses = _nearest_candidates(parts, request.k)
+        addresses = _nearest_candidates(parts, sizes, request.k)
         _rerank(state, request, addresses, metric, found)
         facts["candidates compared exactly"] = int((addresses >= 0).sum())
     else:
@@ -160,11 +163,18 @@ def _search_shard(
     return candidates, shard_map.address_of(candidates.ordinals)
 
 
-def _nearest_candidates(parts: Sequence[tuple[Candidates, I64]], k: int) -> I64:
-    """Addresses of the best candidates of all shards, as many a query as the widest shard gave (-1: none).
+def _nearest_candidates(parts: Sequence[tuple[Candidates, I64]], sizes: Sequence[int], k: int) -> I64:
+    """Addresses of the best candidates of all shards (-1: none).
 
-    Approximate distances of different shards compare, as each is near the true one (IDX-8). Candidates of unknown
-    distance stay, as nothing says how far they are.
+    Approximate distances of different shards compare, as each is near the true one (IDX-8). A shard's number of
+    candidates was measured among its own rows. Among more rows, more of them seem as near: about with the square root
+    of how many more, on all data that was tried. Candidates of unknown distance stay, as nothing says how far they
+    are.
+
+    Parameters
+    ----------
+    sizes
+        How many rows were searched in each shard.
     """
     if len(parts) == 1:
         return parts[0][1]
@@ -172,7 +182,8 @@ def _nearest_candidates(parts: Sequence[tuple[Candidates, I64]], k: int) -> I64:
     distances = np.concatenate([candidates.distances for candidates, _ in parts], axis=1)
     distances = np.where(addresses < 0, np.inf, np.where(np.isnan(distances), -np.inf, distances))
     unknown = int((distances == -np.inf).sum(axis=1).max(initial=0))
-    width = unknown + max(k, *(found.shape[1] for _, found in parts))
+    widest, size = max((found.shape[1], size) for (_, found), size in zip(parts, sizes, strict=True))
+    width = unknown + max(k, math.ceil(widest * math.sqrt(sum(sizes) / size)))
     if width >= addresses.shape[1]:
         return addresses
     best = np.argpartition(distances, width - 1, axis=1)[:, :width]

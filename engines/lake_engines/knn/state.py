@@ -14,6 +14,7 @@ from typing import TypeVar
 from lake_engines.filters import compile_filter
 from lake_engines.fragment_reader import ReaderPool
 from lake_engines.index import IndexReader, Selection
+from lake_engines.knn.build import open_shard
 from lake_engines.knn.coverage import Addresses, Coverage, ShardMap, cover
 from lake_engines.knn.matches import Matches, find_matches
 from lake_engines.knn.vectors import VectorColumn
@@ -40,13 +41,7 @@ class IndexPool:
         with self._lock:
             reader = self._readers.get(shard.path)
             if reader is None:
-                reader = self._readers[shard.path] = IndexReader.open(
-                    snapshot.store,
-                    shard.path,
-                    size=shard.size,
-                    head_length=shard.head_length,
-                    head_crc=shard.head_crc,
-                )
+                reader = self._readers[shard.path] = open_shard(snapshot, shard)
             self._readers.move_to_end(shard.path)
             while len(self._readers) > _OPEN_INDEXES:
                 self._readers.popitem(last=False)
