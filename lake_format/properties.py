@@ -41,7 +41,9 @@ _UNITS = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 PROPERTIES: Mapping[str, _Property] = {
     "write.scalar-format": _Property(
-        "vortex", lambda text: text in ("vortex", "parquet"), "'vortex' or 'parquet'"
+        "auto",
+        lambda text: text in ("auto", "vortex", "parquet"),
+        "'auto' (by size), 'vortex' or 'parquet'",
     ),
     "write.layout": _Property("split", lambda text: text in ("split", "open"), "'split' or 'open'"),
     "write.fragment-rows": _Property("1048576", _whole_number_from(1), "a whole number of rows, at least 1"),

@@ -140,7 +140,7 @@ def test_vectors_are_read_where_they_lie(tmp_path: Path, remote: bool) -> None:
     table.take([0], columns=["v"])
     store.read = 0
     assert table.take([5, count - 1], columns=["v"])["v"].to_pylist() == values[[5, count - 1]].tolist()
-    assert store.read == (32 if remote else 0)
+    assert store.read == (16 if remote else 0)  # the last row's came with the footer
     assert table.take(places, columns=["v"])["v"].to_pylist() == values[places].tolist()
     assert table.take(places, columns=["h"])["h"].to_pylist() == half.reshape(-1, 2)[places].tolist()
     query = [0.1, 0.2, -0.3, 0.4]

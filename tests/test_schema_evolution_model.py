@@ -80,7 +80,7 @@ class World:
         uri = f"memory://evolution-{uuid.uuid4().hex}/t"
         properties = {
             "write.fragment-rows": 5,
-            "write.scalar-format": data.draw(st.sampled_from(["vortex", "parquet"])),
+            "write.scalar-format": data.draw(st.sampled_from(["vortex", "auto", "parquet"])),
         }
         self.table = lake.create(
             uri, pa.schema([node.arrow() for node in self.columns]), properties=properties

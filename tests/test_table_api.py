@@ -69,7 +69,7 @@ def test_metadata_as_tables(table: lake.Table) -> None:
     look = table.inspect
     assert look.fragments().column("rows").to_pylist() == [60, 40]
     assert look.fragments().column("first_row_id").to_pylist() == [0, 60]
-    assert sorted(set(look.files().column("format").to_pylist())) == ["parquet", "vortex"]
+    assert set(look.files().column("format").to_pylist()) == {"parquet"}, "small files are Parquet"
     assert pc.sum(look.manifests().column("rows")).as_py() == 100
     (index,) = look.indexes().to_pylist()
     assert (index["name"], index["column"], index["metric"], index["rows"]) == ("v_l2", "v", "l2", 60)
@@ -88,7 +88,7 @@ def test_columns_filters_and_limits(table: lake.Table) -> None:
 
 def test_a_scan_is_lazy(tmp_path: Path) -> None:
     """What is not read is not fetched."""
-    lake.create(str(tmp_path / "t"), SCHEMA, properties={"write.fragment-rows": 10}).append(data(100))
+    lake.create(str(tmp_path / "t"), SCHEMA, properties={"write.fragment-rows": 500}).append(data(5000))
     metered = MeteredStore(FaultyStore(open_store(str(tmp_path / "t"))))
     table = lake.open("unused", store=metered)
     reader = table.scan()
@@ -99,12 +99,12 @@ def test_a_scan_is_lazy(tmp_path: Path) -> None:
 
 
 def test_pruning_reads_only_what_may_match(tmp_path: Path) -> None:
-    lake.create(str(tmp_path / "t"), SCHEMA, properties={"write.fragment-rows": 10}).append(data(100))
+    lake.create(str(tmp_path / "t"), SCHEMA, properties={"write.fragment-rows": 500}).append(data(5000))
     metered = MeteredStore(FaultyStore(open_store(str(tmp_path / "t"))))
     table = lake.open("unused", store=metered)
     assert table.scan(["id"], "id = 42").read_all().column("id").to_pylist() == [42]
     one = metered.usage().bytes_read
-    assert table.scan(["id"], "id >= 0").read_all().num_rows == 100
+    assert table.scan(["id"], "id >= 0").read_all().num_rows == 5000
     assert one < metered.usage().bytes_read / 4
 
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from uuid import UUID
 
 import pyarrow as pa
 
 from lake_engines.arrays import unsliced
-from lake_engines.files import open_writer, vortex_can_hold
+from lake_engines.files import open_sized_writer, open_writer, vortex_can_hold
 from lake_engines.files.base import FileWriter
 from lake_engines.ingest import as_batches, conform
 from lake_engines.ordering.arranging import Arranger, Piece
@@ -29,7 +30,7 @@ from lake_format.paths import data_path
 from lake_format.properties import integer_property, text_property
 from lake_format.schema import field_id, is_vector
 from lake_format.statistics import StatisticsBuilder
-from lake_format.store.base import Store
+from lake_format.store.base import Store, is_local
 
 __all__ = ["GroupPlan", "discard", "discard_objects", "plan_groups", "write_fragments"]
 
@@ -43,11 +44,22 @@ class GroupPlan:
     """Columns that share a file: their names in order and the file's format."""
 
     columns: tuple[str, ...]
-    format: str  # "vortex" or "parquet"
+    format: str  # "vortex", "parquet", or "auto": Vortex, but for small files on a local disk
     features: frozenset[str] = frozenset()
-    """What a reader of the file must know."""
+    """What a reader of a Parquet file must know."""
     is_open: bool = False
     """Whether it is a file of the open layout."""
+
+    def open_writer(self, store: Store, schema: pa.Schema, new_id: Callable[[], UUID]) -> FileWriter:
+        """A writer for a new file of the group."""
+        if self.format == "auto" and is_local(store):
+            return open_sized_writer(store, lambda chosen: data_path(new_id(), chosen), schema)
+        chosen = "vortex" if self.format == "auto" else self.format
+        return open_writer(store, data_path(new_id(), chosen), schema, format=chosen, plain=self.is_open)
+
+    def needs(self, file_format: str) -> frozenset[str]:
+        """What a reader of a file of the group must know."""
+        return frozenset({"vortex-files"}) if file_format == "vortex" else self.features
 
 
 def plan_groups(schema: pa.Schema, properties: Mapping[str, str]) -> list[GroupPlan]:
@@ -65,9 +77,9 @@ def plan_groups(schema: pa.Schema, properties: Mapping[str, str]) -> list[GroupP
         if is_vector(field.type)
     ]
     scalars = [field for field in schema if not is_vector(field.type)]
-    vortex = [field.name for field in scalars if scalar_format == "vortex" and vortex_can_hold(field.type)]
+    vortex = [field.name for field in scalars if scalar_format != "parquet" and vortex_can_hold(field.type)]
     parquet = [field.name for field in scalars if field.name not in set(vortex)]
-    groups = [GroupPlan(tuple(vortex), "vortex", frozenset({"vortex-files"}))] if vortex else []
+    groups = [GroupPlan(tuple(vortex), scalar_format)] if vortex else []
     groups += [GroupPlan(tuple(parquet), "parquet")] if parquet else []
     return groups + vectors
 
@@ -98,10 +110,7 @@ class _FragmentWriter:
         self._closed: dict[int, ColumnGroup] = {}
         try:
             for group, group_schema in zip(groups, self._schemas, strict=True):
-                path = data_path(request.new_id(), group.format)
-                self._writers.append(
-                    open_writer(store, path, group_schema, format=group.format, plain=group.is_open)
-                )
+                self._writers.append(group.open_writer(store, group_schema, request.new_id))
         except BaseException:
             self.abort()
             raise
@@ -131,7 +140,7 @@ class _FragmentWriter:
             field_ids=tuple(field_id(field) for field in self._schemas[number]),
             schema_id=self._schema_id,
             path=file.path,
-            format=self._groups[number].format,
+            format=file.format,
             size=file.size,
             layout=file.layout,
         )
@@ -172,7 +181,7 @@ def write_fragments(
         raise
     return Written(
         fragments=tuple(done),
-        features=frozenset().union(*(group.features for group in groups)) if done else frozenset(),
+        features=_features(groups, done),
         rows=sum(fragment.row_count for fragment in done),
         bytes=sum(group.size for fragment in done for group in fragment.groups),
         order=arranger.order,
@@ -234,6 +243,16 @@ def _slices(data: object, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 def _tell(progress: Progress | None, written: int, data: object) -> None:
     if progress is not None:
         progress("append", written, data.num_rows if isinstance(data, pa.Table | pa.RecordBatch) else 0)
+
+
+def _features(plans: list[GroupPlan], fragments: list[NewFragment]) -> frozenset[str]:
+    needed = {
+        feature
+        for fragment in fragments
+        for plan, group in zip(plans, fragment.groups, strict=True)
+        for feature in plan.needs(group.format)
+    }
+    return frozenset(needed)
 
 
 def discard(store: Store, written: Written) -> None:

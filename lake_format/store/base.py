@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
-__all__ = ["ByteRange", "ObjectInfo", "ObjectWriter", "Store"]
+from lake_format.errors import NotFoundError
+
+__all__ = ["ByteRange", "ObjectInfo", "ObjectWriter", "Store", "is_local"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +134,11 @@ class Store(Protocol):
     def local_path(self, path: str) -> str | None:
         """Return the file's path for memory mapping, or None where storage is not a local disk."""
         ...
+
+
+def is_local(store: Store) -> bool:
+    """Whether the store is a local disk, whose files are mapped instead of fetched."""
+    try:
+        return store.local_path("-") is not None
+    except NotFoundError:  # only a disk looks
+        return True

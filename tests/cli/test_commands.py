@@ -162,7 +162,7 @@ def test_describe_names_columns_readers_and_indexes(cli: Run, items: lake.Table)
         assert words in shown
     facts = cli("describe", "items", "--format", "json").rows[0]
     expected = {"name": "id", "type": "int64", "nullable": True, "default": None, "computed": None}
-    expected["formats"] = ["vortex"]
+    expected["formats"] = ["parquet"]
     assert facts["columns"][0] == expected
     assert facts["indexes"][0]["rows"] == ROWS
     assert cli("describe", "items", "--format", "csv").out.startswith(

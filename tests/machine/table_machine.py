@@ -31,7 +31,7 @@ class TableMachine(RuleBasedStateMachine):
 
     @initialize(
         keyed=st.booleans(),
-        scalar_format=st.sampled_from(["vortex", "vortex", "parquet"]),
+        scalar_format=st.sampled_from(["vortex", "auto", "parquet"]),
         fragment_rows=st.sampled_from([3, 8, 1000]),
         update_strategy=st.sampled_from(["auto", "auto", "rewrite", "patch", "move"]),
         index_on_append=st.booleans(),

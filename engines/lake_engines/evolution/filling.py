@@ -21,7 +21,6 @@ from lake_engines.changes.matching import live_positions
 from lake_engines.changes.placing import touched
 from lake_engines.changes.values import Target
 from lake_engines.evolution.sources import Source, open_source
-from lake_engines.files import open_writer
 from lake_engines.files.base import rows_only
 from lake_engines.filters import compile_filter
 from lake_engines.fragment_reader import FragmentReader, ReaderPool
@@ -32,7 +31,6 @@ from lake_format.errors import InvalidInputError
 from lake_format.filling import FillRequest
 from lake_format.model import ColumnGroup, NewFragment
 from lake_format.parallel import in_order
-from lake_format.paths import data_path
 from lake_format.row_edits import FragmentRewrite, RowEdits
 from lake_format.schema import field_id
 from lake_format.snapshot import Snapshot
@@ -168,10 +166,9 @@ def _fill_fragment(
     """One fragment's new file; None where no row of it gets a value."""
     schema = pa.schema([request.field])
     (plan,) = plan_groups(schema, snapshot.version.properties)
-    path = data_path(request.new_id(), plan.format)
     statistics = StatisticsBuilder(schema)
     gained: list[npt.NDArray[np.int64]] = []
-    writer = open_writer(snapshot.store, path, schema, format=plan.format, plain=plan.is_open)
+    writer = plan.open_writer(snapshot.store, schema, request.new_id)
     try:
         for column, got in _windows(snapshot, target, source, request, pool):
             batch = pa.RecordBatch.from_arrays([unsliced(column)], schema=schema)
@@ -190,7 +187,7 @@ def _fill_fragment(
         field_ids=(field_id(request.field),),
         schema_id=snapshot.version.schema_id,
         path=file.path,
-        format=plan.format,
+        format=file.format,
         size=file.size,
         layout=file.layout,
     )
@@ -199,7 +196,7 @@ def _fill_fragment(
         groups=(group,),
         statistics=tuple(statistics.finish()),
     )
-    return rewrite, set(plan.features)
+    return rewrite, set(plan.needs(file.format))
 
 
 def _windows(

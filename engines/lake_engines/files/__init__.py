@@ -4,7 +4,7 @@ Start at :mod:`.base` for the protocols and at :func:`open_writer` and :func:`op
 """
 
 from lake_engines.files.base import FileReader, FileWriter, Positions, WrittenFile, take_any_order
-from lake_engines.files.opening import describe_file, open_reader, open_writer
+from lake_engines.files.opening import describe_file, open_reader, open_sized_writer, open_writer
 from lake_engines.files.parquet_types import parquet_can_hold
 from lake_engines.files.vector_reader import VectorReader, vectors_to_arrow
 from lake_engines.files.vector_writer import can_be_paged
@@ -19,6 +19,7 @@ __all__ = [
     "can_be_paged",
     "describe_file",
     "open_reader",
+    "open_sized_writer",
     "open_writer",
     "parquet_can_hold",
     "take_any_order",

@@ -42,6 +42,7 @@ class FileBytes:
         self._scan_map: mmap.mmap | None = None
         self._take_map: mmap.mmap | None = None
         self._takes = 0
+        self._end = (size, b"")  # where bytes begin that were fetched already, and they
         self.local_path = store.local_path(path)
         if self.local_path is not None:
             self._check_size(self.local_path)
@@ -85,6 +86,11 @@ class FileBytes:
             mapped.madvise(getattr(mmap, advice))
         return mapped
 
+    def hold(self, offset: int, end: bytes) -> None:
+        """Keep the end of a file that is not local: what lies in it is not fetched again."""
+        if not self.is_local and not self.is_checked:
+            self._end = (offset, end)
+
     def check_size(self) -> None:
         """Check the object's size, also where reading it would not have shown it."""
         self._compare_size(self.store.size(self.path))
@@ -118,6 +124,9 @@ class FileBytes:
         return self._read(offset, length)
 
     def _read(self, offset: int, length: int) -> bytes | memoryview:
+        return self._held(offset, length) if offset >= self._end[0] else self._fetched(offset, length)
+
+    def _fetched(self, offset: int, length: int) -> bytes | memoryview:
         if self.is_local:
             return memoryview(self.scan_map())[offset : offset + length]
         parts = [
@@ -149,7 +158,7 @@ class FileBytes:
         for block in range(len(layout.block_crcs)):
             start = block * layout.block_bytes
             layout.check_block(
-                block, self._read(start, min(layout.block_bytes, self.size - start)), self.path
+                block, self._fetched(start, min(layout.block_bytes, self.size - start)), self.path
             )
 
     def read_many(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes | memoryview]:
@@ -159,12 +168,20 @@ class FileBytes:
         if self.is_local:
             view = memoryview(self.take_map())
             return [view[offset : offset + length] for offset, length in zip(offsets, lengths, strict=True)]
-        ranges = [
-            ByteRange(self.path, offset, length) for offset, length in zip(offsets, lengths, strict=True)
+        places = list(zip(offsets, lengths, strict=True))
+        ranges = [ByteRange(self.path, *place) for place in places if place[0] < self._end[0]]
+        fetched = iter(read_coalesced(self.store, ranges) if ranges else ())
+        found = [
+            next(fetched) if offset < self._end[0] else self._held(offset, length)
+            for offset, length in places
         ]
-        found = list(read_coalesced(self.store, ranges))
         self._check_lengths(found, lengths)
         return found
+
+    def _held(self, offset: int, length: int) -> memoryview:
+        """Bytes of the end that is kept."""
+        start, end = self._end
+        return memoryview(end)[offset - start : offset - start + length]
 
     def _check_lengths(self, found: Sequence[bytes | memoryview], lengths: Sequence[int]) -> None:
         if [len(data) for data in found] != list(lengths):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from lake_engines.files.base import UNKNOWN_ROWS, FileReader, FileWriter, Writte
 from lake_engines.files.layout import PARQUET_KIND, VECTOR_KIND, kind_of
 from lake_engines.files.parquet_reader import ParquetReader
 from lake_engines.files.parquet_writer import ParquetWriter
+from lake_engines.files.sized_writer import SizedWriter
 from lake_engines.files.vector_pages import LAKE_KEY
 from lake_engines.files.vector_reader import VectorReader
 from lake_engines.files.vector_writer import VectorWriter, can_be_paged
@@ -21,7 +23,7 @@ from lake_engines.files.vortex_writer import VortexWriter
 from lake_format.errors import CorruptionError, InvalidInputError
 from lake_format.store.base import Store
 
-__all__ = ["describe_file", "open_reader", "open_writer"]
+__all__ = ["describe_file", "open_reader", "open_sized_writer", "open_writer"]
 
 
 def open_writer(
@@ -64,6 +66,17 @@ def open_writer(
     if can_be_paged(schema):
         return VectorWriter(store, path, schema, page_rows=page_rows)
     return ParquetWriter(store, path, schema, page_rows=page_rows, plain=plain)
+
+
+def open_sized_writer(store: Store, path_of: Callable[[str], str], schema: pa.Schema) -> FileWriter:
+    """A writer that chooses the format by size; ``path_of`` gives the path for a format.
+
+    Raises
+    ------
+    UnsupportedError
+        A type that Vortex cannot hold; ask :func:`vortex_can_hold` first.
+    """
+    return SizedWriter(store, path_of, schema)
 
 
 def open_reader(
