@@ -275,3 +275,32 @@ def test_writing_holds_one_page_in_memory(store):
 def test_page_size_follows_the_width():
     """spec: VEC-4."""
     assert [page_rows_for(width) for width in (512, 3072, 256 << 10)] == [65_536, 16_384, 128]
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data(), nullable=st.booleans())
+def test_batches_kept_and_batches_copied_make_the_same_file(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, nullable: bool
+) -> None:
+    """And a writer that was not told otherwise copies what its caller may write over. spec: VEC-3"""
+    store = LocalStore(tmp_path_factory.mktemp("lasting"), sync=False)
+    schema = vector_schema(3, nullable=nullable)
+    sizes = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
+    batches = []
+    for number, size in enumerate(sizes):
+        null = np.random.default_rng(number).random(size) < 0.3 if nullable else None
+        batches.append(column(vectors(size, 3, seed=number), schema, null))
+    for name, lasting in (("kept", True), ("copied", False)):
+        writer = open_writer(store, name, schema, page_rows=16, lasting=lasting)
+        for batch in batches:
+            writer.write(batch)
+        writer.close()
+    assert store.get("kept") == store.get("copied")
+    reused = np.zeros((5, 3), np.float32)
+    writer = open_writer(store, "reused", schema)
+    for number in range(3):
+        reused[:] = number
+        writer.write(column(reused, schema))
+    reader = open_reader(store, writer.close(), schema)
+    found = [row[0] for batch in reader.scan() for row in batch.column(0).to_pylist()]
+    assert found == [0.0] * 5 + [1.0] * 5 + [2.0] * 5

@@ -260,31 +260,6 @@ def test_upsert_updates_what_is_there_and_inserts_the_rest(tmp_path: Path, key: 
     assert content(table, "name", "price")[50] == {"id": 50, "name": None, "price": 0.25}
 
 
-@pytest.mark.parametrize(
-    ("fragment_rows", "partition", "more"), [(1000, (), 1), (60, (), 3), (1000, ("bucket(2, id)",), 4)]
-)
-def test_rows_that_move_and_new_ones_share_a_fragment(
-    tmp_path: Path, fragment_rows: int, partition: tuple[str, ...], more: int
-) -> None:
-    """One set of files for both, unless the table's partitions ask for more. spec: CHG-3, IDN-2, KEY-3"""
-    table = make(tmp_path, *range(300), key="id", fragment_rows=fragment_rows, partition_by=partition)
-    before, count = row_ids(table), table.inspect.fragments().num_rows
-    with Forced("move"):
-        done = table.upsert(rows(*range(250, 400), name="new"))
-    assert (done.updated, done.inserted, done.strategy) == (50, 100, "move")
-    after = row_ids(table)
-    assert {one: after[one] for one in before} == before
-    assert {after[one] for one in range(300, 400)} == {*range(300, 400)}
-    assert table.inspect.fragments().num_rows == count + more
-    assert table.snapshot.version.next_row_id == 400
-    assert table.get([260, 399], columns=["name"]).to_pylist() == [{"name": "new"}] * 2
-    assert content(table, "name", "vec")[310] == {"id": 310, "name": "new", "vec": vector(310)}
-    assert not table.verify().problems
-    changes = table.changes(table.version - 1, columns=["id"]).read_all().to_pylist()
-    assert sorted(one["id"] for one in changes if one["_change"] == "insert") == [*range(300, 400)]
-    assert sum(one["_change"] == "update_postimage" for one in changes) == 50
-
-
 def test_a_source_may_be_any_stream_and_is_bounded(tmp_path: Path) -> None:
     table = make(tmp_path, *range(20), key="id")
     batches = [pa.RecordBatch.from_pylist(rows(*range(start, start + 5), name="s")) for start in (15, 20, 25)]

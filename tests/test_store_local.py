@@ -221,6 +221,33 @@ def test_what_is_refused_before_the_object_has_its_name_was_not_written(
         assert [info.path for info in store.list("")] == ["a/x"]
 
 
+def test_the_names_of_folders_are_made_durable_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder's own name is synced before the first object in it counts, also one that came later. spec: STO-22"""
+    synced: list[str] = []
+    sync_folder = durable.sync_folder
+
+    def watch(folder: str) -> None:
+        synced.append(str(Path(folder).relative_to(tmp_path)))
+        sync_folder(folder)
+
+    for path in ("data/x", "_lake/keys/x", "_lake/versions/x"):
+        LocalStore(tmp_path).create(path, b"")
+    monkeypatch.setattr("lake_format.store.durable.sync_folder", watch)
+    store = LocalStore(tmp_path)
+    store.create("data/a", b"1")
+    assert synced == ["data", "."]
+    synced.clear()
+    store.create("_lake/keys/a", b"1")
+    assert synced == ["_lake/keys", "_lake"], "the name of _lake was there when the root was synced"
+    synced.clear()
+    store.create("_lake/versions/a", b"1")
+    assert synced == ["_lake/versions"]
+    (tmp_path / "_lake/later").mkdir()
+    synced.clear()
+    store.create("_lake/later/a", b"1")
+    assert synced == ["_lake/later", "_lake"]
+
+
 @contextmanager
 def as_ordinary_user() -> Iterator[None]:
     """Run as nobody if this is root, whom no mode keeps out."""

@@ -35,7 +35,7 @@ from lake_format.store.base import Store, is_local
 __all__ = ["GroupPlan", "discard", "discard_objects", "plan_groups", "write_fragments"]
 
 _SLICE_ROWS = 65_536
-_LARGE = 8 << 20
+_LARGE = 64 << 10
 """From so many bytes on the files of a fragment are finished side by side."""
 
 
@@ -50,12 +50,15 @@ class GroupPlan:
     is_open: bool = False
     """Whether it is a file of the open layout."""
 
-    def open_writer(self, store: Store, schema: pa.Schema, new_id: Callable[[], UUID]) -> FileWriter:
+    def open_writer(
+        self, store: Store, schema: pa.Schema, new_id: Callable[[], UUID], *, lasting: bool = False
+    ) -> FileWriter:
         """A writer for a new file of the group."""
         if self.format == "auto" and is_local(store):
             return open_sized_writer(store, lambda chosen: data_path(new_id(), chosen), schema)
         chosen = "vortex" if self.format == "auto" else self.format
-        return open_writer(store, data_path(new_id(), chosen), schema, format=chosen, plain=self.is_open)
+        path = data_path(new_id(), chosen)
+        return open_writer(store, path, schema, format=chosen, plain=self.is_open, lasting=lasting)
 
     def needs(self, file_format: str) -> frozenset[str]:
         """What a reader of a file of the group must know."""
@@ -94,7 +97,13 @@ class _FragmentWriter:
     """One fragment being written: a file per column group, and the statistics of its rows."""
 
     def __init__(
-        self, store: Store, request: WriteRequest, groups: list[GroupPlan], partition: Partition | None
+        self,
+        store: Store,
+        request: WriteRequest,
+        groups: list[GroupPlan],
+        partition: Partition | None,
+        *,
+        lasting: bool,
     ) -> None:
         schema = request.schema
         self.partition = partition
@@ -110,7 +119,8 @@ class _FragmentWriter:
         self._closed: dict[int, ColumnGroup] = {}
         try:
             for group, group_schema in zip(groups, self._schemas, strict=True):
-                self._writers.append(group.open_writer(store, group_schema, request.new_id))
+                writer = group.open_writer(store, group_schema, request.new_id, lasting=lasting)
+                self._writers.append(writer)
         except BaseException:
             self.abort()
             raise
@@ -125,7 +135,9 @@ class _FragmentWriter:
 
     def close(self) -> NewFragment:
         closing = [partial(self._close_group, number) for number in range(len(self._groups))]
-        run_all(closing, together=self.bytes >= _LARGE)  # one encodes while another's bytes reach the disk
+        run_all(
+            closing, together=self.bytes >= _LARGE
+        )  # one encodes or waits for the disk while another does
         return NewFragment(
             row_count=self.rows,
             groups=tuple(self._closed[number] for number in range(len(self._groups))),
@@ -156,6 +168,8 @@ def write_fragments(
     request: WriteRequest,
     keys: RowKeys | None = None,
     seen: Callable[[pa.RecordBatch], None] | None = None,
+    *,
+    lasting: bool = False,
 ) -> Written:
     """Write rows into new files, as many fragments as the table's partitions and limits ask for.
 
@@ -165,6 +179,8 @@ def write_fragments(
         What the rows of a partition are sorted by, where it does not follow from the request's clustering.
     seen
         Called with the rows as they are written, in the order they end up in.
+    lasting
+        Whether the rows stay as they are until all are written, so that they may be kept instead of copied.
 
     Raises
     ------
@@ -175,7 +191,7 @@ def write_fragments(
     done: list[NewFragment] = []
     arranger = Arranger(request, keys)
     try:
-        _write_all(store, request, groups, _told_of(arranger, request, seen), done)
+        _write_all(store, request, groups, _told_of(arranger, request, seen), done, lasting=lasting)
     except BaseException:
         _remove(store, [group for fragment in done for group in fragment.groups])
         raise
@@ -194,6 +210,8 @@ def _write_all(
     groups: list[GroupPlan],
     pieces: Iterator[Piece],
     done: list[NewFragment],
+    *,
+    lasting: bool,
 ) -> None:
     row_limit = integer_property(request.properties, "write.fragment-rows")
     byte_limit = integer_property(request.properties, "write.fragment-bytes")
@@ -207,7 +225,7 @@ def _write_all(
             start = 0
             while start < batch.num_rows:
                 if current is None:
-                    current = _FragmentWriter(store, request, groups, partition)
+                    current = _FragmentWriter(store, request, groups, partition, lasting=lasting)
                 piece = batch.slice(start, row_limit - current.rows)
                 current.write(piece)
                 start += piece.num_rows

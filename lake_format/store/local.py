@@ -323,13 +323,21 @@ class LocalStore:
         """Make sure that the names of ``folder`` (absolute) and its parents up to the root are durable."""
         if folder in self._settled:
             return
+        durables: set[str] = set()
         current = folder
-        while len(current) > len(self._root):
+        while len(current) > len(self._root) and current not in self._settled:
             current = os.path.dirname(current)
+            durables |= _folders_in(current)  # looked at before the sync, which covers what is there by then
             durable.sync_folder(current)
         if len(self._settled) >= _FOLDERS_REMEMBERED:
             self._settled.clear()
-        self._settled.add(folder)
+        self._settled |= durables
+
+
+def _folders_in(folder: str) -> set[str]:
+    """The folders directly below one."""
+    with os.scandir(folder) as entries:
+        return {f"{folder}/{entry.name}" for entry in entries if entry.is_dir(follow_symlinks=False)}
 
 
 def _read_rest(descriptor: int, offset: int, length: int, start: bytes) -> bytes:

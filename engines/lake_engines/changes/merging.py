@@ -148,9 +148,9 @@ class MergeValues:
         """Values clause by clause, put together in the order of the rows."""
         assert target.clause is not None
         assert target.origin is not None
+        if len(target.clause) and (target.clause == target.clause[0]).all():
+            return self._of(self._clauses[int(target.clause[0])], rows, target.origin)
         present = np.unique(target.clause).tolist()
-        if len(present) == 1:
-            return self._of(self._clauses[present[0]], rows, target.origin)
         parts: list[Mapping[str, pa.Array]] = []
         order = []
         for number in present:

@@ -189,6 +189,7 @@ def write_rows(
     whole: bool = False,
     fresh: bool = False,
     seen: Callable[[pa.RecordBatch], None] | None = None,
+    lasting: bool = False,
 ) -> Written:
     """Write batches with the table's schema, or of some of its columns, into new files.
 
@@ -200,6 +201,8 @@ def write_rows(
         Rows that nobody has placed yet: they may be brought into the table's order.
     seen
         Called with the rows as they are written, in the order they end up in.
+    lasting
+        Rows that stay as they are until all are written: they may be kept instead of copied.
     """
     version = snapshot.version
     limits = {"write.fragment-rows": _NO_LIMIT, "write.fragment-bytes": _NO_LIMIT} if whole else {}
@@ -215,6 +218,7 @@ def write_rows(
             new_id=new_id,  # type: ignore[arg-type]
         ),
         seen=seen,
+        lasting=lasting,
     )
 
 
@@ -370,7 +374,7 @@ def _move(
     ends = np.cumsum([0, *(len(target.positions) for target in targets)])
     seen = None if new is None or new.seen is None else _after(int(ends[-1]), new.seen)
     both = chain(batches, () if new is None else new.batches)
-    written = write_rows(snapshot.store, snapshot, both, request.new_id, seen=seen)
+    written = write_rows(snapshot.store, snapshot, both, request.new_id, seen=seen, lasting=True)
     into.take_in("move", written)
     order = np.arange(written.rows) if written.order is None else written.order
     own: list[NewFragment] = []

@@ -7,7 +7,8 @@ files written so far are removed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -193,8 +194,9 @@ def _merge(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Wor
     inserts = new_rows(snapshot, keys, clauses, source, outcome, key)
     collector = _collector(snapshot, request, work)
     new = _new(snapshot, inserts, request, collector)
-    place(snapshot, _told(outcome.updates, request), values, pool, request, work.placement, new)
-    _write_fresh(snapshot, request, work, new, collector)
+    with _storing_keys(snapshot, request, work):
+        place(snapshot, _told(outcome.updates, request), values, pool, request, work.placement, new)
+        _write_fresh(snapshot, request, work, new, collector)
 
 
 def _overwrite(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Work) -> None:
@@ -213,7 +215,8 @@ def _append(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Wo
         refuse_taken_keys(snapshot, keys, work.deletes, pool)
     collector = _collector(snapshot, request, work)
     new = _new(snapshot, source.batches(), request, collector)
-    _write_fresh(snapshot, request, work, new, collector)
+    with _storing_keys(snapshot, request, work):
+        _write_fresh(snapshot, request, work, new, collector)
 
 
 _PLANNERS: dict[str, Callable[[Snapshot, RowRequest, ReaderPool, _Work], None]] = {
@@ -242,6 +245,19 @@ def _source_keys(
 
 def _no_rows(snapshot: Snapshot, on: Sequence[str]) -> pa.Table:
     return pa.table({name: pa.array([], snapshot.schema.field(name).type) for name in on})
+
+
+@contextmanager
+def _storing_keys(snapshot: Snapshot, request: RowRequest, work: _Work) -> Iterator[None]:
+    """Hashes of many keys go to an object of their own, while rows are written."""
+    if work.keys is None or len(work.keys) <= _INLINE_KEYS or work.placement.dry:
+        yield
+        return
+    work.key_object = keys_path(request.new_id())
+    with ThreadPoolExecutor(1, thread_name_prefix="lake-keys") as threads:
+        stored = threads.submit(snapshot.store.create, work.key_object, encode_key_hashes(work.keys))
+        yield
+        stored.result()
 
 
 def _collector(snapshot: Snapshot, request: RowRequest, work: _Work) -> KeyCollector | None:
@@ -348,8 +364,9 @@ def _record(snapshot: Snapshot, request: RowRequest, work: _Work, edits: RowEdit
     ids = _RowIds(snapshot)
     hashes: Sequence[int] | None = () if work.keys_known else None
     if work.keys is not None and len(work.keys) > _INLINE_KEYS:
-        work.key_object = keys_path(request.new_id())
-        snapshot.store.create(work.key_object, encode_key_hashes(work.keys))
+        if not work.key_object:
+            with _storing_keys(snapshot, request, work):
+                pass
         hashes = None
     elif work.keys is not None:
         hashes = tuple(work.keys.tolist())

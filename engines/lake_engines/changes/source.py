@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake_engines.changes.values import I64
+from lake_engines.files.base import gather
 from lake_engines.ingest import as_batches, conform
 from lake_format.errors import InvalidInputError, StorageError
 from lake_format.keys import hash_keys
 from lake_format.row_edits import DuplicateKeyError
 from lake_format.row_ids import U64
-from lake_format.schema import is_computed, require_column
+from lake_format.schema import is_computed, is_vector, require_column
 
 __all__ = ["SourceKeys", "StagedRows", "comparable", "key_text"]
 
@@ -72,7 +73,7 @@ class StagedRows:
         if len(rows) and len(rows) == rows[-1] - rows[0] + 1 and (np.diff(rows) == 1).all():
             chosen = table.slice(int(rows[0]), len(rows))
         else:
-            chosen = table.take(pa.array(rows))
+            return _gathered_rows(table, rows)
         merged = chosen.combine_chunks()
         arrays = [_single(column) for column in merged.columns]
         return pa.RecordBatch.from_arrays(arrays, schema=merged.schema)
@@ -142,13 +143,72 @@ def _as_columns(data: object) -> object:
 
 def _gathered(batches: Iterator[pa.RecordBatch]) -> pa.Table:
     found = list(batches)
-    return pa.Table.from_batches(found) if found else pa.table({})
+    filled = [batch for batch in found if batch.num_rows] or found[:1]
+    return pa.Table.from_batches(filled) if filled else pa.table({})
 
 
 def _single(column: pa.ChunkedArray) -> pa.Array:
     if column.num_chunks == 1:
         return column.chunk(0)
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def _gathered_rows(table: pa.Table, rows: I64) -> pa.RecordBatch:
+    """Rows by position, chunk by chunk: Arrow would put whole columns together before it takes from them."""
+    columns = []
+    for column in table.columns:
+        vectors = _gathered_vectors(column, rows)
+        columns.append(_gathered_values(column, rows) if vectors is None else vectors)
+    return pa.RecordBatch.from_arrays(columns, schema=table.schema)
+
+
+def _gathered_values(column: pa.ChunkedArray, rows: I64) -> pa.Array:
+    if column.num_chunks == 1:
+        return _taken(column.chunk(0), rows)
+    parts, order = [pa.array([], column.type)], []
+    for chunk, places, inside in _by_chunk(column, rows):
+        parts.append(_taken(chunk, inside))
+        order.append(places)
+    back = np.empty(len(rows), np.int64)
+    back[np.concatenate([*order, np.empty(0, np.int64)])] = np.arange(len(rows))
+    return _taken(pa.concat_arrays(parts), back)
+
+
+def _gathered_vectors(column: pa.ChunkedArray, rows: I64) -> pa.Array | None:
+    """Some vectors of a column; None where Arrow has to do it.
+
+    NumPy asks for large pages, of which the kernel clears fewer: new memory costs more than copying into it.
+    """
+    kind = column.type
+    if not is_vector(kind) or column.null_count:
+        return None
+    found = np.empty((len(rows), kind.list_size), kind.value_type.to_pandas_dtype())
+    for chunk, places, inside in _by_chunk(column, rows):
+        values = chunk.flatten()
+        if values.null_count:
+            return None
+        vectors = values.to_numpy(zero_copy_only=True).reshape(-1, kind.list_size)
+        if len(inside) == len(rows):
+            np.take(vectors, inside, axis=0, out=found, mode="clip")
+        else:
+            found[places] = vectors[inside]
+    return pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), type=kind)
+
+
+def _by_chunk(column: pa.ChunkedArray, rows: I64) -> Iterator[tuple[pa.Array, I64, I64]]:
+    """Each chunk that holds rows: it, which of the rows they are, and where in it they lie."""
+    if column.num_chunks == 1:
+        yield column.chunk(0), np.arange(len(rows)), rows
+        return
+    starts = np.cumsum([0, *(len(chunk) for chunk in column.chunks)])
+    owners = np.searchsorted(starts, rows, side="right") - 1
+    for owner in np.unique(owners).tolist():
+        places = np.flatnonzero(owners == owner)
+        yield column.chunk(owner), places, rows[places] - starts[owner]
+
+
+def _taken(array: pa.Array, rows: I64) -> pa.Array:
+    return gather(pa.RecordBatch.from_arrays([array], ["values"]), rows).column(0)
 
 
 class SourceKeys:

@@ -33,6 +33,7 @@ def open_writer(
     *,
     format: str = "parquet",  # noqa: A002 - the name users and manifests know it by
     page_rows: int | None = None,
+    lasting: bool = False,
     plain: bool = False,
 ) -> FileWriter:
     """A writer for one data file.
@@ -47,6 +48,8 @@ def open_writer(
         byte-addressable vector file.
     page_rows
         Rows per page of a Parquet file; by default 512, or about 32 MB of vectors.
+    lasting
+        Whether batches stay as they are until the file is closed, so that they may be kept instead of copied.
     plain
         Let a Parquet file say nothing of Arrow's types (PQT-7); vector files do in any case.
 
@@ -64,7 +67,7 @@ def open_writer(
     if format != "parquet":
         raise InvalidInputError(f"unknown file format {format!r}", fix='use "vortex" or "parquet"')
     if can_be_paged(schema):
-        return VectorWriter(store, path, schema, page_rows=page_rows)
+        return VectorWriter(store, path, schema, page_rows=page_rows, lasting=lasting)
     return ParquetWriter(store, path, schema, page_rows=page_rows, plain=plain)
 
 

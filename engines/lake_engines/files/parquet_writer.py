@@ -73,7 +73,8 @@ class ParquetWriter:
         self._waiting_rows = self._waiting_bytes = 0
         self._out = store.open_writer(path)
         self._hashed = HashingWriter(self._out)
-        self._sink = pa.PythonFile(self._hashed, "w")
+        self._memory = pa.BufferOutputStream() if uncompressed else None  # one write instead of one a page
+        self._sink = self._memory or pa.PythonFile(self._hashed, "w")
         self._parquet = pq.ParquetWriter(
             self._sink,
             schema,
@@ -114,6 +115,8 @@ class ParquetWriter:
         try:
             self._flush()
             self._parquet.close()
+            if self._memory is not None:
+                self._hashed.write(memoryview(self._memory.getvalue()))
             self._sink.close()
         except BaseException:
             self.abort()

@@ -58,9 +58,19 @@ class VectorWriter:
         One field of type ``fixed_size_list<float16 | float32 | float64>``.
     page_rows
         Rows per page; by default about 32 MB worth (:func:`page_rows_for`).
+    lasting
+        Batches stay as they are until the file is closed: a page may be gathered without copying them.
     """
 
-    def __init__(self, store: Store, path: str, schema: pa.Schema, *, page_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        path: str,
+        schema: pa.Schema,
+        *,
+        page_rows: int | None = None,
+        lasting: bool = False,
+    ) -> None:
         if not can_be_paged(schema):
             raise InvalidInputError(f"{schema.types} cannot be written as a vector file to {path!r}")
         self._schema = schema
@@ -78,10 +88,10 @@ class VectorWriter:
         self._crcs: list[int] = []
         self._nulls: list[npt.NDArray[np.uint64]] = []
         self._rows = 0  # rows in finished pages
-        self._pending = 0  # rows and vectors waiting in the page buffer
-        self._pending_values = 0
-        self._buffer: _Floats | None = None
-        self._valid = np.ones(0, np.bool_)
+        self._lasting = lasting
+        self._pending = 0  # rows waiting for their page to be full, their vectors, and which of them have one
+        self._held: list[_Floats] = []
+        self._valid: list[_Valid] = []
         self._out = store.open_writer(path)
         self._out.write(MAGIC)
 
@@ -106,44 +116,38 @@ class VectorWriter:
             part = None if valid is None else valid[row : row + count]
             used = count if part is None else int(part.sum())
             taken = values[slot : slot + used]
-            if self._pending == 0 and count == self._page_rows and used == count:
-                self._emit(taken, None, count)  # a whole page straight from the caller's memory
-            else:
-                self._hold(taken, part, count)
+            self._held.append(taken if self._lasting or count == self._page_rows else taken.copy())
+            self._valid.append(np.ones(count, np.bool_) if part is None else part)
+            self._pending += count
+            if self._pending == self._page_rows:
+                self._flush()
             row, slot = row + count, slot + used
 
-    def _hold(self, values: _Floats, valid: _Valid | None, rows: int) -> None:
-        if self._buffer is None:
-            self._buffer = np.empty((self._page_rows, self._dim), self._dtype)
-            self._valid = np.ones(self._page_rows, np.bool_)
-        self._buffer[self._pending_values : self._pending_values + len(values)] = values
-        self._valid[self._pending : self._pending + rows] = True if valid is None else valid
-        self._pending += rows
-        self._pending_values += len(values)
-        if self._pending == self._page_rows:
-            self._flush()
-
     def _flush(self) -> None:
-        if not self._pending or self._buffer is None:
-            return
-        rows, values = self._pending, self._buffer[: self._pending_values]
-        self._pending = self._pending_values = 0
-        self._emit(values, None if len(values) == rows else self._valid[:rows], rows)
+        if self._pending:
+            held, self._held = self._held, []
+            valid, self._valid = np.concatenate(self._valid), []
+            rows, self._pending = self._pending, 0
+            self._emit(held, None if valid.all() else valid, rows)
 
-    def _emit(self, values: _Floats, valid: _Valid | None, rows: int) -> None:
+    def _emit(self, parts: list[_Floats], valid: _Valid | None, rows: int) -> None:
         head = levels(valid, rows, self._dim, self._schema.field(0).nullable)
-        body = np.ascontiguousarray(values, self._dtype).reshape(-1).view(np.uint8).data
-        crc = zlib.crc32(body, zlib.crc32(head))
-        nulls = rows - len(values)
-        level_count = len(values) * self._dim + nulls
-        header = page_header(len(head) + len(body), crc, level_count)
+        bodies = [np.ascontiguousarray(one, self._dtype).reshape(-1).view(np.uint8).data for one in parts]
+        crc = zlib.crc32(head)
+        for body in bodies:
+            crc = zlib.crc32(body, crc)
+        size, vectors = sum(len(body) for body in bodies), sum(len(one) for one in parts)
+        nulls = rows - vectors
+        level_count = vectors * self._dim + nulls
+        header = page_header(len(head) + size, crc, level_count)
         start = self._out.tell() + len(header) + len(head)
         padding = -start % ALIGNMENT
         if self._value_offsets:  # later pages stay on the first page's grid of vectors (VEC-5)
             padding = (self._value_offsets[0] - start) % math.lcm(self._width, ALIGNMENT)
         offset = self._out.tell() + padding
         self._out.write(bytes(padding) + header + head)
-        self._out.write(body)
+        for body in bodies:
+            self._out.write(body)
         if valid is not None:
             self._nulls.append(np.flatnonzero(~valid).astype(np.uint64) + np.uint64(self._rows))
         self._value_offsets.append(start + padding)
@@ -159,7 +163,6 @@ class VectorWriter:
     def close(self) -> WrittenFile:
         """Write the last page, the offset indexes and the footer; then make the file visible."""
         self._flush()
-        self._buffer = None
         nulls, blobs = self._write_nulls()
         layout = VectorLayout(
             element=self._element,
@@ -198,5 +201,5 @@ class VectorWriter:
 
     def abort(self) -> None:
         """Give the file up; nothing becomes visible."""
-        self._buffer = None
+        self._held = []
         self._out.abort()

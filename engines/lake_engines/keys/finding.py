@@ -40,9 +40,14 @@ class Rows:
         """Positions, ascending and distinct, by fragment row."""
         order = np.lexsort((self.positions, self.owners))
         owners, positions = self.owners[order], self.positions[order]
-        starts = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]]) if len(owners) else owners
+        begins = np.ones(len(owners), bool)
+        begins[1:] = owners[1:] != owners[:-1]
+        distinct = begins.copy()
+        distinct[1:] |= positions[1:] != positions[:-1]
+        owners, positions, begins = owners[distinct], positions[distinct], begins[distinct]
+        starts = np.flatnonzero(begins)
         parts = np.split(positions, starts[1:]) if len(owners) else []
-        return {int(owners[start]): np.unique(part) for start, part in zip(starts, parts, strict=True)}
+        return {int(owners[start]): part for start, part in zip(starts, parts, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)

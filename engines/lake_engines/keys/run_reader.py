@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from threading import Lock
 from typing import Any
 
@@ -291,7 +292,7 @@ class RunPool:
 def look_up(store: Store, readers: Sequence[RunReader], hashes: U64) -> Iterator[tuple[RunReader, I64, I64]]:
     """Entries of all runs with one of the hashes (ascending, distinct): reader, hash index, ordinal."""
     chosen = [reader.candidates(hashes) for reader in readers]
-    distinct = [np.unique(pages) for _, pages in chosen]
+    distinct = [pages[_begins(pages)] for _, pages in chosen]
     wanted = [reader.missing(pages) for reader, pages in zip(readers, distinct, strict=True)]
     fetched = iter(read_coalesced(store, [place for places in wanted for place in places]))
     for reader, (index, pages), known, places in zip(readers, chosen, distinct, wanted, strict=True):
@@ -300,16 +301,14 @@ def look_up(store: Store, readers: Sequence[RunReader], hashes: U64) -> Iterator
 
 
 def _search(table: npt.NDArray[np.uint8], per_page: int, wanted: U64, at: I64, index: I64) -> tuple[I64, I64]:
-    """Entries equal to the wanted hashes, by bisection in their pages, all at once."""
+    """Entries equal to the wanted hashes, page by page: a page is looked at while a processor's cache has it."""
     stride = table.strides[0]
     hashes = np.ndarray((len(table), per_page), "<u8", table, strides=(stride, 8))
     ordinals = np.ndarray((len(table), per_page), "<u4", table, 8 * per_page, strides=(stride, 4))
-    low = np.zeros(len(wanted), np.int64)
-    step = per_page
-    while step > 1:  # the largest place whose predecessors are all smaller
-        step //= 2
-        low += np.where(hashes[at, low + step - 1] < wanted, step, 0)
-    low += hashes[at, low] < wanted
+    low = np.empty(len(wanted), np.int64)
+    starts = np.flatnonzero(_begins(at)).tolist()
+    for start, stop in pairwise([*starts, len(at)]):
+        low[start:stop] = hashes[at[start]].searchsorted(wanted[start:stop])
     places: list[I64] = []
     found: list[I64] = []
     rows = np.arange(len(wanted))
@@ -320,6 +319,13 @@ def _search(table: npt.NDArray[np.uint8], per_page: int, wanted: U64, at: I64, i
         found.append(ordinals[at[rows], low[rows]].astype(np.int64))
         low[rows] += 1
     return np.concatenate(places), np.concatenate(found)
+
+
+def _begins(numbers: I64) -> npt.NDArray[np.bool_]:
+    """Where runs of equal numbers begin."""
+    begins = np.ones(len(numbers), bool)
+    begins[1:] = numbers[1:] != numbers[:-1]
+    return begins
 
 
 def _equal(wanted: U64, hashes: U64, ordinals: I64) -> tuple[I64, I64]:
