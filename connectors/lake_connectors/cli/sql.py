@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import click
@@ -126,7 +126,9 @@ def _run(connection: Any, query: str, values: list[Any], output_format: str) -> 
         try:
             done.result()
         except KeyboardInterrupt:
-            connection.interrupt()
+            while not done.done():  # an interrupt before DuckDB has begun is lost on it
+                connection.interrupt()
+                wait([done], timeout=0.05)
             raise
 
 
