@@ -1,6 +1,7 @@
 """Upkeep against Lance: compaction (time and memory), and an index that catches up with appended rows.
 
 ``python -m bench.upkeep [rows]``; both sides on local disk, a fresh copy of the same table for every round.
+Lance forces nothing to the disk; ``lake, no sync`` is ours without that: equal durability.
 """
 
 from __future__ import annotations
@@ -20,10 +21,17 @@ import pyarrow as pa
 import lake_format as lake
 from bench.data import clustered
 from bench.harness import Comparison, alternate, in_child, show
+from lake_format.store.local import LocalStore
 
 DIMENSION = 128
 PARTS = 40
 SEVERAL = 7
+NAMES = ("lake", "lake, no sync", "lance")
+
+
+def source_of(name: str) -> str:
+    """The folder whose copies a contestant works on."""
+    return name.split(",", maxsplit=1)[0]
 
 
 def table_of(vectors: np.ndarray, first: int = 0) -> pa.Table:
@@ -51,6 +59,11 @@ def compact_lake(path: str) -> None:
     lake.open(path).compact()
 
 
+def compact_lake_unsynced(path: str) -> None:
+    """Ours, nothing forced to the disk, as theirs is."""
+    lake.open(path, store=LocalStore(path, sync=False)).compact()
+
+
 def compact_lance(path: str) -> None:
     """Theirs."""
     lance.dataset(path).optimize.compact_files()
@@ -59,6 +72,12 @@ def compact_lance(path: str) -> None:
 def compact_lake_into_several(path: str) -> None:
     """Ours, in groups that are written side by side."""
     table = lake.open(path)
+    table.compact(table.count() // SEVERAL)
+
+
+def compact_lake_unsynced_into_several(path: str) -> None:
+    """The same with nothing forced to the disk."""
+    table = lake.open(path, store=LocalStore(path, sync=False))
     table.compact(table.count() // SEVERAL)
 
 
@@ -71,7 +90,7 @@ def compact_lance_into_several(path: str) -> None:
 def on_copies(folder: Path, name: str, work: Callable[[str], Any]) -> Callable[[], Any]:
     """The work on a copy of its own each time; the copies are made before anything is measured."""
     for number in range(4):
-        shutil.copytree(folder / name, folder / f"{name}-{number}")
+        shutil.copytree(folder / source_of(name), folder / f"{name}-{number}")
     copies = iter([folder / f"{name}-{number}" for number in range(4)])
     os.sync()  # else whoever syncs first pays for the copies
     return lambda: work(str(next(copies)))
@@ -79,16 +98,16 @@ def on_copies(folder: Path, name: str, work: Callable[[str], Any]) -> Callable[[
 
 def compaction(folder: Path) -> None:
     """Time alternated, then memory in a process of its own: into one fragment, then into several."""
-    for goal, ours, theirs in (
-        ("one", compact_lake, compact_lance),
-        (f"about {SEVERAL}", compact_lake_into_several, compact_lance_into_several),
+    several = (compact_lake_into_several, compact_lake_unsynced_into_several, compact_lance_into_several)
+    for goal, works in (
+        ("one", (compact_lake, compact_lake_unsynced, compact_lance)),
+        (f"about {SEVERAL}", several),
     ):
-        both = {"lake": ours, "lance": theirs}
-        contestants = {name: on_copies(folder, name, work) for name, work in both.items()}
+        contestants = {name: on_copies(folder, name, work) for name, work in zip(NAMES, works, strict=True)}
         task = f"compact {PARTS} fragments, a tenth deleted, into {goal}"
         print(show(alternate(task, contestants, rounds=3)))
-        for name, work in both.items():
-            ran = in_child(work, str(shutil.copytree(folder / name, folder / f"{name}-memory")))
+        for name, work in zip(NAMES, works, strict=True):
+            ran = in_child(work, str(shutil.copytree(folder / source_of(name), folder / f"{name}-memory")))
             print(f"  {name:<28} {ran.peak_anonymous / 2**20:7.0f} MiB of memory at most, files apart")
             for copy in folder.glob(f"{name}-*"):
                 shutil.rmtree(copy)

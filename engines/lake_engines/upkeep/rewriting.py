@@ -50,6 +50,7 @@ def rewrite_fragments(snapshot: Snapshot, request: RewriteRequest, pool: ReaderP
             new_id=request.new_id,
         ),
         row_keys(snapshot, request, row_ids, pool),
+        lasting=True,
     )
     if written.rows != len(row_ids):
         discard(snapshot.store, written)
