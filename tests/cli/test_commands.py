@@ -317,7 +317,7 @@ def test_columns_are_added_and_computed(cli: Run, here: Path) -> None:
         {"total": 5.0, "twice": 2, "a b": "x"},
         {"total": None, "twice": None, "a b": "x"},
     ]
-    assert "total  float64  computed as price * 2  vortex" in cli("describe", "o").out
+    assert "total  float64  computed as price * 2  parquet" in cli("describe", "o").out
     shown = cli("inspect", "o", "columns", "--format", "json").rows
     assert [row["computed"] for row in shown] == [None, None, "price * 2", None, None, "lower('X')"]
     for wrong in (
