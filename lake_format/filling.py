@@ -7,7 +7,7 @@ of rows (:mod:`lake_format.row_changes`). No data file is read here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 from uuid import UUID, uuid4
@@ -23,9 +23,9 @@ from lake_format.operation_record import OperationRecord
 from lake_format.positions import positions_of
 from lake_format.row_changes import ChangeRows
 from lake_format.row_edits import FragmentRewrite, RowEdits, RowPlan, RowRequest, row_runs
-from lake_format.schema import field_by_id, field_id
+from lake_format.schema import field_by_id, field_id, walk_fields
 from lake_format.schema_changes import claim, put_column, require_evaluable
-from lake_format.schema_edit import numbered
+from lake_format.schema_edit import add_field, numbered
 from lake_format.snapshot import Snapshot
 
 __all__ = ["UNKNOWN", "AddFilledColumn", "Backfill", "FillRequest", "fields_read", "fill_plan"]
@@ -53,6 +53,8 @@ class FillRequest:
         The column by which Arrow data is joined, ``_row_id`` or a column of the table.
     fragment_ids
         Only these fragments; None is all.
+    parents
+        Of a new member: ids of the structs it lies in, from the top-level column down. The column is written whole.
     """
 
     field: pa.Field
@@ -62,6 +64,7 @@ class FillRequest:
     inputs: tuple[str, ...] | None = None
     on: str | None = None
     fragment_ids: tuple[int, ...] | None = None
+    parents: tuple[int, ...] = ()
     progress: Callable[[str, int, int], None] | None = None
     new_id: Callable[[], UUID] = uuid4
 
@@ -69,6 +72,19 @@ class FillRequest:
     def field_id(self) -> int:
         """The id of the column."""
         return field_id(self.field)
+
+    @property
+    def column_id(self) -> int:
+        """The id of the top-level column that is written."""
+        return self.parents[0] if self.parents else self.field_id
+
+    def column(self, schema: pa.Schema) -> pa.Field:
+        """The top-level column as it is written: of a schema that lacks a new member with that member."""
+        if not self.parents:
+            return self.field
+        grown = field_by_id(add_field(schema, self.field, self.parents[-1]), self.parents[0])
+        assert grown is not None
+        return grown
 
     @property
     def expression(self) -> StoredExpression | None:
@@ -82,6 +98,8 @@ def fields_read(engine: Engine, base: Snapshot, request: FillRequest) -> frozens
     columns = frozenset(
         field_id(base.schema.field(name)) for name in names if base.schema.get_field_index(name) >= 0
     )
+    if request.parents:
+        columns |= {request.column_id}  # written whole, so that a change of it is a change of what was read
     return columns if request.expression is None else columns | ids_read(base.schema, request.expression)
 
 
@@ -105,11 +123,13 @@ def fill_plan(
     record = OperationRecord(
         kind="add_column" if request.is_new else "backfill",
         fields_read=read,
-        fields_written=frozenset({identity}),
+        fields_written=frozenset({identity, request.column_id}),
         fields_required=frozenset(rule),
         rows_updated=row_runs(updated),
         fragments_rewritten=frozenset(rewrite.rows.fragment_id for rewrite in edits.rewrites),
-        claims=frozenset({claim(request.field.name)} if request.is_new else ()),
+        claims=frozenset({claim(request.field.name, request.parents[-1] if request.parents else None)})
+        if request.is_new
+        else frozenset(),
     )
     figures = {
         **(summary or {}),
@@ -167,26 +187,47 @@ class AddFilledColumn(Backfill):
 
     def apply(self, draft: Draft) -> OperationRecord:
         """Number the column anew where others took its ids, and put its groups in place."""
-        added = put_column(draft, self.fill.field, None, expression=self.fill.expression)
-        if self.fill.expression is not None:
+        fill, planned = self.fill, self.plan
+        added = put_column(
+            draft, fill.field, fill.parents[-1] if fill.parents else None, expression=fill.expression
+        )
+        if fill.expression is not None:
             self._require_same_meaning(draft.version.schema, added)
-        shift = field_id(added) - self.fill.field_id
-        planned = self.plan
+        shift = field_id(added) - fill.field_id
+        schema_id = self._written_with(draft, added)
         edits = replace(
             planned.edits,
-            field_ids=frozenset({field_id(added)}),
+            field_ids=frozenset({fill.column_id if fill.parents else field_id(added)}),
             rewrites=tuple(
-                _renumbered(rewrite, shift, draft.version.schema_id) for rewrite in planned.edits.rewrites
+                _renumbered(rewrite, fill.field_id, shift, schema_id) for rewrite in planned.edits.rewrites
             ),
         )
-        own = self.fill.field_id
-        rule = frozenset(field_id(added) if one == own else one for one in planned.record.fields_required)
-        record = replace(planned.record, fields_written=edits.field_ids, fields_required=rule)
+        written, rule = (
+            frozenset(field_id(added) if one == fill.field_id else one for one in ids)
+            for ids in (planned.record.fields_written, planned.record.fields_required)
+        )
+        record = replace(planned.record, fields_written=written, fields_required=rule)
         self.plan = replace(planned, edits=edits, record=record)
         try:
             return super().apply(draft)
         finally:
             self.plan = planned
+
+    def overtaken_by(self, theirs: Sequence[OperationRecord]) -> Self:
+        """Refuse where the struct that gets a member was written whole for another member meanwhile."""
+        columns = frozenset(self.fill.parents[:1])
+        if any(not columns.isdisjoint(one.fields_written) for one in theirs if one.kind == "add_column"):
+            raise ConflictError(
+                f"another member was added, with values, to the struct that {self.fill.field.name!r} is added to",
+                fix="refresh() the table and add the member again",
+            )
+        return super().overtaken_by(theirs)
+
+    def _written_with(self, draft: Draft, added: pa.Field) -> int:
+        """The id of the schema that the files were written with, under the ids their columns got in the end."""
+        if not self.fill.parents:
+            return draft.version.schema_id
+        return draft.know_schema(add_field(self.plan.base.schema, added, self.fill.parents[-1]))
 
     def _require_same_meaning(self, schema: pa.Schema, added: pa.Field) -> None:
         """Raise ConflictError where the expression gives other values on a later schema than those written."""
@@ -200,17 +241,28 @@ class AddFilledColumn(Backfill):
         require_evaluable(schema, self._engine.check_expressions)
 
     def _renewed(self, latest: Snapshot) -> FillRequest:
+        if self.fill.parents and self.fill.parents[-1] not in map(field_id, walk_fields(latest.schema)):
+            raise ConflictError(
+                "the struct that gets a member was removed meanwhile", fix="refresh() the table and look"
+            )
         field, _ = numbered(self.fill.field, latest.version.next_field_id)
         return replace(self.fill, field=field)
 
 
-def _renumbered(rewrite: FragmentRewrite, shift: int, schema_id: int) -> FragmentRewrite:
-    """The files under the ids their column got in the end. The ids inside the files are those planned (EVO-7)."""
+def _renumbered(rewrite: FragmentRewrite, first: int, shift: int, schema_id: int) -> FragmentRewrite:
+    """The files under the ids their column got in the end. The ids inside the files are those planned (EVO-7).
+
+    Ids from the first planned one on are new; of a struct that gets a member the others stay.
+    """
+
+    def moved(identity: int) -> int:
+        return identity + shift if identity >= first else identity
+
     return replace(
         rewrite,
         groups=tuple(
-            replace(group, schema_id=schema_id, field_ids=tuple(one + shift for one in group.field_ids))
+            replace(group, schema_id=schema_id, field_ids=tuple(map(moved, group.field_ids)))
             for group in rewrite.groups
         ),
-        statistics=tuple(replace(one, field_id=one.field_id + shift) for one in rewrite.statistics),
+        statistics=tuple(replace(one, field_id=moved(one.field_id)) for one in rewrite.statistics),
     )

@@ -74,7 +74,8 @@ class TableSchema(TableCore):
         Parameters
         ----------
         path
-            The column's name, or ``"a.b"`` for a new member of struct ``a`` (NULL for the rows there are).
+            The column's name, or ``"a.b"`` for a new member of struct ``a``. Values of a member are written along
+            with the whole column it lies in; where the struct is NULL it stays so.
         type
             Its type; may be left out where the values tell. A ``pyarrow.Field`` brings nullability and metadata.
         values
@@ -111,11 +112,8 @@ class TableSchema(TableCore):
         names, parent = self._new_place(path)
         field = self._new_field(names[-1], type, values, nullable, on)
         field = with_metadata(field, _metadata(comment, properties))
-        if values is not None and parent is not None:
-            raise UnsupportedError(
-                f"{'.'.join(names)!r} is a member of a struct; it can be added, but not with values",
-                fix="add it, then update() the struct column",
-            )
+        if parent is not None:
+            _check_member(parent, names, field, values, computed=computed)
         version = self._snapshot.version
         planned, _ = numbered(field, version.next_field_id)
         parent_id = None if parent is None else parent.field_id
@@ -124,12 +122,12 @@ class TableSchema(TableCore):
             return self._add_filled(
                 planned, self._expression(planned, values, inputs, on), None, None, progress
             )
-        plain = values is not None and inputs is None and on is None
+        plain = values is not None and inputs is None and on is None and parent is None
         default = self._engine.constant(planned, values) if plain else None
         if default is not None and not declarable(default):
             default = None
         if values is not None and default is None and version.row_count:
-            return self._add_filled(planned, values, inputs, on, progress)
+            return self._add_filled(planned, values, inputs, on, progress, parent)
         self._add_unwritten(planned, parent_id, ".".join(names), default)
         return self
 
@@ -361,13 +359,16 @@ class TableSchema(TableCore):
         inputs: Sequence[str] | None,
         on: str | None,
         progress: Progress | None,
+        parent: Place | None = None,
     ) -> Self:
+        above = () if parent is None else (*parent.parents, parent.field)
         request = FillRequest(
             field=planned,
             values=values,
             is_new=True,
             inputs=None if inputs is None else tuple(inputs),
             on=on,
+            parents=tuple(map(field_id, above)),
             progress=progress,
             new_id=self._around.new_id,
         )
@@ -413,6 +414,29 @@ class TableSchema(TableCore):
             found = self._engine.count(snapshot, check.rows)
             if found:
                 raise InvalidInputError(f"{check.what} in {found:,} rows", fix=check.fix)
+
+
+def _check_member(
+    parent: Place, names: Sequence[str], field: pa.Field, values: object, *, computed: bool
+) -> None:
+    """Raise UnsupportedError for what a member of a struct cannot be given when it is added."""
+    name = ".".join(names)
+    if computed:
+        raise UnsupportedError(
+            f"{name!r} is a member of a struct, and only whole columns are computed", fix="add a column"
+        )
+    if values is None:
+        return
+    if any(not pa.types.is_struct(one.type) for one in parent.parents):
+        raise UnsupportedError(
+            f"{name!r} lies in a list, so that a row may have many of it, and cannot be added with values",
+            fix="add it, then update() the column",
+        )
+    if not field.nullable:
+        raise UnsupportedError(
+            f"{name!r} is a member of a struct that forbids NULL, and cannot be added so with values",
+            fix="add it without, then alter_column(nullable=False)",
+        )
 
 
 def _parent_id(place: Place) -> int | None:

@@ -9,8 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lake_engines.files.base import gather
+from lake_format.schema import child_fields, field_id
 
-__all__ = ["keep", "overlaid", "relabel", "unsliced"]
+__all__ = ["keep", "overlaid", "relabel", "unsliced", "with_member"]
 
 
 def relabel(array: pa.Array, data_type: pa.DataType) -> pa.Array:
@@ -27,6 +28,33 @@ class _Relabelled:
 
     def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
         return self._type.__arrow_c_schema__(), self._array.__arrow_c_array__()[1]
+
+
+def with_member(array: pa.StructArray, field: pa.Field, parents: Sequence[int], member: pa.Array) -> pa.Array:
+    """A column of structs with one more member, NULL where the struct is.
+
+    Parameters
+    ----------
+    field
+        The column as it becomes, ids in its metadata.
+    parents
+        Ids of the structs that the member lies in, from the column down; it is the last member of the last.
+    """
+
+    def grown(struct: pa.StructArray, now: pa.Field, inside: Sequence[int]) -> pa.Array:
+        children = child_fields(now.type)
+        members = [
+            struct.field(place) if place < struct.type.num_fields else member
+            for place in range(len(children))
+        ]
+        for place, child in enumerate(children):
+            if inside and field_id(child) == inside[0]:
+                members[place] = grown(members[place], child, inside[1:])
+        names = [pa.field(child.name, one.type, True) for child, one in zip(children, members, strict=True)]
+        mask = struct.is_null() if struct.null_count else None
+        return pa.StructArray.from_arrays(members, fields=names, mask=mask)
+
+    return relabel(grown(array, field, parents[1:]), field.type)
 
 
 def keep(batch: pa.RecordBatch, mask: npt.NDArray[np.bool_]) -> pa.RecordBatch:

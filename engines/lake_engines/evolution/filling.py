@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lake_engines.arrays import keep, overlaid, unsliced
+from lake_engines.arrays import keep, overlaid, unsliced, with_member
 from lake_engines.changes.matching import live_positions
 from lake_engines.changes.placing import touched
 from lake_engines.changes.values import Target
@@ -32,7 +32,6 @@ from lake_format.filling import FillRequest
 from lake_format.model import ColumnGroup, NewFragment
 from lake_format.parallel import in_order
 from lake_format.row_edits import FragmentRewrite, RowEdits
-from lake_format.schema import field_id
 from lake_format.snapshot import Snapshot
 from lake_format.statistics import StatisticsBuilder
 
@@ -44,7 +43,7 @@ _WORKERS = 4
 
 def fill_inputs(snapshot: Snapshot, request: FillRequest) -> frozenset[str]:
     """The columns that decide which values are written: what they are made of, and what the filter reads."""
-    source = open_source(snapshot, request.field, request.values, request.inputs, request.on)
+    source = _source(snapshot, request)
     predicate = compile_filter(snapshot, request.where)
     return source.inputs | (predicate.columns if predicate is not None else frozenset())
 
@@ -57,7 +56,7 @@ def fill_column(snapshot: Snapshot, request: FillRequest, pool: ReaderPool) -> R
     InvalidInputError
         A value that does not fit the column; files written before it are removed.
     """
-    source = open_source(snapshot, request.field, request.values, request.inputs, request.on)
+    source = _source(snapshot, request)
     written: list[ColumnGroup] = []
 
     def fill(target: Target) -> tuple[int, FragmentRewrite | None, set[str]]:
@@ -82,7 +81,7 @@ def fill_column(snapshot: Snapshot, request: FillRequest, pool: ReaderPool) -> R
         discard_objects(snapshot.store, [group.path for group in written])
         raise
     return RowEdits(
-        field_ids=frozenset({request.field_id}), rewrites=tuple(rewrites), features=frozenset(features)
+        field_ids=frozenset({request.column_id}), rewrites=tuple(rewrites), features=frozenset(features)
     )
 
 
@@ -117,7 +116,7 @@ def complete_fragments(
             found: list[FragmentRewrite] = []
             for column in columns:
                 request = FillRequest(field=column, values=expression_of(column), is_new=True, new_id=new_id)
-                source = open_source(snapshot, column, request.values, None, None)
+                source = _source(snapshot, request)
                 rewrite, needed = _fill_fragment(snapshot, target, source, request, pool)
                 found += [rewrite] if rewrite is not None else []
                 written.extend(rewrite.groups if rewrite is not None else ())
@@ -135,6 +134,17 @@ def _beside(fragment: NewFragment, found: Sequence[FragmentRewrite]) -> NewFragm
     statistics = (own for one in found for own in one.statistics)
     return replace(
         fragment, groups=(*fragment.groups, *groups), statistics=(*fragment.statistics, *statistics)
+    )
+
+
+def _source(snapshot: Snapshot, request: FillRequest) -> Source:
+    return open_source(
+        snapshot,
+        request.field,
+        request.values,
+        request.inputs,
+        request.on,
+        is_member=bool(request.parents),
     )
 
 
@@ -164,7 +174,7 @@ def _fill_fragment(
     snapshot: Snapshot, target: Target, source: Source, request: FillRequest, pool: ReaderPool
 ) -> tuple[FragmentRewrite | None, set[str]]:
     """One fragment's new file; None where no row of it gets a value."""
-    schema = pa.schema([request.field])
+    schema = pa.schema([request.column(snapshot.schema)])
     (plan,) = plan_groups(schema, snapshot.version.properties)
     statistics = StatisticsBuilder(schema)
     gained: list[npt.NDArray[np.int64]] = []
@@ -184,7 +194,7 @@ def _fill_fragment(
         writer.abort()
         raise
     group = ColumnGroup(
-        field_ids=(field_id(request.field),),
+        field_ids=(request.column_id,),
         schema_id=snapshot.version.schema_id,
         path=file.path,
         format=file.format,
@@ -207,13 +217,18 @@ def _windows(
     total = target.fragment.row_count
     every = len(target.positions) == total and not source.partial
     own = [] if request.is_new or every else [request.field.name]
+    whole = request.column(snapshot.schema)
+    own += [whole.name] if request.parents else []
     names = list(dict.fromkeys([*own, *sorted(source.inputs)]))
-    filler = _Filler(request.field)
+    filler = _Filler(request.field if not request.parents else whole.with_nullable(True))
     for start, batch in reader.scan(names, 0, total, _WINDOW_ROWS):
         low, high = np.searchsorted(target.positions, [start, start + batch.num_rows])
         at = target.positions[low:high] - start
-        old = batch.column(request.field.name) if own else pa.nulls(batch.num_rows, request.field.type)
+        no_values = request.is_new or every
+        old = pa.nulls(batch.num_rows, request.field.type) if no_values else batch.column(request.field.name)
         column, got = _merged(batch, old, at, source)
+        if request.parents:
+            column = with_member(batch.column(whole.name), whole, request.parents, column)
         if request.is_new and not request.field.nullable and len(got) < len(at):
             raise InvalidInputError(
                 f"column {request.field.name!r} must not be NULL, but {len(at) - len(got)} rows have no value",

@@ -87,8 +87,15 @@ def open_source(
     values: object,
     inputs: tuple[str, ...] | None,
     on: str | None,
+    *,
+    is_member: bool = False,
 ) -> Source:
     """Check values against the table.
+
+    Parameters
+    ----------
+    is_member
+        The field is a member of a struct, so that a column of its name is another one.
 
     Raises
     ------
@@ -102,12 +109,12 @@ def open_source(
     if on is not None:
         raise InvalidInputError("on= is for Arrow data to join", fix="leave it out")
     schema = snapshot.schema
-    if schema.get_field_index(field.name) < 0:
+    if not is_member and schema.get_field_index(field.name) < 0:
         schema = schema.append(field)
     if not isinstance(values, StoredExpression):
         schema = schema.append(ROW_ID_FIELD)
     inputs = tuple(snapshot.schema.names) if inputs is None else inputs
-    computation = assign(schema, {field.name: values}, inputs)[field.name]
+    computation = assign(pa.schema([field]), {field.name: values}, inputs, over=schema)[field.name]
     if field.name in computation.inputs and snapshot.schema.get_field_index(field.name) < 0:
         raise InvalidInputError(
             f"the values of new column {field.name!r} cannot be made of the column itself"
