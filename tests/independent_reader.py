@@ -9,63 +9,37 @@ from __future__ import annotations
 import base64
 import json
 import re
-import struct
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from independent_bytes import Cursor, RefusedError, require, roaring64, row_id_sequence, vector_file
+
+__all__ = ["RefusedError", "read_table", "roaring64", "unpack", "version_path"]
 
 FEATURES = {"vector-pages", "vortex-files", "row-id-sequences", "deletion-bitmaps", "vector-index"}
 FEATURES |= {"superseded-columns", "patch-files", "keys", "key-index", "expired-versions", "external-files"}
-FEATURES |= {"partitions", "column-defaults", "open-layout", "computed-columns"}
+FEATURES |= {"partitions", "column-defaults", "open-layout", "computed-columns", "evolved-types"}
+FEATURES |= {"listed-vectors", "branches"}
 SUPERSEDED = 1 << 31  # added to the id of a column whose values are in another group (MAN-3)
 PATH = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*(/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*")
 FOREIGN = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]+(/(?!\.)[^/\\\x00-\x1f\x7f]+)*")  # STO-9
 ID = b"PARQUET:field_id"
 
 
-class RefusedError(Exception):
-    """The bytes are not what the specification says."""
+def version_path(root: Path, number: int, line: int = 0) -> Path:
+    """Where a version of main (line 0) or of a branch lies (TAB-1, BRA-1)."""
+    return root / "_lake" / (f"branches/{line:07d}" if line else "") / f"versions/{number:020d}.lake"
 
 
-def require(condition: object, what: str) -> None:
-    if not condition:
-        raise RefusedError(what)
-
-
-@dataclass
-class Cursor:
-    """Little-endian values, one after another."""
-
-    data: bytes
-    at: int = 0
-
-    def take(self, layout: str) -> tuple[Any, ...]:
-        require(self.at + struct.calcsize("<" + layout) <= len(self.data), "cut short")
-        values = struct.unpack_from("<" + layout, self.data, self.at)
-        self.at += struct.calcsize("<" + layout)
-        return values
-
-    def array(self, dtype: str, count: int) -> np.ndarray:
-        require(self.at + np.dtype(dtype).itemsize * count <= len(self.data), "cut short")
-        values = np.frombuffer(self.data, dtype, count, self.at)
-        self.at += values.nbytes
-        return values
-
-
-def version_path(root: Path, number: int) -> Path:
-    return root / f"_lake/versions/{number:020d}.lake"
-
-
-def latest(root: Path) -> int:
+def latest(root: Path, line: int = 0) -> int:
     """The newest version: from the hint, or from 1, forward (COM-6)."""
-    hint = root / "_lake/latest"
+    hint = version_path(root, 0, line).parents[1] / "latest"
     number = unpack(hint.read_bytes())[0]["version"] if hint.exists() else 1
-    while version_path(root, number + 1).exists():
+    while version_path(root, number + 1, line).exists():
         number += 1
     return number
 
@@ -113,56 +87,6 @@ def fragments(root: dict[str, Path], description: dict[str, Any], tail: bytes) -
     return sorted(live, key=lambda fragment: fragment["fragment_id"])
 
 
-def row_id_sequence(data: bytes, count: int) -> np.ndarray:
-    """RID-1 to RID-3."""
-    cursor = Cursor(data)
-    kind, width, zero, entries, base = cursor.take("BBHIQ")
-    require(kind in (1, 2) and width in (1, 2, 4, 8) and zero == 0, "unknown row-id sequence")
-    ids = cursor.array(f"<u{width}", entries).astype(np.uint64) + np.uint64(base)
-    if kind == 1:
-        runs = zip(ids.tolist(), cursor.array("<u4", entries).tolist(), strict=True)
-        ids = np.concatenate([np.arange(first, first + size) for first, size in runs]).astype(np.uint64)
-    require(len(ids) == count and cursor.at == len(data), "row-id sequence does not fit")
-    return ids
-
-
-def roaring64(data: bytes) -> np.ndarray:
-    """A portable 64-bit roaring bitmap: buckets of 32-bit ones by high half (RoaringFormatSpec)."""
-    cursor = Cursor(data)
-    parts = [np.empty(0, np.uint64)]
-    for _ in range(cursor.take("Q")[0]):
-        (high,) = cursor.take("I")
-        parts.append(roaring32(cursor) + np.uint64(high << 32))
-    require(cursor.at == len(data), "bytes after a bitmap")
-    return np.concatenate(parts)
-
-
-def roaring32(cursor: Cursor) -> np.ndarray:
-    (cookie,) = cursor.take("I")
-    require(cookie & 0xFFFF in (12346, 12347), "not a roaring bitmap")
-    has_runs = cookie & 0xFFFF == 12347
-    containers = (cookie >> 16) + 1 if has_runs else cursor.take("I")[0]
-    is_run = np.zeros(containers, np.uint8)
-    if has_runs:
-        is_run = np.unpackbits(cursor.array("u1", (containers + 7) // 8), bitorder="little")[:containers]
-    heads = cursor.array("<u2", 2 * containers).reshape(-1, 2).astype(np.int64)  # key, cardinality - 1
-    if not has_runs or containers >= 4:
-        cursor.array("<u4", containers)  # offsets, not needed when reading front to back
-    parts = [np.empty(0, np.int64)]
-    for (key, size), run in zip(heads.tolist(), is_run.tolist(), strict=True):
-        if run:
-            (count,) = cursor.take("H")
-            pairs = cursor.array("<u2", 2 * count).reshape(-1, 2).astype(np.int64)
-            low = np.concatenate([np.arange(start, start + more + 1) for start, more in pairs.tolist()])
-        elif size + 1 > 4096:
-            low = np.flatnonzero(np.unpackbits(cursor.array("u1", 8192), bitorder="little"))
-        else:
-            low = cursor.array("<u2", size + 1).astype(np.int64)
-        require(len(low) == size + 1, "a roaring container has another size than it says")
-        parts.append(low + (key << 16))
-    return np.concatenate(parts).astype(np.uint64)
-
-
 def read_group(root: dict[str, Path], group: dict[str, Any], schema: pa.Schema, rows: int) -> pa.Table:
     """The columns of one file, in the types they were written with (MAN-3, SCH-4)."""
     path = object_path(root, group["path"])
@@ -192,34 +116,32 @@ def in_type(column: pa.ChunkedArray, data_type: pa.DataType) -> pa.ChunkedArray:
         return pa.chunked_array([pa.array(column.to_pylist(), data_type)])
 
 
-def vector_file(data: bytes, record: bytes, field: pa.Field) -> pa.Array:
-    """Vectors from their pages, through the layout record alone: no Parquet reader takes part (VEC-6)."""
-    cursor = Cursor(record)
-    kind, version, length = cursor.take("4sII")
-    require((kind, version) == (b"LKVC", 0) and len(record) == 12 + length + 4, "unknown layout")
-    require(zlib.crc32(record[:-4]) == int.from_bytes(record[-4:], "little"), "layout altered")
-    element, null_kind, _, dim, rows, page_rows, pages, null_count = cursor.take("BBHIQIIQ")
-    dtype = {1: np.dtype("<f4"), 2: np.dtype("<f2"), 3: np.dtype("<f8")}[element]
-    offsets, levels, crcs = (cursor.array(kind, pages) for kind in ("<u8", "<u4", "<u4"))
-    page_nulls, nulls = np.zeros(pages, np.int64), np.empty(0, np.uint64)
-    if null_kind:
-        page_nulls = cursor.array("<u4", pages).astype(np.int64)
-        at, size, crc = cursor.take("QII")
-        blob = record[cursor.at : cursor.at + size] if null_kind == 1 else data[at : at + size]
-        require(zlib.crc32(blob) == crc, "NULL positions altered")
-        nulls = roaring64(blob)
-    require(len(nulls) == null_count == page_nulls.sum(), "NULL counts disagree")
-    valid = ~np.isin(np.arange(rows), nulls.astype(np.int64))
-    out = np.zeros((rows, dim), dtype)
-    for page in range(pages):
-        first, last = page * page_rows, min((page + 1) * page_rows, rows)
-        count = last - first - int(page_nulls[page])
-        start, stop = int(offsets[page]), int(offsets[page]) + count * dim * dtype.itemsize
-        require(stop <= len(data), "page outside the file")
-        require(zlib.crc32(data[start - int(levels[page]) : stop]) == crcs[page], "page altered")
-        out[first:last][valid[first:last]] = np.frombuffer(data, dtype, count * dim, start).reshape(-1, dim)
-    mask = pa.array(~valid) if len(nulls) else None
-    return pa.FixedSizeListArray.from_arrays(pa.array(out.reshape(-1)), type=field.type, mask=mask)
+def become(column: Any, written: pa.Field, now: pa.Field) -> Any:
+    """Values as the present schema has them, matched by field id at every depth (EVO-2 to EVO-4)."""
+    if written.type == now.type and not pa.types.is_nested(now.type):
+        return column
+    if not pa.types.is_nested(now.type):
+        return column.cast(now.type)
+    values = [None if value is None else present(value, written, now) for value in column.to_pylist()]
+    return pa.array(values, now.type)
+
+
+def present(value: Any, written: pa.Field, now: pa.Field) -> Any:
+    """One value, not NULL."""
+    if pa.types.is_struct(now.type):
+        own = {int(child.metadata[ID]): child for child in written.type}
+        pairs = [(own.get(int(child.metadata[ID])), child) for child in now.type]
+        return {new.name: inside(value[old.name], old, new) if old else None for old, new in pairs}
+    if pa.types.is_map(now.type):
+        key, item = written.type.item_field, now.type.item_field
+        return [(one, inside(other, key, item)) for one, other in value]
+    if pa.types.is_nested(now.type):
+        return [inside(one, written.type.value_field, now.type.value_field) for one in value]
+    return value
+
+
+def inside(value: Any, written: pa.Field, now: pa.Field) -> Any:
+    return None if value is None else present(value, written, now)
 
 
 def unheld(field: pa.Field, rows: int) -> Any:
@@ -237,20 +159,25 @@ def read_fragment(
 ) -> Any:
     """The live rows of a fragment as columns of ``schema`` and ``_row_id`` (MAN-2, SCH-4, SCH-5, SCH-9, DEL-2)."""
     rows = fragment["row_count"]
-    columns = {int(field.metadata[ID]): unheld(field, rows) for field in schema}
+    now = {int(field.metadata[ID]): field for field in schema}
+    columns = {identity: unheld(field, rows) for identity, field in now.items()}
     for group in fragment["groups"]:
         table = read_group(root, group, schemas[group["schema_id"]], rows)
-        columns |= dict(zip(group["field_ids"], table.columns, strict=True))
+        for identity, field, column in zip(group["field_ids"], table.schema, table.columns, strict=True):
+            if identity in now:
+                columns[identity] = become(column, field, now[identity])
     for patch in fragment.get("patches") or ():  # MAN-9; later ones over earlier ones
         table = read_group(root, patch, schemas[patch["schema_id"]], patch["file_rows"])
         at = roaring64(patch["positions"]).astype(np.int64).tolist()
         new = table.slice(patch["first_row"], patch["count"])
         require(0 < len(at) == new.num_rows and max(at) < rows, "a patch does not fit")
-        for identity, column in zip(patch["field_ids"], new.columns, strict=True):
-            values = columns[identity].to_pylist() if identity in columns else [None] * rows
-            for position, value in zip(at, column.to_pylist(), strict=True):
-                values[position] = value
-            columns[identity] = pa.chunked_array([pa.array(values, column.type)])
+        for identity, field, column in zip(patch["field_ids"], new.schema, new.columns, strict=True):
+            if identity in now:
+                values = columns[identity].to_pylist()
+                changed = become(column, field, now[identity]).to_pylist()
+                for position, value in zip(at, changed, strict=True):
+                    values[position] = value
+                columns[identity] = pa.chunked_array([pa.array(values, now[identity].type)])
     first, sequence = fragment["first_row_id"], fragment["row_id_sequence"]
     require((first is None) != (sequence is None), "two kinds of row ids, or none")
     ids = row_id_sequence(sequence, rows) if first is None else first + np.arange(rows)
@@ -275,11 +202,11 @@ def check_index(root: dict[str, Path], entry: dict[str, Any], live: set[int]) ->
 
 
 def read_table(
-    location: str | Path, version: int | None = None, outside: dict[str, Path] | None = None
+    location: str | Path, version: int | None = None, outside: dict[str, Path] | None = None, line: int = 0
 ) -> tuple[pa.Table, dict[str, Any]]:
     """All live rows in scan order, ``_row_id`` last, and the description; ``outside``: external roots (STO-28)."""
-    number = latest(Path(location)) if version is None else version
-    description, tail = unpack(version_path(Path(location), number).read_bytes())
+    number = latest(Path(location), line) if version is None else version
+    description, tail = unpack(version_path(Path(location), number, line).read_bytes())
     require(description["version"] == number, "another version under this number")  # TAB-10
     known = {number: (outside or {}).get(uri) for number, uri in description.get("roots", {}).items()}
     root = {"": Path(location)} | {number: folder for number, folder in known.items() if folder}
@@ -294,6 +221,8 @@ def read_table(
     table = pa.concat_tables([part.cast(empty.schema) for part in parts]) if parts else empty
     ids = table.column("_row_id").to_pylist()
     require(len(set(ids)) == len(ids) == description["row_count"], "row ids disagree")  # DEL-3, TAB-10
-    require(not ids or max(ids) < description["next_row_id"], "a row id that was never given out")
+    line = description["next_row_id"] >> 40  # each has row ids of its own (IDN-3)
+    own = [one for one in ids if one >> 40 == line]
+    require(not own or max(own) < description["next_row_id"], "a row id that was never given out")
     covered = {entry["name"]: check_index(root, entry, set(ids)) for entry in description["indexes"]}
     return table, description | {"fragments": live, "covered": covered}

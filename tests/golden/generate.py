@@ -19,19 +19,27 @@ import pyarrow as pa
 from pyroaring import BitMap64
 
 import lake_format as lake
-from lake_engines import DefaultEngine
-from lake_format.engine import WriteRequest
 from lake_format.manifest import inline_manifest
 from lake_format.roots import numbered_root
 from lake_format.row_ids import encode_row_ids
-from lake_format.schema import FIELD_ID_KEY
 from lake_format.store.paths import external_path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from samples import every_type
 
+from golden.branched import merged_branch
 from golden.cloned import clone, pinned
 from golden.computed import computed_columns
+from golden.evolved import (
+    column_defaults,
+    evolved_types,
+    listed_vectors,
+    patch_files,
+    schema_changes,
+    superseded_columns,
+)
+from golden.indexed import flat_index, index_shards, vector_index
+from golden.keyed import key_index, keys
 from golden.making import OUTSIDE, ROOT, Golden, as_object, simple_rows, surroundings_of, vectors, with_nulls
 from golden.opened import open_layout
 
@@ -171,98 +179,6 @@ def moved_rows(golden: Golden) -> None:
     golden.expect(simple_rows_of(parts), shuffled + shifted, fragments=2)
 
 
-def schema_changes(golden: Golden) -> None:
-    """A column renamed, one dropped, one added after the files were written: fields are matched by id."""
-    rows = simple_rows(4)
-    table = golden.create(rows.schema)
-    table.append(rows)
-    old = table.snapshot.schema
-    renamed = pa.field("label", old.field("name").type, True, old.field("name").metadata)
-    added = pa.field(
-        "extra", pa.float64(), True, {FIELD_ID_KEY: str(table.snapshot.version.next_field_id).encode()}
-    )
-    new = pa.schema([added, renamed, old.field("id")])
-    version = table.snapshot.version
-    golden.land(
-        table, schemas={**version.schemas, 1: new}, schema_id=1, next_field_id=version.next_field_id + 1
-    )
-    columns = [pa.nulls(4, pa.float64()), rows.column("name"), rows.column("id")]
-    plain = pa.schema([("extra", pa.float64()), ("label", pa.string()), pa.field("id", pa.int64(), False)])
-    golden.expect(pa.table(columns, plain), range(4), fragments=1)
-
-
-def flat_index(golden: Golden) -> None:
-    """An index over so few rows that it holds no lists, NULL vectors among them."""
-    _indexed(golden, built=60, later=5, metrics=("l2",))
-
-
-def superseded_columns(golden: Golden) -> None:
-    """A column whose values were rewritten into a group of its own: the old file still has it."""
-    rows = simple_rows(6)
-    table = golden.create(rows.schema)
-    table.append(rows)
-    version = table.snapshot.version
-    name = version.schema.field("name")
-    request = WriteRequest(
-        data={"name": pa.array(["new", None, "newer", "", "x", None])},
-        schema=pa.schema([name]),
-        schema_id=0,
-        properties={},
-        new_id=golden.surroundings.new_id,
-    )
-    (new,) = DefaultEngine().write(table.snapshot.store, request).fragments
-    (fragment,) = table.snapshot.fragments.fragments()
-    old = [replace(g, superseded=frozenset({2} & set(g.field_ids))) for g in fragment.groups]
-    golden.land(
-        table,
-        manifests=(inline_manifest([replace(fragment, groups=(*old, *new.groups))]),),
-        required_features=version.required_features | {"superseded-columns"},
-    )
-    golden.expect(rows.set_column(1, name.remove_metadata(), request.data["name"]), range(6), fragments=1)
-
-
-def patch_files(golden: Golden) -> None:
-    """Patches over two fragments from one file, over each other, of vectors, of a column that no file has."""
-    rows = simple_rows(48)
-    patching = {"write.fragment-rows": "24", "write.update-strategy": "patch"}
-    table = golden.create(rows.schema, **patching).append(rows).add_column("note", pa.string())
-    values = {name: rows.column(name).to_pylist() for name in rows.schema.names} | {"note": [None] * 48}
-    for number, (places, new) in enumerate(
-        [
-            ((3, 5, 30), {"name": "both", "v": [0.5, 1.5, -2.0, 0.0]}),
-            ((5, 31), {"name": None, "v": None}),
-            ((5, 30), {"v": [8.0, 0.25, 0.0, 1.0]}),
-            ((3, 5, 30), {"name": "again", "note": "here"}),
-            ((47,), {"note": "there"}),
-        ]
-    ):
-        changed = table.update(new, f"id IN ({', '.join(map(str, places))})")
-        assert changed.strategy == "patch", number
-        for name, value in new.items():
-            for place in places:
-                values[name][place] = value
-    table.delete("id = 3")
-    schema = rows.schema.append(pa.field("note", pa.string()))
-    kept = [row for row in range(48) if row != 3]
-    golden.expect(pa.table(values, schema).take(kept), kept, fragments=2)
-
-
-def column_defaults(golden: Golden) -> None:
-    """Constants in no file; rows of writers who knew of them and who did not, a patch over them, a rewrite."""
-    data = simple_rows(32)
-    table, stale = golden.create(data.schema, **{"write.update-strategy": "patch"}), golden.open()
-    table.append(data.slice(0, 24)).add_column("n", pa.int16(), 7, nullable=False)
-    table.add_column("note", values="as ever").add_column("ratio", values=0.5)
-    stale.append(data.slice(24, 4))  # planned before the columns were declared
-    table.refresh().append(data.slice(28).append_column("n", pa.array([1, 2, 3, 4], pa.int16())))
-    table.update({"note": "patched"}, "id IN (2, 20)")
-    table.set_properties({"write.update-strategy": "rewrite"}).update({"n": -1}, "id = 25")
-    note = ["patched" if row in (2, 20) else "as ever" if row < 28 else None for row in range(32)]
-    n = pa.array([*[7] * 25, -1, 7, 7, 1, 2, 3, 4], pa.int16())
-    rows = data.append_column(pa.field("n", pa.int16(), False), n).append_column("note", pa.array(note))
-    golden.expect(rows.append_column("ratio", pa.array([0.5] * 28 + [None] * 4)), range(32), fragments=3)
-
-
 def partitions(golden: Golden) -> None:
     """Two ways of partitioning, one after the other, NULL among the values; rows that moved to another partition."""
     rows = simple_rows(30).take([(7 * row) % 30 for row in range(30)])
@@ -298,31 +214,6 @@ def clustered(golden: Golden) -> None:
     golden.expect(expected, [*kept, 24, 25, 26], fragments=4)
 
 
-def vector_index(golden: Golden) -> None:
-    """An index of each metric over part of the rows, NULL vectors among them; the rest was appended later."""
-    _indexed(golden, built=1200, later=20, metrics=("l2", "cosine", "ip"))
-
-
-def index_shards(golden: Golden) -> None:
-    """An index of two shards of one model, some of whose rows went stale, and rows that none covers."""
-    column = np.random.default_rng(8).standard_normal(1400 * 4).astype("f4")
-    rows = pa.table(
-        [pa.array(range(1400), pa.int32()), pa.FixedSizeListArray.from_arrays(pa.array(column), 4)],
-        pa.schema([("n", pa.int32()), ("v", pa.list_(pa.float32(), 4))]),
-    )
-    table = golden.create(rows.schema)
-    table.append(rows.slice(0, 1250)).create_index("v", lists=8)
-    table.append(rows.slice(1250, 120)).optimize_index()
-    table.append(rows.slice(1370))
-    entry = table.snapshot.version.indexes[0]
-    assert [shard.row_count for shard in entry.shards] == [1250, 120]
-    stale = BitMap64([2, 7, 1255, 1390]).serialize()
-    golden.land(table, indexes=(replace(entry, stale=stale),))
-    query = [0.3, -1.1, 0.7, 0.2]
-    nearest = {"l2": _nearest(rows, query, "l2", 10)}
-    golden.expect(rows, range(1400), fragments=3, query=query, nearest=nearest, covered=1370)
-
-
 def expired_versions(golden: Golden) -> None:
     """Versions before the fourth have expired, and were collected but for a tagged one."""
     rows = simple_rows(9)
@@ -333,79 +224,6 @@ def expired_versions(golden: Golden) -> None:
     table.expire_versions(keep=2)
     table.collect_garbage(dry_run=False)
     golden.expect(rows, range(9), fragments=3, kept=2, expired=[1, 3])
-
-
-def _indexed(golden: Golden, *, built: int, later: int, metrics: tuple[str, ...]) -> None:
-    total = built + later
-    drawn = np.random.default_rng(7).standard_normal(total * 4).astype("f4")  # no two at the same distance
-    column = with_nulls(pa.FixedSizeListArray.from_arrays(pa.array(drawn), 4), [3, 40])
-    rows = pa.table(
-        [pa.array(range(total), pa.int32()), column],
-        pa.schema([("n", pa.int32()), ("v", pa.list_(pa.float32(), 4))]),
-    )
-    table = golden.create(rows.schema)
-    table.append(rows.slice(0, built))
-    for metric in metrics:
-        table.create_index("v", metric, lists=8)
-    table.append(rows.slice(built))
-    query = [0.3, -1.1, 0.7, 0.2]
-    nearest = {metric: _nearest(rows, query, metric, 10) for metric in metrics}
-    golden.expect(rows, range(total), fragments=2, query=query, nearest=nearest, covered=built - 2)
-
-
-def _nearest(rows: pa.Table, query: list[float], metric: str, k: int) -> list[list[float]]:
-    """Row id and distance of the k nearest rows, computed one by one in double precision."""
-    found = []
-    asked = np.array(query, np.float32).astype(np.float64)
-    for row_id, vector in enumerate(rows.column("v").to_pylist()):
-        if vector is None:
-            continue
-        values = np.array(vector)
-        product = float(values @ asked)
-        distance = {
-            "l2": float(np.sqrt(((values - asked) ** 2).sum())),
-            "ip": -product,
-            "cosine": 1 - product / float(np.sqrt((values @ values) * (asked @ asked))),
-        }[metric]
-        found.append([distance, row_id])
-    return [[row_id, distance] for distance, row_id in sorted(found)[:k]]
-
-
-def keys(golden: Golden) -> None:
-    """A key of two columns and no key index, as a table from before there were any."""
-    table, rows = _keyed(golden, 20)
-    features = table.snapshot.version.required_features - {"key-index"}
-    golden.land(table, key_index=None, required_features=features)
-    golden.expect(rows, range(20), fragments=1)
-
-
-def key_index(golden: Golden) -> None:
-    """Runs of the key index in files and in the version; rows deleted, stale, and not covered by any."""
-    table, first = _keyed(golden, 700)
-    table.delete("id % 7 = 3")
-    table.compact()
-    later = [_key_rows(300, 700), _key_rows(5, 1_000), _key_rows(3, 1_005)]
-    for rows in later:
-        table.append(rows)
-    index = table.snapshot.version.key_index
-    assert index is not None
-    known = replace(index, runs=index.runs[:-1]).with_stale(np.array([0, 705], np.uint64))
-    golden.land(table, key_index=known)
-    kept = [row for row in range(700) if row % 7 != 3]
-    rows = pa.concat_tables([first.take(pa.array(kept)), *later]).combine_chunks()
-    golden.expect(rows, [*kept, *range(700, 1_008)], fragments=4, unanswered=[0, 705, 1_005, 1_006, 1_007])
-
-
-def _key_rows(count: int, first: int) -> pa.Table:
-    ids = range(first, first + count)
-    schema = pa.schema([pa.field("region", pa.string(), False), pa.field("id", pa.int32(), False)])
-    return pa.table([[f"region {number % 3}" for number in ids], pa.array(ids, pa.int32())], schema)
-
-
-def _keyed(golden: Golden, count: int) -> tuple[lake.Table, pa.Table]:
-    rows = _key_rows(count, 0)
-    table = lake.create(golden.uri, rows.schema, key=["region", "id"], surroundings=golden.surroundings)
-    return table.append(rows), rows
 
 
 def history(golden: Golden) -> None:
@@ -457,6 +275,9 @@ TABLES: dict[str, Callable[[Golden], None]] = {
     "moved-rows": moved_rows,
     "schema-changes": schema_changes,
     "superseded-columns": superseded_columns,
+    "evolved-types": evolved_types,
+    "listed-vectors": listed_vectors,
+    "merged-branch": merged_branch,
     "patch-files": patch_files,
     "column-defaults": column_defaults,
     "computed-columns": computed_columns,

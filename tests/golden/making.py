@@ -40,6 +40,9 @@ class Golden:
         return str(ROOT / self.name)
 
     def create(self, schema: pa.Schema, **properties: str) -> lake.Table:
+        """A table whose scalars are in Vortex files, however few rows there are, unless something else is said."""
+        if properties.get("write.layout") != "open":
+            properties = {"write.scalar-format": "vortex", **properties}
         return lake.create(self.uri, schema, properties=properties, surroundings=self.surroundings)
 
     def open(self) -> lake.Table:
