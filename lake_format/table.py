@@ -218,7 +218,7 @@ class Table(
         if self.key:
             return self._append_keyed(data, idempotency, progress)
         mark = checked_idempotency(idempotency)
-        if mark and self.refresh().snapshot.version.sequences.get(mark.writer, -1) >= mark.sequence:
+        if mark and self.refresh()._is_done(mark):
             return self
         version = self._snapshot.version
         written = self._engine.write(self._store, self._write_request(data, version, progress))

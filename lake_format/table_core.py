@@ -229,6 +229,10 @@ class TableCore(TableDataset):
             new_id=self._around.new_id,
         )
 
+    def _is_done(self, mark: Idempotency | None) -> bool:
+        """Whether the job has committed, in the version at hand."""
+        return mark is not None and self._snapshot.version.sequences.get(mark.writer, -1) >= mark.sequence
+
     def _completing(self, version: Version) -> Completing:
         """What completes rows written for a version where a column becomes computed before they land."""
         return Completing(engine=self._engine, base=version, new_id=self._around.new_id)

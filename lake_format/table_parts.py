@@ -109,6 +109,18 @@ class TableParts(TableCore):
         self._land(changes, base, mark)
         return self
 
+    def is_committed(self, idempotency: tuple[str, int]) -> bool:
+        """Whether a job has committed already, so that it need not write what would not be committed again.
+
+        Parameters
+        ----------
+        idempotency
+            As for :meth:`append`.
+        """
+        mark = checked_idempotency(idempotency)
+        self.refresh()
+        return self._is_done(mark)
+
     def discard_parts(self, parts: Iterable[bytes]) -> None:
         """Remove the files of parts that will not be committed.
 

@@ -14,6 +14,8 @@ from spark_session import session
 
 import lake_format as lake
 from lake_connectors import spark as lake_spark
+from lake_connectors.spark.creating import NewTable, shape_of
+from lake_connectors.spark.reading import Place
 from lake_connectors.spark.source import _Writer, _Written
 from lake_connectors.spark.types import TYPES, as_spark_batch
 from lake_format.table import Table
@@ -151,6 +153,70 @@ def test_a_job_that_is_run_again_writes_once(spark: Any, table: Table) -> None:
         writing = spark.range(1000, 1010).write.format("lake").mode("append")
         writing.option("idempotencyWriter", "nightly").option("idempotencySequence", 7).save(table.uri)
     assert table.refresh().count() == 310
+
+
+def test_a_job_that_has_committed_writes_no_file_when_it_is_run_again(spark: Any, table: Table) -> None:
+    def run(sequence: str) -> set[str]:
+        writing = spark.range(1000, 1010).write.format("lake").mode("overwrite")
+        writing.option("idempotencyWriter", "nightly").option("idempotencySequence", sequence).save(table.uri)
+        return {info.path for info in table.refresh().snapshot.store.list("data/")}
+
+    assert not table.is_committed(("nightly", 7))
+    files = run("7")
+    assert table.is_committed(("nightly", 7))
+    assert not table.is_committed(("nightly", 8))
+    assert run("7") == files
+    assert (table.version, table.count()) == (5, 10)
+    with pytest.raises(Exception, match="idempotencySequence must be a whole number"):
+        run("eight")
+
+
+def test_a_first_write_makes_the_table(spark: Any, table: Table, tmp_path: Path) -> None:
+    uri = str(tmp_path / "new")
+    frame = load(spark, table).select("id", "title", "vec").repartition(3)
+    options = {"vectors": "vec=4", "partitionBy": "bucket(4, id), truncate(1, title)"}
+    frame.write.format("lake").mode("append").options(**options).save(uri)
+    made = lake.open(uri)
+    assert (made.version, made.count()) == (2, 300)
+    assert made.partitioning == ["bucket(4, id)", "truncate(1, title)"]
+    assert made.schema.field("vec").type == pa.list_(pa.float32(), 4)
+    assert made.search([0.5] * 4, 3).to_arrow().num_rows == 3
+    frame.write.format("lake").mode("overwrite").options(**options).save(uri)
+    assert (made.refresh().version, made.count()) == (3, 300)
+    assert not made.verify().problems
+    spark.range(0).write.format("lake").mode("append").save(str(tmp_path / "empty"))
+    assert lake.open(str(tmp_path / "empty")).schema.names == ["id"]
+
+
+def test_what_a_first_write_cannot_make_is_named_and_planning_makes_nothing(
+    table: Table, tmp_path: Path
+) -> None:
+    from pyspark.sql.types import ArrayType, FloatType, LongType, StringType, StructType
+
+    place = Place(str(tmp_path / "new"))
+    frame = StructType().add("id", LongType()).add("title", StringType()).add("vec", ArrayType(FloatType()))
+    for options, message in (
+        ({"vectors": "vec"}, "option vectors says 'vec'"),
+        ({"vectors": "vek=4"}, "names 'vek'"),
+        ({"vectors": "title=4"}, "'title' has the type string"),
+        ({"partitionBy": "bucket(4, prize)"}, "prize"),
+    ):
+        with pytest.raises(lake.InvalidInputError, match=message):
+            NewTable.of(place, frame, shape_of(options))
+    with pytest.raises(lake.NotFoundError, match="no branch 'new'"):
+        NewTable.of(Place(place.uri, branch="new"), frame, shape_of({}))
+    with pytest.raises(lake.InvalidInputError, match="is reserved"):
+        NewTable.of(place, StructType().add("_row_id", LongType()), shape_of({}))
+    made = NewTable.of(place, frame, shape_of({"vectors": "vec = 4"}))
+    assert not Path(place.uri).exists()
+    assert made.open().version == made.open().version == 1
+    shape_of({"vectors": "vec=4"}).check(table)
+    for options, message in (
+        ({"vectors": "vec=5"}, "'vec' of the table is no vector of 5 components"),
+        ({"partitionBy": "id"}, "the table is partitioned by"),
+    ):
+        with pytest.raises(lake.InvalidInputError, match=message):
+            shape_of(options).check(table)
 
 
 def test_a_task_that_fails_leaves_the_table_as_it_was(spark: Any, table: Table) -> None:
@@ -335,8 +401,9 @@ def test_mistakes_in_what_is_written_or_searched(spark: Any, table: Table, tmp_p
     for option in ("version", "columns"):
         with pytest.raises(Exception, match=f"writing knows no option '{option}'"):
             spark.range(2).write.format("lake").mode("append").option(option, "2").save(table.uri)
-    with pytest.raises(Exception, match="no table"):
-        spark.range(2).write.format("lake").mode("append").save(str(tmp_path / "nowhere"))
+    for mode in ("ErrorIfExists", "Ignore"):  # Spark's own refusal, which says what to do
+        with pytest.raises(Exception, match=f'in the "{mode}" mode. Please use either the "Append" or'):
+            spark.range(2).write.format("lake").mode(mode.lower()).save(table.uri)
     with pytest.raises(Exception, match="dimension"):
         spark.sql(f"SELECT * FROM lake_knn(path => '{table.uri}', q => array(1f), k => 3)").collect()
     with pytest.raises(Exception, match="prize"):

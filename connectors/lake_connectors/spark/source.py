@@ -8,7 +8,7 @@ are part of the table by then: cleaning up looks first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ from pyspark.sql.datasource import (
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import StructType
 
+from lake_connectors.spark.creating import CREATING, NewTable, Shape, shape_of
 from lake_connectors.spark.predicates import translate
 from lake_connectors.spark.reading import (
     Place,
@@ -36,11 +37,13 @@ from lake_connectors.spark.reading import (
 from lake_connectors.spark.types import TYPES
 from lake_engines.predicate.tree import Expression
 from lake_format.errors import InvalidInputError, NotFoundError
+from lake_format.table import Table
 
 __all__ = ["FilteringLakeSource", "LakeSource"]
 
 _READING = ("parallelism",)
-_WRITING = ("idempotencywriter", "idempotencysequence")
+_WRITING = ("idempotencywriter", "idempotencysequence", *CREATING)
+_ANY_SHAPE = Shape()
 
 
 class LakeSource(DataSource):
@@ -65,8 +68,9 @@ class LakeSource(DataSource):
         return _Reader(place_of(self.options, _READING), schema, _parallelism(self.options))
 
     def writer(self, schema: StructType, overwrite: bool) -> DataSourceArrowWriter:
-        """One append, or one replacement of all rows."""
-        return _Writer(place_to_write(self.options, _WRITING), schema, overwrite, _job(self.options))
+        """One append, or one replacement of all rows; of a table that is made of the frame where there is none."""
+        place, shape = place_to_write(self.options, _WRITING), shape_of(self.options)
+        return _Writer(place, schema, overwrite, _job(self.options), shape)
 
 
 class FilteringLakeSource(LakeSource):
@@ -91,6 +95,8 @@ def _job(options: Any) -> tuple[str, int] | None:
     writer, sequence = options.get("idempotencyWriter"), options.get("idempotencySequence")
     if (writer is None) != (sequence is None):
         raise InvalidInputError("idempotencyWriter and idempotencySequence go together")
+    if writer is not None and not sequence.isdecimal():
+        raise InvalidInputError(f"idempotencySequence must be a whole number from 0 up, not {sequence!r}")
     return None if writer is None else (writer, int(sequence))
 
 
@@ -148,22 +154,30 @@ class _Written(WriterCommitMessage):
 
 class _Writer(DataSourceArrowWriter):
     def __init__(
-        self, place: Place, schema: StructType, overwrite: bool, job: tuple[str, int] | None
+        self,
+        place: Place,
+        schema: StructType,
+        overwrite: bool,
+        job: tuple[str, int] | None,
+        shape: Shape = _ANY_SHAPE,
     ) -> None:
-        try:
-            table = place.open()
-        except NotFoundError as error:
-            raise NotFoundError(
-                f"there is no table at {place.uri}", fix="make it with lake.create(uri, schema)"
-            ) from error
-        _check_columns(table.schema, schema)
-        self._place = Place(**{**vars(place), "version": table.version})
         self._overwrite = overwrite
         self._job = job
+        self._done = False
+        self._place: Place | NewTable
+        try:
+            table = place.open()
+        except NotFoundError:
+            self._place = NewTable.of(place, schema, shape)
+            return
+        shape.check(table)
+        _check_columns(table.schema, schema)
+        self._done = job is not None and table.is_committed(job)
+        self._place = Place(**{**vars(place), "version": table.version})
 
     def write(self, iterator: Iterator[pa.RecordBatch]) -> WriterCommitMessage:
-        """On an executor: rows into files that are no part of the table yet."""
-        first = next(iterator, None)
+        """On an executor: rows into files that are no part of the table yet; of a job that is done, no file."""
+        first = None if self._done else next(iterator, None)
         if first is None:
             return _Written(b"")
 
@@ -176,6 +190,8 @@ class _Writer(DataSourceArrowWriter):
 
     def commit(self, messages: list[WriterCommitMessage | None]) -> None:
         """On the driver: everything at once."""
+        if self._done:
+            return
         if any(message is None for message in messages):
             raise InvalidInputError(
                 "a task reported nothing: its rows would be missing", fix="run the job again"
@@ -184,10 +200,16 @@ class _Writer(DataSourceArrowWriter):
 
     def abort(self, messages: list[WriterCommitMessage | None]) -> None:
         """Remove what was written, unless it was committed after all."""
-        self._newest().discard_parts(self._parts(messages))
+        parts = self._parts(messages)
+        if any(parts):
+            self._newest().discard_parts(parts)
 
-    def _newest(self) -> Any:
-        return Place(**{**vars(self._place), "version": None}).open()
+    def _newest(self) -> Table:
+        place = self._place
+        if isinstance(place, NewTable):
+            place.open()  # where no task had a row, it is made now
+            place = place.place
+        return replace(place, version=None).open()
 
     def _parts(self, messages: list[WriterCommitMessage | None]) -> list[bytes]:
         """Of tasks that failed nothing is known: their files are garbage to collect."""
