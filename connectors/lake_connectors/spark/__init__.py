@@ -4,6 +4,7 @@
 >>> lake_spark.register(session)                                               # doctest: +SKIP
 >>> session.read.format("lake").load("./lake/items").where("price < 10")       # doctest: +SKIP
 >>> frame.write.format("lake").mode("append").save("./lake/items")             # doctest: +SKIP
+>>> stream.writeStream.format("lake").option("checkpointLocation", place).start("./lake/items")  # doctest: +SKIP
 >>> session.sql("SELECT * FROM lake_knn(path => './lake/items', q => array(1f, 0f), k => 10)")  # doctest: +SKIP
 
 ``source`` is the data source (Spark's own interface in Python), ``reading`` what tasks read, ``fast`` the quickest

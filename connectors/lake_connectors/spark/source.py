@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+from pyspark import TaskContext
 from pyspark.sql.datasource import (
     DataSource,
     DataSourceArrowWriter,
     DataSourceReader,
+    DataSourceStreamArrowWriter,
     Filter,
     InputPartition,
     WriterCommitMessage,
@@ -36,12 +38,13 @@ from lake_connectors.spark.reading import (
 )
 from lake_connectors.spark.types import TYPES
 from lake_engines.predicate.tree import Expression
-from lake_format.errors import InvalidInputError, NotFoundError
+from lake_format.errors import InvalidInputError, NotFoundError, UnsupportedError
 from lake_format.table import Table
 
 __all__ = ["FilteringLakeSource", "LakeSource"]
 
 _READING = ("parallelism",)
+_STREAMING = ("checkpointlocation",)
 _WRITING = ("idempotencywriter", "idempotencysequence", *CREATING)
 _ANY_SHAPE = Shape()
 
@@ -71,6 +74,11 @@ class LakeSource(DataSource):
         """One append, or one replacement of all rows; of a table that is made of the frame where there is none."""
         place, shape = place_to_write(self.options, _WRITING), shape_of(self.options)
         return _Writer(place, schema, overwrite, _job(self.options), shape)
+
+    def streamWriter(self, schema: StructType, overwrite: bool) -> DataSourceStreamArrowWriter:  # noqa: N802
+        """One append, or one replacement of all rows, a batch, however often Spark runs it."""
+        place = place_to_write(self.options, (*CREATING, *_STREAMING))
+        return _StreamWriter(_Writer(place, schema, overwrite, None, shape_of(self.options)))
 
 
 class FilteringLakeSource(LakeSource):
@@ -175,7 +183,7 @@ class _Writer(DataSourceArrowWriter):
         self._done = job is not None and table.is_committed(job)
         self._place = Place(**{**vars(place), "version": table.version})
 
-    def write(self, iterator: Iterator[pa.RecordBatch]) -> WriterCommitMessage:
+    def write(self, iterator: Iterator[pa.RecordBatch]) -> _Written:
         """On an executor: rows into files that are no part of the table yet; of a job that is done, no file."""
         first = None if self._done else next(iterator, None)
         if first is None:
@@ -190,13 +198,20 @@ class _Writer(DataSourceArrowWriter):
 
     def commit(self, messages: list[WriterCommitMessage | None]) -> None:
         """On the driver: everything at once."""
-        if self._done:
-            return
+        if not self._done:
+            self.land(messages, self._job)
+
+    def land(self, messages: list[WriterCommitMessage | None], job: tuple[str, int] | None) -> None:
+        """Commit as a job; what was written for one that has committed meanwhile is removed."""
         if any(message is None for message in messages):
             raise InvalidInputError(
                 "a task reported nothing: its rows would be missing", fix="run the job again"
             )
-        self._newest().commit_parts(self._parts(messages), overwrite=self._overwrite, idempotency=self._job)
+        table, parts = self._newest(), self._parts(messages)
+        if job is not None and table.is_committed(job):
+            table.discard_parts(parts)
+        else:
+            table.commit_parts(parts, overwrite=self._overwrite, idempotency=job)
 
     def abort(self, messages: list[WriterCommitMessage | None]) -> None:
         """Remove what was written, unless it was committed after all."""
@@ -214,6 +229,37 @@ class _Writer(DataSourceArrowWriter):
     def _parts(self, messages: list[WriterCommitMessage | None]) -> list[bytes]:
         """Of tasks that failed nothing is known: their files are garbage to collect."""
         return [message.part for message in messages if isinstance(message, _Written)]
+
+
+@dataclass
+class _Streamed(_Written):
+    """The same, and of which query: its id is kept with its checkpoint, so that it outlives a restart."""
+
+    query: str
+
+
+class _StreamWriter(DataSourceStreamArrowWriter):
+    """A query that starts again runs its last batch again: batches are known by the query's id and their number."""
+
+    def __init__(self, writer: _Writer) -> None:
+        self._writer = writer
+
+    def write(self, iterator: Iterator[pa.RecordBatch]) -> WriterCommitMessage:
+        """On an executor: rows into files that are no part of the table yet."""
+        context = TaskContext.get()
+        query = context.getLocalProperty("sql.streaming.queryId") if context else None
+        if query is None:
+            raise UnsupportedError("Spark does not say which query this batch is of", fix="use foreachBatch")
+        return _Streamed(self._writer.write(iterator).part, query)
+
+    def commit(self, messages: list[WriterCommitMessage | None], batchId: int) -> None:  # noqa: N803
+        """On the driver: the whole batch, unless it was committed before."""
+        query = next((one.query for one in messages if isinstance(one, _Streamed)), None)
+        self._writer.land(messages, None if query is None else (f"spark-stream-{query}", batchId))
+
+    def abort(self, messages: list[WriterCommitMessage | None], batchId: int) -> None:  # noqa: N803
+        """Remove what was written, unless it was committed after all."""
+        self._writer.abort(messages)
 
 
 def _check_columns(table: pa.Schema, frame: StructType) -> None:
