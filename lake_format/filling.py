@@ -23,9 +23,9 @@ from lake_format.operation_record import OperationRecord
 from lake_format.positions import positions_of
 from lake_format.row_changes import ChangeRows
 from lake_format.row_edits import FragmentRewrite, RowEdits, RowPlan, RowRequest, row_runs
-from lake_format.schema import field_by_id, field_id, walk_fields
+from lake_format.schema import field_by_id, field_id
 from lake_format.schema_changes import claim, put_column, require_evaluable
-from lake_format.schema_edit import add_field, numbered
+from lake_format.schema_edit import add_field, numbered, place_of
 from lake_format.snapshot import Snapshot
 
 __all__ = ["UNKNOWN", "AddFilledColumn", "Backfill", "FillRequest", "fields_read", "fill_plan"]
@@ -54,7 +54,7 @@ class FillRequest:
     fragment_ids
         Only these fragments; None is all.
     parents
-        Of a new member: ids of the structs it lies in, from the top-level column down. The column is written whole.
+        Of a member: ids of the structs it lies in, from the top-level column down. The column is written whole.
     """
 
     field: pa.Field
@@ -78,13 +78,19 @@ class FillRequest:
         """The id of the top-level column that is written."""
         return self.parents[0] if self.parents else self.field_id
 
+    @property
+    def path(self) -> tuple[int, ...]:
+        """Ids of the fields that lead to the column or member, from the top-level column down to itself."""
+        return (*self.parents, self.field_id)
+
     def column(self, schema: pa.Schema) -> pa.Field:
         """The top-level column as it is written: of a schema that lacks a new member with that member."""
         if not self.parents:
             return self.field
-        grown = field_by_id(add_field(schema, self.field, self.parents[-1]), self.parents[0])
-        assert grown is not None
-        return grown
+        grown = add_field(schema, self.field, self.parents[-1]) if self.is_new else schema
+        column = field_by_id(grown, self.parents[0])
+        assert column is not None
+        return column
 
     @property
     def expression(self) -> StoredExpression | None:
@@ -133,12 +139,17 @@ def fill_plan(
     )
     figures = {
         **(summary or {}),
-        "column": request.field.name,
+        "column": _name(base, request),
         "rows": sum(len(rewrite.rows) for rewrite in edits.rewrites),
         "fragments": len(edits.rewrites),
         "bytes": sum(group.size for group in edits.files()),
     }
     return RowPlan(base=base, edits=edits, record=record, summary=figures)
+
+
+def _name(base: Snapshot, request: FillRequest) -> str:
+    struct = place_of(base.schema, request.parents[-1]) if request.parents else None
+    return request.field.name if struct is None else f"{struct}.{request.field.name}"
 
 
 class Backfill(ChangeRows):
@@ -160,12 +171,12 @@ class Backfill(ChangeRows):
         return self
 
     def _renewed(self, latest: Snapshot) -> FillRequest:
-        field = field_by_id(latest.schema, self.fill.field_id)
-        if field is None:
+        place = place_of(latest.schema, self.fill.field_id)
+        if place is None:
             raise ConflictError("the column was removed meanwhile", fix="refresh() the table and look")
         if computed := computed_from(latest.schema, {self.fill.field_id}):
             raise ConflictError(
-                f"column {computed[0]!r} is computed from column {field.name!r} since",
+                f"column {computed[0]!r} is computed from column {str(place)!r} since",
                 fix=f"refresh() the table and use update(), which computes {computed[0]!r} too",
             )
         if self.fill.values is UNKNOWN:
@@ -173,8 +184,13 @@ class Backfill(ChangeRows):
                 "what the values were computed from has changed meanwhile, and how to compute them is not known here",
                 fix="commit the job with values=, or run it again",
             )
+        if self.fill.parents and not place.field.nullable:
+            raise ConflictError(
+                f"{str(place)!r} forbids NULL since, and cannot be filled so",
+                fix="refresh() the table and look",
+            )
         # Fragments that a job named may be gone; whatever they held is somewhere among the others.
-        return replace(self.fill, field=field, fragment_ids=None)
+        return replace(self.fill, field=place.field, fragment_ids=None)
 
 
 class AddFilledColumn(Backfill):
@@ -241,7 +257,7 @@ class AddFilledColumn(Backfill):
         require_evaluable(schema, self._engine.check_expressions)
 
     def _renewed(self, latest: Snapshot) -> FillRequest:
-        if self.fill.parents and self.fill.parents[-1] not in map(field_id, walk_fields(latest.schema)):
+        if self.fill.parents and place_of(latest.schema, self.fill.parents[-1]) is None:
             raise ConflictError(
                 "the struct that gets a member was removed meanwhile", fix="refresh() the table and look"
             )

@@ -32,6 +32,7 @@ __all__ = [
     "edit_field",
     "ids_within",
     "numbered",
+    "place_of",
     "reorder",
     "resolve",
     "split",
@@ -99,6 +100,16 @@ def resolve(schema: pa.Schema, path: FieldPath) -> Place:
         parents.append(found)
         fields = child_fields(found.type)
     return Place(parents[-1], tuple(parents[:-1]))
+
+
+def place_of(schema: pa.Schema, wanted: int) -> Place | None:
+    """Where the field with this id lies, at whatever depth; None where it is not there."""
+    todo = [Place(field) for field in schema]
+    for place in todo:
+        if place.field_id == wanted:
+            return place
+        todo += [Place(child, (*place.parents, place.field)) for child in child_fields(place.field.type)]
+    return None
 
 
 def _has_elements(data_type: pa.DataType) -> bool:

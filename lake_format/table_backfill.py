@@ -27,7 +27,8 @@ from lake_format.errors import (
 from lake_format.expressions import SqlExpression
 from lake_format.filling import UNKNOWN, Backfill, FillRequest, fields_read, fill_plan
 from lake_format.row_edits import RowEdits
-from lake_format.schema import field_by_id, field_id
+from lake_format.schema import field_id
+from lake_format.schema_edit import Place, place_of
 from lake_format.snapshot import Snapshot
 from lake_format.table_schema import TableSchema
 
@@ -53,7 +54,8 @@ class TableBackfill(TableSchema):
         Parameters
         ----------
         column
-            A column of the table.
+            A column of the table, or a member of structs (``"a.b"``), which is written along with the whole
+            column it lies in; where the struct is NULL it stays so.
         values
             As for :meth:`add_column`: a constant, ``lake.sql(…)``, a pyarrow expression, a function over
             batches, or Arrow data to join by row id or key. Left out for a computed column, and only there.
@@ -259,43 +261,40 @@ class TableBackfill(TableSchema):
     ) -> FillRequest:
         place = self._place(column)
         values = self._engine.gather_values(values)
-        if place.parents:
-            raise UnsupportedError(
-                f"{str(place)!r} is a member of a struct; only whole columns are filled",
-                fix="update() the struct column",
-            )
+        _check_member(place)
         self._refuse_key(place, "filled")
-        values = self._fill_values(place.field, values, inputs, on)
+        values = self._fill_values(place, values, inputs, on)
         return FillRequest(
             field=place.field,
             values=values,
             where=where,
             inputs=None if inputs is None else tuple(inputs),
             on=on,
+            parents=tuple(map(field_id, place.parents)),
             progress=progress,
             new_id=self._around.new_id,
         )
 
     def _fill_values(
-        self, field: pa.Field, values: object, inputs: Sequence[str] | None, on: str | None
+        self, place: Place, values: object, inputs: Sequence[str] | None, on: str | None
     ) -> object:
         """The values given; those of a computed column are its own, and what it is made of is not changed apart."""
         schema = self._snapshot.schema
-        expression = expression_of(field)
+        expression = expression_of(place.field)
         if expression is not None:
             if values is not EXPRESSION or inputs is not None or on is not None:
                 raise InvalidInputError(
-                    f"column {field.name!r} is computed as {expression.text(schema)}, and takes no other values",
-                    fix=f"leave them out: backfill({field.name!r})",
+                    f"column {str(place)!r} is computed as {expression.text(schema)}, and takes no other values",
+                    fix=f"leave them out: backfill({str(place)!r})",
                 )
             return expression
         if values is EXPRESSION:
             raise InvalidInputError(
-                f"column {field.name!r} is not computed, so its values are missing", fix="give values"
+                f"column {str(place)!r} is not computed, so its values are missing", fix="give values"
             )
-        if computed := computed_from(schema, {field_id(field)}):
+        if computed := computed_from(schema, {place.field_id}):
             raise InvalidInputError(
-                f"column {computed[0]!r} is computed from {field.name!r}, and would not follow",
+                f"column {computed[0]!r} is computed from {str(place)!r}, and would not follow",
                 fix=f"use update(), which computes {computed[0]!r} too",
             )
         return values
@@ -320,17 +319,18 @@ class TableBackfill(TableSchema):
         return kept
 
     def _job_request(self, base: Snapshot, plan: BackfillPlan, values: object) -> FillRequest:
-        field = field_by_id(base.schema, plan.field_id)
-        if field is None:
-            raise CorruptionError(f"version {plan.version} lacks column {plan.field_id} of job {plan.job!r}")
+        place = place_of(base.schema, plan.field_id)
+        if place is None:
+            raise CorruptionError(f"version {plan.version} lacks field {plan.field_id} of job {plan.job!r}")
         given = SqlExpression(plan.sql) if plan.sql is not None else UNKNOWN if values is None else values
-        given = expression_of(field) or given
+        given = expression_of(place.field) or given
         return FillRequest(
-            field=field,
+            field=place.field,
             values=given,
             where=plan.where,
             inputs=plan.inputs,
             on=plan.on,
+            parents=tuple(map(field_id, place.parents)),
             new_id=self._around.new_id,
         )
 
@@ -338,7 +338,7 @@ class TableBackfill(TableSchema):
         base = self._at(plan.version)
         request = self._job_request(base, plan, values)
         edits = RowEdits(
-            field_ids=frozenset({plan.field_id}),
+            field_ids=frozenset({request.column_id}),
             rewrites=tuple(one.rewrite for one in done if one.rewrite is not None),
             features=frozenset[str]().union(*(one.features for one in done)),
         )
@@ -375,6 +375,20 @@ class TableBackfill(TableSchema):
         if version == self._snapshot.version.version:
             return self._snapshot
         return Snapshot(self._store, self._log.read(version), self._manifests)
+
+
+def _check_member(place: Place) -> None:
+    """Raise UnsupportedError for members of structs that cannot be filled."""
+    if place.in_list:
+        raise UnsupportedError(
+            f"{str(place)!r} lies in a list, so that a row may have many of it, and cannot be filled",
+            fix=f"update() column {place.names[0]!r}",
+        )
+    if place.parents and not place.field.nullable:
+        raise UnsupportedError(
+            f"{str(place)!r} is a member of a struct that forbids NULL, and cannot be filled so",
+            fix="alter_column(nullable=True), fill it, then forbid NULL again",
+        )
 
 
 def _described(values: object) -> str:

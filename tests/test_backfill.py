@@ -17,7 +17,6 @@ from lake_format.errors import (
     InvalidInputError,
     LakeError,
     NotFoundError,
-    UnsupportedError,
 )
 from lake_format.expressions import sql
 from lake_format.store.metered import MeteredStore
@@ -180,14 +179,6 @@ def test_row_ids_that_are_not_there(table: lake.Table) -> None:
     table.delete("id = 3")
     with pytest.raises(NotFoundError, match="2 of 3 row ids to join have no row in version 3: 3, 99"):
         table.add_column("n", values=pa.table({"_row_id": [3, 4, 99], "n": [1, 2, 3]}))
-
-
-def test_members_of_structs_are_not_backfilled(memory_location: Location) -> None:
-    table = lake.create(memory_location.uri, pa.schema([("s", pa.struct([("a", pa.int8())]))])).append(
-        [{"s": {"a": 1}}]
-    )
-    with pytest.raises(UnsupportedError, match="member of a struct"):
-        table.backfill("s.a", 5)
 
 
 # --- backfills ----------------------------------------------------------------------------------------------------

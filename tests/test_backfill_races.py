@@ -14,6 +14,7 @@ from conftest import Location
 import lake_format as lake
 from lake_format.errors import (
     ConflictError,
+    LakeError,
 )
 from lake_format.expressions import sql
 
@@ -55,6 +56,35 @@ def fill(request: pytest.FixtureRequest, table: lake.Table) -> Callable[..., lak
         return table
 
     return run
+
+
+@pytest.mark.parametrize("values", [None, 7])
+def test_null_is_forbidden_while_a_column_is_filled(table: lake.Table, values: int | None) -> None:
+    """Whoever comes later looks again. spec: EVO-5"""
+    table.add_column("n", values=1)
+    other = lake.open(table.uri)
+
+    def fill(rows: pa.RecordBatch) -> pa.Array:
+        if other.schema.field("n").nullable:
+            other.alter_column("n", nullable=False)
+        return pa.array([values] * rows.num_rows, pa.int32())
+
+    if values is None:
+        with pytest.raises(LakeError, match=r"'n'.*NULL"):
+            table.backfill("n", fill, inputs=["id"])
+    else:
+        table.backfill("n", fill, inputs=["id"])
+    assert lake.open(table.uri).count("n IS NULL") == 0
+
+
+def test_null_is_forbidden_after_a_column_was_filled(table: lake.Table) -> None:
+    """spec: EVO-5"""
+    table.add_column("n", values=1)
+    stale = lake.open(table.uri)
+    table.backfill("n", None, "id = 1")
+    with pytest.raises(LakeError, match=r"'n'.*NULL"):
+        stale.alter_column("n", nullable=False)
+    assert lake.open(table.uri).schema.field("n").nullable
 
 
 def test_rows_appended_meanwhile_are_null(fill: Callable[..., lake.Table]) -> None:

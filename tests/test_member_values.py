@@ -1,6 +1,6 @@
-"""Members of structs that are added with values: as columns would get them, with nothing else of the struct lost.
+"""Members of structs that get values, when added or later: as columns would, with nothing else of the struct lost.
 
-spec: EVO-15
+spec: EVO-15, EVO-16
 """
 
 from __future__ import annotations
@@ -156,6 +156,76 @@ def test_what_is_refused(table: lake.Table) -> None:
     assert (table.version, len(table.inspect.files())) == (version + 1, files)
 
 
+# --- members that are there -------------------------------------------------------------------------------------
+
+
+def filled(table: lake.Table, values: Callable[[int], Any], ids: Callable[[int], bool]) -> dict[int, Any]:
+    """The structs as they are to be once member ``city`` of some rows got other values."""
+    return {i: at and ({**at, "city": values(i)} if ids(i) else at) for i, at in members(table).items()}
+
+
+CITIES: dict[str, tuple[Any, dict[str, Any], Callable[[int], Any], Callable[[int], bool]]] = {
+    "constant": ("x", {}, lambda i: "x", lambda i: True),
+    "NULL": (None, {}, lambda i: None, lambda i: True),
+    "some rows": (lake.sql("upper(at.city)"), {"where": "id < 9"}, lambda i: f"CITY {i}", lambda i: i < 9),
+    "by itself": (
+        lake.sql("upper(coalesce(zip, at.city))"),
+        {"where": "at.city IN ('City 5', 'City 4')"},
+        lambda i: f"Z{i}",
+        lambda i: i == 5,
+    ),
+    "function": (lambda batch: batch.column("zip"), {"inputs": ["zip"]}, lambda i: f"z{i}", lambda i: True),
+    "joined": (
+        pa.table({"id": [1, 7], "city": ["a", None]}),
+        {"on": "id"},
+        {1: "a"}.get,
+        {1, 7}.__contains__,
+    ),
+}
+
+
+@pytest.mark.parametrize("way", CITIES)
+@pytest.mark.parametrize("job", [None, "fill"])
+def test_a_member_is_filled(table: lake.Table, way: str, job: str | None) -> None:
+    values, how, value, ids = CITIES[way]
+    expected, version = filled(table, value, ids), table.version
+    known = {file["path"] for file in table.inspect.files().to_pylist()}
+    table.backfill("at.city", values, job=job, **how)
+    assert table.version == version + 1
+    assert table.snapshot.version.summary["column"] == "at.city"
+    new = [file for file in table.inspect.files().to_pylist() if file["path"] not in known]
+    assert {tuple(file["columns"]) for file in new} == {("at",)}
+    assert members(table) == left(lake.open("unused", store=table.snapshot.store)) == expected
+    assert table.count("at.city = 'x'") == (14 if way == "constant" else 0)
+    table.compact(1000)
+    assert members(table) == expected
+
+
+def test_a_deep_member_is_filled(table: lake.Table) -> None:
+    table.add_column("at.deep.m", pa.int64()).rename_column("at", "place").reorder_columns(
+        ["deep"], within="place"
+    )
+    table.backfill("place.deep.m", lake.sql("id + place.deep.n"))
+    table.backfill(("place", "deep", "n"), 0, "id = 1")
+    for i, place in ((row["id"], row["place"]) for row in table.scan(["id", "place"]).read_all().to_pylist()):
+        deep = None if i % 3 == 2 else {"n": 0 if i == 1 else i, "m": 2 * i}
+        assert place == (None if i % 5 == 4 else {"deep": deep, "city": f"City {i}"})
+
+
+def test_members_that_are_not_filled(table: lake.Table) -> None:
+    table.add_column("list", pa.list_(pa.struct([("a", pa.int8())])))
+    table.add_column("text", values=lake.sql("at.city"), computed=True)
+    table.add_column("other", pa.struct([("a", pa.int8())])).alter_column("other.a", nullable=False)
+    version, files = table.version, len(table.inspect.files())
+    refused(UnsupportedError, "lies in a list", lambda: table.backfill("list.item.a", 1))
+    refused(UnsupportedError, "forbids NULL", lambda: table.backfill("other.a", 1))
+    refused(InvalidInputError, "'text' is computed from 'at.city'", lambda: table.backfill("at.city", "x"))
+    refused(InvalidInputError, "'n' is int32", lambda: table.backfill("at.deep.n", "x"))
+    refused(InvalidInputError, "no column 'at.nope'", lambda: table.backfill("at.nope", 1))
+    assert (table.version, len(table.inspect.files())) == (version, files)
+    assert members(table.backfill("at.deep.n", 5))[1] == {"city": "City 1", "deep": {"n": 5}}
+
+
 # --- others at the same time ------------------------------------------------------------------------------------
 
 
@@ -207,6 +277,55 @@ def test_whoever_comes_first(memory_location: Location, name: str, first: bool) 
         assert at is None or at["new"] == i * 10 or (i in without and at["new"] is None)
     table.append(rows(90)).compact(1000)
     assert table.verify().problems == []
+
+
+def fill(table: lake.Table) -> lake.Table:
+    return table.backfill("at.city", lake.sql("upper(at.city)"), "id < 12")
+
+
+@pytest.mark.parametrize("name", [*OTHERS, "add"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_fill_and_whoever_comes_first(memory_location: Location, name: str, first: bool) -> None:
+    """What comes of it is what one after the other would have come to, in some order."""
+    other, store = {**OTHERS, "add": add}[name], memory_location.store()
+    found = members(race(store, fill, other) if first else race(store, other, fill))
+    orders = []
+    for steps in ((fill, other), (other, fill)):
+        alone = open_store(f"{memory_location.uri}-{len(orders)}")
+        table = make(alone)
+        for step in steps:
+            step(table)
+        orders.append(members(table))
+    assert found in orders
+    table = lake.open("unused", store=store)
+    assert table.append(rows(90)).verify().problems == []
+
+
+def test_structs_that_are_read_and_written_keep_a_member_that_comes_meanwhile(
+    memory_location: Location,
+) -> None:
+    table = race(
+        memory_location.store(),
+        lambda table: table.update({"at": lambda batch: batch.column("at")}, "id < 9"),
+        add,
+    )
+    assert {i: at["new"] for i, at in members(table).items() if at} == {
+        i: i * 10 for i, at in members(table).items() if at
+    }
+
+
+@pytest.mark.parametrize("what", ["at", "at.city", "required"])
+def test_a_fill_of_what_goes_meanwhile(memory_location: Location, what: str) -> None:
+    store = memory_location.store()
+
+    def theirs(table: lake.Table) -> lake.Table:
+        return (
+            table.drop_column(what) if what != "required" else table.alter_column("at.city", nullable=False)
+        )
+
+    with pytest.raises(ConflictError):
+        race(store, fill, theirs)
+    assert lake.open("unused", store=store).verify().problems == []
 
 
 def test_a_member_that_goes_meanwhile(memory_location: Location) -> None:

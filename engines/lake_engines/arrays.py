@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lake_engines.files.base import gather
 from lake_format.schema import child_fields, field_id
 
-__all__ = ["keep", "overlaid", "relabel", "unsliced", "with_member"]
+__all__ = ["keep", "member_of", "overlaid", "relabel", "unsliced", "with_member"]
 
 
 def relabel(array: pa.Array, data_type: pa.DataType) -> pa.Array:
@@ -30,31 +31,46 @@ class _Relabelled:
         return self._type.__arrow_c_schema__(), self._array.__arrow_c_array__()[1]
 
 
-def with_member(array: pa.StructArray, field: pa.Field, parents: Sequence[int], member: pa.Array) -> pa.Array:
-    """A column of structs with one more member, NULL where the struct is.
+def member_of(array: pa.StructArray, field: pa.Field, path: Sequence[int]) -> pa.Array:
+    """What a member of structs holds, NULL where a struct around it is.
+
+    Parameters
+    ----------
+    field
+        The column, ids in its metadata.
+    path
+        Ids of the fields that lead to the member, from the column down to itself.
+    """
+    places = []
+    for identity in path[1:]:
+        ids = [field_id(child) for child in child_fields(field.type)]
+        places.append(ids.index(identity))
+        field = child_fields(field.type)[places[-1]]
+    return pc.struct_field(array, places)
+
+
+def with_member(array: pa.StructArray, field: pa.Field, path: Sequence[int], member: pa.Array) -> pa.Array:
+    """A column of structs with other values of a member, or with one more, NULL where the struct is.
 
     Parameters
     ----------
     field
         The column as it becomes, ids in its metadata.
-    parents
-        Ids of the structs that the member lies in, from the column down; it is the last member of the last.
+    path
+        Ids of the fields that lead to the member, from the column down to itself; a new one is the last member.
     """
 
     def grown(struct: pa.StructArray, now: pa.Field, inside: Sequence[int]) -> pa.Array:
         children = child_fields(now.type)
-        members = [
-            struct.field(place) if place < struct.type.num_fields else member
-            for place in range(len(children))
-        ]
-        for place, child in enumerate(children):
-            if inside and field_id(child) == inside[0]:
-                members[place] = grown(members[place], child, inside[1:])
+        members = [struct.field(place) for place in range(struct.type.num_fields)]
+        place = [field_id(child) for child in children].index(inside[0])
+        changed = member if len(inside) == 1 else grown(members[place], children[place], inside[1:])
+        members[place : place + 1] = [changed]
         names = [pa.field(child.name, one.type, True) for child, one in zip(children, members, strict=True)]
         mask = struct.is_null() if struct.null_count else None
         return pa.StructArray.from_arrays(members, fields=names, mask=mask)
 
-    return relabel(grown(array, field, parents[1:]), field.type)
+    return relabel(grown(array, field, path[1:]), field.type)
 
 
 def keep(batch: pa.RecordBatch, mask: npt.NDArray[np.bool_]) -> pa.RecordBatch:

@@ -106,10 +106,11 @@ class AlterColumn:
 
 @dataclass(frozen=True)
 class Backfill:
-    """Give ``value`` to rows that have NULL in ``value.field``."""
+    """Give ``value`` to rows that have NULL in ``value.field``, or to every row."""
 
     value: Set
     how: str = "group"
+    every: bool = False
 
 
 @dataclass(frozen=True)
@@ -259,10 +260,10 @@ def _effect(intent: Intent, rows: Rows, columns: Mapping[int, Column]) -> Effect
             if required and any(row[field_id] is None for row in rows.values()):
                 raise RefusedError("NULL in a column made required")
             return Effect(columns={field_id: replace(columns[field_id], required=required)})
-        case Backfill(value):
+        case Backfill(value, every=every):
             _need(columns, value.field)
-            empty = {r: row for r, row in rows.items() if row[value.field] is None}
-            return Effect(changes={r: {value.field: value(row)} for r, row in empty.items()})
+            filled = {r: row for r, row in rows.items() if every or row[value.field] is None}
+            return Effect(changes={r: {value.field: value(row)} for r, row in filled.items()})
         case _:
             return Effect()
 

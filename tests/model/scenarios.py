@@ -101,6 +101,7 @@ INTENTS: dict[str, tuple[Intent, ...]] = {
         Backfill(Set(C, 3), "patch"),
         Backfill(Set(C, 2, B), "move"),
         Backfill(Set(V, 2), "group"),
+        Backfill(Set(A, None), every=True),
     ),
     "create_index": (CreateIndex("fresh", V), CreateIndex("other", A), CreateIndex("fresh", A)),
     "drop_index": (DropIndex("by_vec"), DropIndex("by_c")),

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lake_engines.arrays import keep, overlaid, unsliced, with_member
+from lake_engines.arrays import keep, member_of, overlaid, unsliced, with_member
 from lake_engines.changes.matching import live_positions
 from lake_engines.changes.placing import touched
 from lake_engines.changes.values import Target
@@ -216,19 +216,18 @@ def _windows(
     reader = FragmentReader(snapshot, target.fragment, pool)
     total = target.fragment.row_count
     every = len(target.positions) == total and not source.partial
-    own = [] if request.is_new or every else [request.field.name]
     whole = request.column(snapshot.schema)
-    own += [whole.name] if request.parents else []
+    no_values = request.is_new or every
+    own = [whole.name] if request.parents or not no_values else []
     names = list(dict.fromkeys([*own, *sorted(source.inputs)]))
     filler = _Filler(request.field if not request.parents else whole.with_nullable(True))
     for start, batch in reader.scan(names, 0, total, _WINDOW_ROWS):
         low, high = np.searchsorted(target.positions, [start, start + batch.num_rows])
         at = target.positions[low:high] - start
-        no_values = request.is_new or every
-        old = pa.nulls(batch.num_rows, request.field.type) if no_values else batch.column(request.field.name)
+        old = pa.nulls(batch.num_rows, request.field.type) if no_values else _present(batch, whole, request)
         column, got = _merged(batch, old, at, source)
         if request.parents:
-            column = with_member(batch.column(whole.name), whole, request.parents, column)
+            column = with_member(batch.column(whole.name), whole, request.path, column)
         if request.is_new and not request.field.nullable and len(got) < len(at):
             raise InvalidInputError(
                 f"column {request.field.name!r} must not be NULL, but {len(at) - len(got)} rows have no value",
@@ -236,6 +235,12 @@ def _windows(
             )
         yield from filler.take(column, got + start)
     yield from filler.rest()
+
+
+def _present(batch: pa.RecordBatch, whole: pa.Field, request: FillRequest) -> pa.Array:
+    """The values that rows have so far."""
+    column = batch.column(whole.name)
+    return member_of(column, whole, request.path) if request.parents else column
 
 
 def _merged(
