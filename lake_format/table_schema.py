@@ -247,6 +247,11 @@ class TableSchema(TableCore):
             Somebody changed the column at the same time, or wrote rows that do not fit.
         """
         place = self._place(path)
+        if all(one is None for one in (type, nullable, comment, properties)):
+            raise InvalidInputError(
+                f"nothing of column {str(place)!r} is to be altered",
+                fix="give type=, nullable=, comment= or properties=",
+            )
         if nullable:
             self._refuse_key(place, "made nullable")
         if type is not None and not keeps_key_hash(place.field.type, type):

@@ -181,6 +181,12 @@ def test_row_ids_that_are_not_there(table: lake.Table) -> None:
         table.add_column("n", values=pa.table({"_row_id": [3, 4, 99], "n": [1, 2, 3]}))
 
 
+@pytest.mark.parametrize("values", [pa.array(range(20)), np.arange(20)])
+def test_values_that_do_not_say_for_which_rows(table: lake.Table, values: object) -> None:
+    with pytest.raises(InvalidInputError, match="the 20 values for column 'n' do not say which rows"):
+        table.add_column("n", values=values)
+
+
 # --- backfills ----------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import Location
+from machine.interposed import InterposedStore
 from samples import bare_version, still_surroundings
 
 import lake_format as lake
@@ -466,3 +467,24 @@ def test_a_line_does_not_give_out_ids_of_another() -> None:
     for before, after in ((6 * LINE_IDS - 1, 6 * LINE_IDS + 1), (0, LINE_IDS + 1)):
         with pytest.raises(UnsupportedError, match="all of its"):
             require_room(before, after)
+
+
+@pytest.mark.parametrize("upkeep", [False, True])
+@pytest.mark.parametrize("change", ["delete", "overwrite", "update"])
+def test_compaction_that_meets_a_merge(store: Store, change: str, upkeep: bool) -> None:
+    """A merge tells of the fragments it touched here, not on the branch, so that no row comes back. spec: CON-12"""
+    branch = make(store).create_branch("b")
+    if upkeep:
+        branch.compact()
+    if change == "update":
+        branch.update({"id": 77}, "id = 2")
+    else:
+        branch.delete("id = 1") if change == "delete" else branch.overwrite(rows(50), "id < 2")
+    between = InterposedStore(store)
+    main = reopened(between)
+    between.meanwhile = lambda: reopened(store).merge_branch("b")
+    main.compact()
+    between.raise_failure()
+    assert between.meanwhile is None
+    assert ids_of(reopened(store)) == ids_of(reopened(store, "b"))
+    assert reopened(store).verify().problems == []

@@ -262,6 +262,7 @@ def test_reordering(table: lake.Table) -> None:
         (lambda t: t.widen_column("s", pa.int8()), "followed by a dot"),
         (lambda t: t.widen_column("id", "int64"), "must be a pyarrow.DataType"),
         (lambda t: t.drop_column(("s", "")), "no name of a column"),
+        (lambda table: table.alter_column("id"), "nothing of column 'id' is to be altered"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_before_anything_happens(table: lake.Table, action: Any, message: str) -> None:

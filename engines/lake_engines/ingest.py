@@ -133,7 +133,7 @@ def _converted(array: pa.Array, field: pa.Field) -> pa.Array:
         return pa.nulls(len(array), target)
     if not _may_convert(array.type, target):
         raise InvalidInputError(
-            f"column {field.name!r} is {target}, but the rows to append have {array.type}",
+            f"column {field.name!r} is {target}, but the values given are {array.type}",
             fix=f"cast it to {target} first",
         )
     try:

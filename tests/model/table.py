@@ -252,10 +252,12 @@ class ModelTable:
         mine = [source.versions[n].records[0] for n in steps]
         self._refuse_merge(mine, theirs)
         state = target.latest
+        landed = []  # told in the form that was committed here: the fragments of the branch are others
         for n in steps:
             own = remap(replace(source.plans[n], base=source.versions[n - 1]), state, theirs)
             state = apply(own, state, settled=True)
-        return self._commit_merge(branch, steps, replace(state, records=tuple(mine)))
+            landed.append(own.record)
+        return self._commit_merge(branch, steps, replace(state, records=tuple(landed)))
 
     def _refuse_merge(self, mine: Sequence[OperationRecord], theirs: Sequence[OperationRecord]) -> None:
         decision = self._decide(mine, theirs)

@@ -270,6 +270,11 @@ def infer_type(schema: pa.Schema, name: str, values: object, on: str | None) -> 
         column = name if name in names else names[0] if len(names) == 1 else None
         if column is not None:
             return _stored(values.schema.field(column).type, name)
+    if isinstance(values, pa.Array | pa.ChunkedArray | np.ndarray):
+        raise InvalidInputError(
+            f"the {len(values):,} values for column {name!r} do not say which rows they are for",
+            fix=f"join them: a pyarrow.Table with {name!r} and {ROW_ID!r}, or a key and on=",
+        )
     if not is_joined(values) and not callable(values):
         try:
             return _stored(_scalar(values).type, name)

@@ -59,10 +59,10 @@ def parse(text: str) -> Expression:
         parsed = sqlglot.parse_one(text, into=exp.Condition, dialect=_FilterSql)
         return _Reader(text).read(parsed)
     except ParseError as error:
-        raise InvalidInputError(f"the filter is not valid SQL: {_syntax(error, text)}") from error
+        raise InvalidInputError(f"this is not valid SQL: {_syntax(error, text)}") from error
     except TokenError as error:
         raise InvalidInputError(
-            f"the filter is not valid SQL: {_excerpt(text)}",
+            f"this is not valid SQL: {_excerpt(text)}",
             fix="check quotes and comments that are not closed",
         ) from error
     except RecursionError as error:
