@@ -120,6 +120,12 @@ def test_the_table_in_the_spec_is_the_matrix() -> None:
     assert conflict_table.render(MATRIX) in chapter
 
 
+def test_the_package_carries_the_matrix_of_the_spec() -> None:
+    """spec: CON-5. The file in spec/ is what counts; mend the copy."""
+    name = "conflict_matrix.toml"
+    assert (PACKAGE / name).read_bytes() == (PACKAGE.parent / "spec" / name).read_bytes()
+
+
 @pytest.mark.parametrize("mine", KINDS)
 def test_every_rule_of_every_cell_is_what_decides(mine: str) -> None:
     """spec: CON-6. Records that meet one condition get its action; records that meet none commute."""
