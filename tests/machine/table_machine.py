@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from lake_format.store import Store, forget_memory, open_store
 
 from . import operations, schema_operations, upkeep_operations
+from .branching import Branch
 from .look import LOOKS, Look
 from .operations import ROWS, Append, Operation, Seeds
 from .upkeep_operations import METRICS, CreateIndex
@@ -21,6 +22,7 @@ _ROW_CHANGES = st.one_of(operations.OPERATIONS)
 _SCHEMA_CHANGES = st.one_of(schema_operations.OPERATIONS)
 _UPKEEP = st.one_of(upkeep_operations.OPERATIONS)
 OPERATIONS: st.SearchStrategy[Operation] = st.one_of(_ROW_CHANGES, _ROW_CHANGES, _SCHEMA_CHANGES, _UPKEEP)
+WORK = st.one_of(_ROW_CHANGES, _ROW_CHANGES, _SCHEMA_CHANGES, _UPKEEP)
 _WRITER = st.integers(0, WRITERS - 1)
 
 
@@ -71,10 +73,13 @@ class TableMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
+            self.world.copies.forget()
             forget_memory(self.world.store.uri)
 
     def look(self, asked: Look) -> None:
         self.world.look(asked)
+        if asked.asks("older"):
+            self.world.copies.check_clones()
         type(self).steps += 1
 
     @rule(writer=_WRITER, operation=OPERATIONS, asked=LOOKS)
@@ -87,6 +92,44 @@ class TableMachine(RuleBasedStateMachine):
     def race(self, writer: int, mine: Operation, other: int, theirs: Operation, asked: Look) -> None:
         """Another writer commits between plan and commit of the first."""
         self.world.execute(writer, mine, (other, theirs))
+        self.look(asked)
+
+    @rule(
+        inner=st.lists(WORK, max_size=3),
+        outer=st.lists(OPERATIONS, max_size=2),
+        how=st.sampled_from(["merge", "merge", "fast-forward", "none"]),
+        more=st.lists(WORK, max_size=2),
+        asked=LOOKS,
+    )
+    def branch(
+        self, inner: list[Operation], outer: list[Operation], how: str, more: list[Operation], asked: Look
+    ) -> None:
+        """Work goes on on two lines, and comes together or does not."""
+        branch = Branch(self.world)
+        branch.work(inner)
+        for operation in outer:
+            self.world.execute(0, operation)
+        branch.world.look(asked)
+        if how == "merge":
+            branch.merge()
+        elif how == "fast-forward":
+            branch.fast_forward()
+        branch.work(more)
+        branch.world.look(asked)
+        branch.delete()
+        self.look(asked)
+
+    @rule(back=st.integers(0, 6), cloned=st.booleans(), asked=LOOKS)
+    def copy(self, back: int, cloned: bool, asked: Look) -> None:
+        """Clone a version, or back one up and bring one back."""
+        table = self.world.open()
+        state = self.world.versions[max(1, self.world.newest - back)]
+        if not self.world.latest.keeps(state.number):
+            return
+        if cloned:
+            self.world.copies.clone(table, state)
+        else:
+            self.world.copies.back_up(table, state, asked.back)
         self.look(asked)
 
     @rule(writer=_WRITER, anew=st.booleans())

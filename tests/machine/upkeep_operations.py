@@ -12,7 +12,7 @@ import lake_format as lake
 from lake_format.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 
 from .operations import ONCE_OR_NOT, Operation
-from .state import Column, Effect, RefusedError, State
+from .state import ID, Column, Effect, RefusedError, State
 
 METRICS = ("l2", "cosine", "ip")
 TAGS = ("t", "release/1")
@@ -114,6 +114,57 @@ class Compact(Operation):
 
 
 @dataclass(frozen=True)
+class Cluster(Operation):
+    """Bring rows into the order of a column."""
+
+    column: int | None
+    everything: bool
+
+    def _name(self, state: State) -> str:
+        column = None if self.column is None else state.pick(self.column, _has_order)
+        return state.columns[_place_of_id(state)].name if column is None else column.name
+
+    def plan(self, state: State) -> Effect:
+        return Effect(kind="cluster", commits=None)
+
+    def run(self, table: lake.Table, state: State) -> Any:
+        return table.cluster(self._name(state), everything=self.everything)
+
+
+@dataclass(frozen=True)
+class SetClustering(Cluster):
+    """Order rows by a column from now on."""
+
+    def plan(self, state: State) -> Effect:
+        return Effect(kind="set_properties", claims=frozenset({"property:clustering"}))
+
+    def run(self, table: lake.Table, state: State) -> Any:
+        return table.set_clustering(None if self.everything else self._name(state))
+
+
+@dataclass(frozen=True)
+class SetPartitioning(Operation):
+    """Part rows by the column that is never dropped, from now on."""
+
+    transform: str | None
+
+    def plan(self, state: State) -> Effect:
+        return Effect(kind="set_properties", claims=frozenset({"property:partitioning"}))
+
+    def run(self, table: lake.Table, state: State) -> Any:
+        name = state.columns[_place_of_id(state)].name
+        return table.set_partitioning([] if self.transform is None else self.transform.format(name))
+
+
+def _has_order(column: Column) -> bool:
+    return column.kind.startswith(("int", "string", "float"))
+
+
+def _place_of_id(state: State) -> int:
+    return next(place for place, one in enumerate(state.columns) if one.number == ID)
+
+
+@dataclass(frozen=True)
 class MoveTag(Operation):
     """Name the version the table object reads, or an older one; or take the name away."""
 
@@ -205,6 +256,9 @@ OPERATIONS: list[st.SearchStrategy[Operation]] = [
     st.builds(SetProperty, st.just("write.layout"), st.sampled_from([None, "open", "open"])),
     st.builds(SetProperty, st.just("user.note"), st.none() | st.sampled_from(["a", "b"])),
     st.builds(Compact, target_rows=st.sampled_from([2, 8, 1000]), deleted_share=st.sampled_from([0.01, 0.5])),
+    st.builds(Cluster, st.none() | st.integers(0, 4), st.booleans()),
+    st.builds(SetClustering, st.none() | st.integers(0, 4), st.booleans()),
+    st.builds(SetPartitioning, st.sampled_from([None, "{}", "bucket(3, {})", "truncate(4, {})"])),
     st.builds(MoveTag, name=st.sampled_from(TAGS), back=st.none() | st.integers(0, 6), move=st.booleans()),
     st.builds(Restore, back=st.integers(0, 8)),
     st.builds(Expire, keep=st.integers(1, 8)),

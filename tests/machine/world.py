@@ -18,6 +18,7 @@ from lake_format.errors import ConflictError, InvalidInputError, LakeError, NotF
 from lake_format.store import Store
 from lake_format.transaction import Surroundings
 
+from .copies import Copies
 from .interposed import InterposedStore
 from .look import Look, check_difference, check_rows, check_schema, look_at, rows_by_id
 from .operations import Append, Operation
@@ -38,13 +39,12 @@ class World:
 
     def __init__(self, store: Store, *, writers: int, keyed: bool, properties: dict[str, Any]) -> None:
         NUMBERS.begin()
-        self.store = store
         ids = itertools.count(1)
-        self._around = Surroundings(
+        around = Surroundings(
             sleep=lambda _seconds: None, chance=lambda: 0.5, new_id=lambda: UUID(int=next(ids))
         )
         given = {name: str(value) for name, value in properties.items()}
-        self.serializable = given.get("write.isolation") == "serializable"
+        self._begin(store, around, None, given.get("write.isolation") == "serializable")
         state = State(START, key=0 if keyed else None, properties=given)
         lake.create(
             "unused",
@@ -54,14 +54,31 @@ class World:
             store=store,
             surroundings=self._around,
         )
+        self.copies = Copies(store)
+        self.land(state, Effect(kind="create"))
+        self.start_writers(writers)
+
+    def _begin(self, store: Store, around: Surroundings, branch: str | None, serializable: bool) -> None:
+        self.store, self._around, self._branch, self.serializable = store, around, branch, serializable
         self.versions: dict[int, State] = {}
         self.effects: dict[int, Effect] = {}
         self.collected: set[int] = set()
         self.newest = 0
         self._reader: lake.Table | None = None
         self.field_ids: dict[int, int] = {}
-        self.land(state, Effect(kind="create"))
-        self.stores = [InterposedStore(store) for _ in range(writers)]
+
+    def branched(self, name: str, state: State) -> World:
+        """The same table on a branch, whose first version has that state; a world of its own."""
+        found = World.__new__(World)
+        found._begin(self.store, self._around, name, self.serializable)
+        found.copies = self.copies
+        found.land(state, Effect(kind="create"))
+        found.start_writers(1)
+        return found
+
+    def start_writers(self, count: int) -> None:
+        """Open the table for some writers, each behind a store of its own."""
+        self.stores = [InterposedStore(self.store) for _ in range(count)]
         self.handles = [self.open(store) for store in self.stores]
 
     @property
@@ -69,7 +86,9 @@ class World:
         return self.versions[self.newest]
 
     def open(self, store: Any = None, version: int | None = None) -> lake.Table:
-        return lake.open("unused", version, store=store or self.store, surroundings=self._around)
+        return lake.open(
+            "unused", version, branch=self._branch, store=store or self.store, surroundings=self._around
+        )
 
     def reader(self) -> lake.Table:
         """A table object of its own at the newest version, opened once for each."""
@@ -113,16 +132,18 @@ class World:
         finally:
             self.stores[writer].meanwhile = None
         if effect.kind == "collect":
-            self.collected |= {number for number in self.versions if not self.latest.keeps(number)}
+            gone = {number for number in self.versions if not self.latest.keeps(number)}
+            self.collected |= gone - self.copies.pinned
         check_schema(self.reader(), self.latest)
 
-    def _since(self, base: State) -> list[Effect]:
+    def since(self, base: State) -> list[Effect]:
+        """What was done after a version."""
         return [self.effects[number] for number in range(base.number + 1, self.newest + 1)]
 
     def _actions(self, effect: Effect, base: State, *, certainly: bool) -> set[Action]:
         """What the conflict matrix asks for, as far as the model can tell; yielding is nothing a user sees."""
         matrix, found = load_matrix(), set()
-        for theirs in self._since(base):
+        for theirs in self.since(base):
             if effect.kind in matrix.kinds and theirs.kind in matrix.kinds:
                 found |= {
                     action
@@ -180,13 +201,17 @@ class World:
                 again = self._replanned(operation, base)
             except RefusedError:
                 again = None
-            candidates.append(None if again is None else self._applied(again, self.latest))
+            if again is not None:  # whoever plans anew knows the columns that came meanwhile
+                unsaid = dict.fromkeys(column.number for column in self.latest.columns)
+                told = replace(again, inserts=tuple({**unsaid, **row} for row in again.inserts))
+                candidates += [self._applied(one, self.latest) for one in (again, told)]
         states = [state for state in candidates if state is not None]
         assert states, f"{operation} cannot be done"
         table = self._reader = self.open()
         landed = table.version - self.newest
         assert effect.commits is None or landed in effect.commits, f"{landed} commits"
         found = rows_by_id(table, self.latest if not landed else states[0])
+        states = [reordered(one, self.latest, found) for one in states]
         state = next((one for one in states if one.shown() == found), None)
         if state is None:
             raise AssertionError(_different(found, states[0].shown()))
@@ -201,6 +226,16 @@ class World:
         except ImpossibleError:
             return None
 
+    def check_landed(self) -> None:
+        """The version that somebody just landed is the newest, and holds what it should."""
+        table = self._reader = self.open()
+        assert table.version == self.newest
+        check_schema(table, self.latest)
+        found = rows_by_id(table, self.latest)
+        state = reordered(self.latest, self.versions[self.newest - 1], found)
+        assert found == state.shown(), _different(found, state.shown())
+        self.versions[self.newest] = state
+
     # --- looking ------------------------------------------------------------------------------------------
 
     def look(self, asked: Look) -> None:
@@ -211,7 +246,8 @@ class World:
         assert {name: table.properties.get(name) for name in self.latest.properties} == self.latest.properties
         look_at(table, self.latest, asked)
         if asked.asks("verify"):
-            assert table.verify().problems == []
+            problems = table.verify().problems
+            assert problems == [], problems
             self.check_field_ids()
             for handle in self.handles:
                 if self.latest.keeps(handle.version):
@@ -243,6 +279,21 @@ class World:
             own = int(field.metadata[b"PARQUET:field_id"])
             assert self.field_ids.setdefault(column.number, own) == own
         assert len(set(self.field_ids.values())) == len(self.field_ids)
+
+
+def reordered(state: State, before: State, found: dict[int, dict[str, Any]]) -> State:
+    """The same with row ids of new rows as they were found: rows that are written in some order get ids in it."""
+    new = sorted(state.rows.keys() - before.rows.keys())
+    places: dict[str, list[int]] = {}
+    for row_id in new:
+        places.setdefault(repr(sorted(state.show(state.rows[row_id]).items())), []).append(row_id)
+    taken: dict[int, int] = {}
+    for row_id in new:
+        same = places.get(repr(sorted(found.get(row_id, {}).items())))
+        if not same:
+            return state
+        taken[row_id] = same.pop(0)
+    return replace(state, rows={**state.rows, **{now: state.rows[old] for now, old in taken.items()}})
 
 
 def _different(found: dict[int, Any], expected: dict[int, Any]) -> str:
