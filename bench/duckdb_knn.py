@@ -49,10 +49,11 @@ def contestants(
     columns = ["id", "price", "category", "title"]
     names = ", ".join(columns)
     by = f"array_distance(vec, ?::FLOAT[{queries.shape[1]}])"
-    knn = f"SELECT {names} FROM knn('items', ?, {K}) WHERE {where}"
-    ordered = f"SELECT {names} FROM items WHERE {where} ORDER BY {by} LIMIT {K}"
-    vectors = itertools.cycle([query.tolist() for query in queries])
     condition = None if where == "true" else where
+    filtered = "" if condition is None else f"WHERE {condition}"
+    knn = f"SELECT {names} FROM knn('items', ?, {K}) {filtered}"
+    ordered = f"SELECT {names} FROM items {filtered} ORDER BY {by} LIMIT {K}"
+    vectors = itertools.cycle([query.tolist() for query in queries])
     ways: dict[str, Callable[[], object]] = {
         "Table.search": lambda: table.search(next(vectors), K, where=condition, select=columns).to_arrow(),
         "knn()": lambda: con.execute(knn, [next(vectors)]).fetchall(),

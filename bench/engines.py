@@ -70,9 +70,9 @@ def searches(root: Path, queries: np.ndarray) -> None:
         return lambda: ctx.sql(sql, param_values={"q": pa.scalar(next(vectors), kind)}).to_arrow_table()
 
     for task, where in {"no filter": None, "10 % match": "price < 10"}.items():
-        condition = "true" if where is None else where
-        knn = f"SELECT {names} FROM knn('items', {{}}, {K}) WHERE {condition}"
-        ordered = f"SELECT {names} FROM items WHERE {condition} ORDER BY array_distance(vec, {{}}) LIMIT {K}"
+        condition = "" if where is None else f"WHERE {where}"
+        knn = f"SELECT {names} FROM knn('items', {{}}, {K}) {condition}"
+        ordered = f"SELECT {names} FROM items {condition} ORDER BY array_distance(vec, {{}}) LIMIT {K}"
         ways: dict[str, Callable[[], object]] = {
             "lake": lambda where=where: table.search(
                 next(vectors), K, where=where, select=columns
