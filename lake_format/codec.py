@@ -216,6 +216,7 @@ def _version_from_json(raw: dict[str, Any], tail: memoryview) -> Version:
 def _partitioning_to_json(version: Version) -> dict[str, Any]:
     """Nothing for a table that never was partitioned."""
     if version.partition_spec_id is None:
+        assert not version.partition_specs, "specs of fragments would be lost"
         return {}
     specs = [spec_to_json(spec) for spec in version.partition_specs.values()]
     return {"partition_specs": specs, "partition_spec_id": version.partition_spec_id}

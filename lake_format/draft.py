@@ -193,7 +193,19 @@ class Draft:
         return number
 
     def know_partition_specs(self, specs: Mapping[int, PartitionSpec]) -> None:
-        """Name further ways in which fragments are parted; ConflictError where a number means another by now."""
+        """Name further ways in which fragments are parted; ConflictError where a number means another by now.
+
+        How rows are parted from now on stays what it is.
+        """
+        self._add_partition_specs(specs)
+        self._keep_partition_specs()
+
+    def _keep_partition_specs(self) -> None:
+        """A table that has specs has a current one: that of no fields, where it is not partitioned (PAR-1)."""
+        if self.version.partition_spec_id is None and self.version.partition_specs:
+            self.set_partitioning(())
+
+    def _add_partition_specs(self, specs: Mapping[int, PartitionSpec]) -> None:
         known = self.version.partition_specs
         if any(known.get(number, spec) != spec for number, spec in specs.items()):
             raise ConflictError(
@@ -248,7 +260,7 @@ class Draft:
 
     def restore(self, old: Version) -> None:
         """Make the schema, rows and indexes of an older version current; no counter goes back (IDN-2)."""
-        self.know_partition_specs(old.partition_specs)
+        self._add_partition_specs(old.partition_specs)
         self._change(
             schema_id=old.schema_id,
             schemas={**old.schemas, **self.version.schemas},
@@ -260,8 +272,7 @@ class Draft:
             required_features=self.version.required_features | old.required_features,
             roots={**old.roots, **self.version.roots},
         )
-        if old.partition_spec_id is None and self.version.partition_specs:
-            self.set_partitioning(())  # no spec id is given twice, so those there were are kept
+        self._keep_partition_specs()  # no spec id is given twice, so those there were are kept
 
     def mark_merged(self, line: int, taken: Version) -> None:
         """Note which version of a line was taken over, and give out no field id it knows."""

@@ -75,3 +75,17 @@ def test_rows_that_are_nothing_but_a_key_are_upserted(key: str | None, strategy:
     table.upsert([{"id": 1}, {"id": 2}, {"id": 3}], on="id")
     assert sorted(table.scan().read_all()["id"].to_pylist()) == [1, 2, 3]
     assert table.verify().problems == []
+
+
+def test_a_merge_into_a_table_without_partitions_keeps_those_of_the_branch() -> None:
+    """What was written named no spec, so that the partitions of fragments were unknown. spec: BRA-17, PAR-1"""
+    table = table_of(1, 2)
+    branch = table.create_branch("work").set_partitioning("bucket(3, id)")
+    branch.append(rows(8, 9))
+    table.refresh().merge_branch("work")
+    merged = lake.open(table.uri)
+    assert merged.verify().problems == []
+    assert merged.partitioning == []
+    assert sorted(merged.append(rows(10)).to_arrow().column("id").to_pylist()) == [1, 2, 8, 9, 10]
+    assert merged.count("id = 8") == 1
+    assert lake.open(table.create_branch("other").uri, branch="other").verify().problems == []
