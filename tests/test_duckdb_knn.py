@@ -77,7 +77,7 @@ def test_rows_come_with_row_id_and_true_distance(items: Lake) -> None:
 
 def test_predicates_travel_and_rows_are_not_read_in_vain(items: Lake) -> None:
     items.seen.clear()
-    items.con.execute(
+    items.con.duckdb.execute(
         "SELECT title FROM knn('items', ?, 3) WHERE id > 100 AND title LIKE '%y%'", [query()]
     ).fetchall()
     (read,) = items.seen
@@ -229,9 +229,10 @@ ALONE = [
     "SELECT DISTINCT category FROM knn('items', $q, 50) ORDER BY ALL",
     "SELECT id, row_number() OVER (ORDER BY price, id) FROM knn('items', $q, 50) ORDER BY ALL",
     "SELECT * EXCLUDE (vec) FROM knn('items', $q, 100000) LIMIT 5",
+    "SELECT id FROM knn('items', $q, 7) WHERE price > 1",
 ]
 FILTERED = [
-    "SELECT id FROM knn('items', $q, 7) WHERE price > 1",
+    "SELECT id FROM knn('items', $q, 7) WHERE length(title) > 3",
     "SELECT count(*) FILTER (WHERE price > 1) FROM knn('items', $q, 7)",
     "SELECT category FROM knn('items', $q, 50) GROUP BY category HAVING category > 'b' ORDER BY 1",
     "SELECT a.id FROM knn('items', $q, 7) a JOIN knn('items', $q, 9) b USING (id) ORDER BY 1",
@@ -243,7 +244,7 @@ FILTERED = [
 
 @pytest.mark.filterwarnings("ignore:Arrow output on a DB-API result")
 @pytest.mark.parametrize("sql", [*ALONE, *FILTERED])
-def test_searches_that_nothing_filters_need_no_counting(items: Lake, sql: str) -> None:
+def test_searches_after_which_nothing_filters_need_no_counting(items: Lake, sql: str) -> None:
     """They are the same by either way; only they get the shorter one."""
     parameters = {"q": query(3)}
     expected = items.con.duckdb.execute(sql, parameters).to_arrow_table().to_pylist()

@@ -27,6 +27,8 @@ class NearestRequest:
         Whether the rows are to be those of ``ORDER BY distance``, which has rows without a vector at its end.
     alone
         Whether the engine filters nothing after the search, so that the first k rows are the answer.
+    condition
+        A filter that travelled with the request instead of being pushed.
     """
 
     vector: npt.NDArray[np.float32]
@@ -37,6 +39,7 @@ class NearestRequest:
     recall: float
     exact: bool
     column: str | None
+    condition: Expression | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,7 +127,8 @@ class LakeConnection:
         """Run a statement, as DuckDB's ``execute``; INSERT and CREATE TABLE AS may write to tables of a lake."""
         if (what := self._insertion(query)) is not None:
             return self._insert(what, sys._getframe(1), parameters)
-        _seen_from(sys._getframe(1), self.duckdb.execute, self._ready(query), *_given(parameters))
+        ready = self._ready(query, parameters)
+        _seen_from(sys._getframe(1), self.duckdb.execute, ready, *_given(parameters))
         return self
 
     def executemany(self, query: object, parameters: object = None) -> Self:
@@ -140,7 +141,8 @@ class LakeConnection:
         if (what := self._insertion(query)) is not None:
             self._insert(what, sys._getframe(1), options.pop("params", None))
             return None
-        return _seen_from(sys._getframe(1), self.duckdb.sql, self._ready(query), **options)
+        ready = self._ready(query, options.get("params"))
+        return _seen_from(sys._getframe(1), self.duckdb.sql, ready, **options)
 
     query = sql
     from_query = sql
@@ -202,7 +204,7 @@ class LakeConnection:
             what.require_plain()
             if not what.creates:
                 self._resolver.attached(what.name)  # nothing can be attached while rows are streamed
-            query = self._ready(what.query)
+            query = self._ready(what.query, parameters)
             end_pending_result(self.duckdb)
             relation = _seen_from(frame, self.duckdb.sql, query, params=parameters)
             with relation.to_arrow_reader() as reader:
@@ -210,7 +212,7 @@ class LakeConnection:
         self.duckdb.execute("SELECT ?::BIGINT AS Count", [rows])
         return self
 
-    def _ready(self, query: object) -> object:
+    def _ready(self, query: object, parameters: object = None) -> object:
         """The statement to run: rewritten where a search was recognised."""
         if not isinstance(query, str) or not (self._state.followers or self._resolver.folders):
             return query
@@ -218,7 +220,7 @@ class LakeConnection:
             if self._state.interface == "public":
                 self._follow_columns()
             with _as_duckdb_says():
-                return self._rewriter(query)
+                return self._rewriter(query, parameters)
 
     def _follow_columns(self) -> None:
         """Register tables again whose columns changed: a dataset's schema is kept by DuckDB from its first sight."""

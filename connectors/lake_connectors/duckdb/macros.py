@@ -35,7 +35,7 @@ def macros(names: Sequence[str], ranks_sql: str) -> list[str]:
         f"""CREATE OR REPLACE TEMP MACRO knn(
     tbl, q, k := 10, vector_column := NULL, metric := NULL, recall := NULL, exact := NULL) AS TABLE
 SELECT n.* EXCLUDE (_gate, _row_id, _distance), n._row_id, n._distance
-FROM (SELECT * EXCLUDE (_knn) FROM query_table({rows}) WHERE _knn = {request}) AS n
+FROM (SELECT * EXCLUDE (_knn) FROM query_table({rows}) WHERE _knn COLLATE C = {request}) AS n
 JOIN ({ranks}) AS r ON r._rank = {MARK_FUNCTION}(n._gate)
 UNION ALL SELECT * FROM query_table({nothing})""",
         f"""CREATE OR REPLACE TEMP MACRO lake(tbl) AS TABLE
@@ -81,7 +81,7 @@ def ordered_subquery(table: str, alias: str, ranks_sql: str, request: str, condi
     rows = identifier(hidden_name("rows", table))
     inner = identifier(alias)
     return f"""SELECT n.* EXCLUDE (_gate, _row_id, _distance) FROM ({ranks}) AS r
-JOIN (SELECT * EXCLUDE (_knn) FROM {rows} AS {inner} WHERE {inner}._knn = {request} AND ({condition})) AS n
+JOIN (SELECT * EXCLUDE (_knn) FROM {rows} AS {inner} WHERE {inner}._knn COLLATE C = {request} AND ({condition})) AS n
   ON r._rank = {MARK_FUNCTION}(n._gate)"""
 
 
@@ -95,4 +95,4 @@ def alone_subquery(table: str, alias: str, request: str, *, found: bool) -> str:
     """
     inner, more = identifier(alias), ", _row_id, _distance" if found else ""
     return f"""SELECT * EXCLUDE (_knn, _gate, _row_id, _distance){more}
-FROM {identifier(hidden_name("rows", table))} AS {inner} WHERE {inner}._knn = {request}"""
+FROM {identifier(hidden_name("rows", table))} AS {inner} WHERE {inner}._knn COLLATE C = {request}"""

@@ -21,7 +21,7 @@ from lake_connectors.duckdb.relations import Relation
 
 __all__ = ["RANKS_SQL", "check_contract", "plug"]
 
-RANKS_SQL = "SELECT _rank FROM query_table({table}) WHERE _knn = {request}"
+RANKS_SQL = "SELECT _rank FROM query_table({table}) WHERE _knn COLLATE C = {request}"
 """Reads the numbers of kept rows; the row estimate of the relation puts it on the side of the join read last."""
 
 

@@ -3,7 +3,7 @@
 The rule: one attached table under filters and projections; the first ORDER BY key is a known distance, nearest
 first, between a vector column and something constant when the statement is planned; LIMIT is constant; no
 DISTINCT, GROUP BY, window or join beside it. Everything else is left to DuckDB, which answers it without us.
-A ``FROM knn(…)`` whose rows nothing filters is found too: it needs less around it than knn() in general.
+A ``FROM knn(…)`` under a WHERE and nothing else is found too: it may need less around it than knn() in general.
 Works on what ``json_serialize_sql`` returns; it must not run SQL.
 """
 
@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import pyarrow as pa
 
 __all__ = ["DISTANCE_FUNCTIONS", "Found", "FoundCall", "KnownTable", "find_call", "find_searches", "nodes_in"]
 
@@ -47,11 +49,22 @@ _VOLATILE = ("COLUMN_REF", "SUBQUERY", "WINDOW", "STAR", "LAMBDA")
 
 @dataclass(frozen=True, slots=True)
 class KnownTable:
-    """An attached table as statements name it: its columns in lower case, and the vector ones among them."""
+    """An attached table as statements name it.
+
+    Attributes
+    ----------
+    columns
+        Its columns, in lower case.
+    vectors
+        The vector columns' own spelling, by name in lower case.
+    plain
+        The columns that DuckDB sees in the table's own types, by name in lower case.
+    """
 
     name: str
     columns: frozenset[str]
     vectors: Mapping[str, str]
+    plain: Mapping[str, pa.Field]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +95,14 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class FoundCall:
-    """A call of knn() that is all a statement reads from, with nothing that could filter its rows.
+    """A call of knn() that is all a statement reads from, with nothing but a WHERE that could filter its rows.
 
     Attributes
     ----------
     node
         The SELECT node, in place in the tree.
+    condition
+        The WHERE, if there is one.
     arguments
         Expression nodes by parameter of knn(); those not given are missing.
     """
@@ -96,10 +111,11 @@ class FoundCall:
     table: KnownTable
     alias: str
     arguments: Mapping[str, Node]
+    condition: Node | None
 
 
 _CALL_PARAMETERS = ("tbl", "q", "k", "vector_column", "metric", "recall", "exact")
-_FILTERS = ("where_clause", "having", "qualify", "sample")
+_FILTERS = ("having", "qualify", "sample")
 
 
 def find_call(tree: Node, tables: Mapping[str, KnownTable]) -> FoundCall | None:
@@ -120,7 +136,7 @@ def find_call(tree: Node, tables: Mapping[str, KnownTable]) -> FoundCall | None:
     table = tables.get(_text_of(arguments.get("tbl")) or "") if arguments else None
     if table is None or "q" not in arguments or not all(map(_is_constant, arguments.values())):
         return None
-    return FoundCall(node, table, source.get("alias") or "knn", arguments)
+    return FoundCall(node, table, source.get("alias") or "knn", arguments, node.get("where_clause") or None)
 
 
 def _arguments(call: Node) -> dict[str, Node]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +28,7 @@ from lake_connectors.duckdb.streams import (
 )
 from lake_connectors.duckdb.token import read_request
 from lake_engines.predicate import bind
-from lake_engines.predicate.tree import Expression
+from lake_engines.predicate.tree import Expression, conjuncts_of
 from lake_format.errors import InvalidInputError, LakeError
 from lake_format.schema import DISTANCE, ROW_ID_FIELD
 from lake_format.snapshot import Snapshot
@@ -125,6 +126,8 @@ class Nearest:
             raise InvalidInputError("two different neighbour searches meet in one scan", fix="use knn() once")
         text = texts.pop()
         wanted = read_request(text)
+        if wanted.condition is not None:
+            request = replace(request, predicates=(*request.predicates, *conjuncts_of(wanted.condition)))
         self._follower.tell(snapshot, request, wanted)
         passage = Passage(wanted.k)
         if not wanted.alone:

@@ -13,12 +13,14 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+import pyarrow as pa
 from duckdb import DuckDBPyConnection
 from duckdb import Error as DuckDBError
 
 from lake_connectors.duckdb.attaching import Attachments
+from lake_connectors.duckdb.conditions import Carried, carry, kinds_of
 from lake_connectors.duckdb.folders import Resolver
 from lake_connectors.duckdb.macros import alone_subquery, ordered_subquery
 from lake_connectors.duckdb.mentions import find_mentions, may_travel
@@ -31,8 +33,9 @@ from lake_connectors.duckdb.recognition import (
     find_call,
     find_searches,
 )
+from lake_connectors.duckdb.showing import TableFollower
 from lake_connectors.duckdb.token import request_sql
-from lake_format.schema import is_vector
+from lake_format.schema import DISTANCE, DISTANCE_FIELD, ROW_ID, ROW_ID_FIELD, is_vector
 
 __all__ = ["Rewriter"]
 
@@ -48,6 +51,12 @@ _PREFIX = re.compile(
     )\s+(?=SELECT\b|WITH\b|FROM\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
+_Key: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
+"""A text and the kinds of its parameters."""
+
+_FOUND_FIELDS = {ROW_ID: ROW_ID_FIELD, DISTANCE: DISTANCE_FIELD}
+"""Columns of knn() that the table has not."""
+
 _OPTIONAL = ("metric", "recall", "exact", "vector_column")
 """Parameters of knn() that are NULL where they are not given."""
 
@@ -62,11 +71,14 @@ class _Rewritten:
         The text to run.
     orders, default_order
         Whether it counts on DuckDB to put NULL last, and on its default order.
+    compares_text
+        Whether it counts on DuckDB to compare text by code points.
     """
 
     text: str
-    orders: bool
-    default_order: bool
+    orders: bool = False
+    default_order: bool = False
+    compares_text: bool = False
 
 
 class Rewriter:
@@ -84,15 +96,16 @@ class Rewriter:
         self._parser = parser
         self._resolver = resolver
         self._state = state
-        self._known: OrderedDict[str, _Rewritten | None] = OrderedDict()
+        self._known: OrderedDict[_Key, _Rewritten | None] = OrderedDict()
         self._fixed: OrderedDict[str, str] = OrderedDict()
         self._templates: dict[tuple[str, ...], Any] = {}
         self._layout: object = None
         self._held: object = None
         self._tables: dict[str, KnownTable] = {}
+        self._kinds: Mapping[str, str] = {}
 
-    def __call__(self, text: str) -> str:
-        """The text to run in place of ``text``."""
+    def __call__(self, text: str, parameters: object = None) -> str:
+        """The text to run in place of ``text``; ``parameters`` are those it will be run with, where known."""
         if len(text) > _LONGEST:
             return text
         if self._resolver.folders or may_travel(text):
@@ -100,12 +113,14 @@ class Rewriter:
         tables = self._attached()
         if not tables:
             return text
-        if text not in self._known:
-            self._known[text] = self._rewritten(text, tables)
+        key = (text, kinds_of(parameters))
+        if key not in self._known:
+            self._kinds = dict(key[1])
+            self._known[key] = self._rewritten(text, tables)
             if len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
-        found = self._known[text]
-        if found is None or not self._order_is_ours(found):
+        found = self._known[key]
+        if found is None or not self._settings_fit(found):
             return text
         return found.text
 
@@ -146,20 +161,24 @@ class Rewriter:
                     follower.name,
                     frozenset(field.name.lower() for field in fields),
                     {field.name.lower(): field.name for field in fields if is_vector(field.type)},
+                    _plain(follower),
                 )
         return self._tables
 
-    def _order_is_ours(self, found: _Rewritten) -> bool:
-        """Whether DuckDB's settings sort ascending, NULL last, if the rewritten statement counts on that."""
-        if not found.orders:
+    def _settings_fit(self, found: _Rewritten) -> bool:
+        """Whether DuckDB sorts ascending, NULL last, and compares text as is, where the statement counts on it."""
+        if not found.orders and not found.compares_text:
             return True
         row = self._parser.execute(
-            "SELECT current_setting('default_null_order'), current_setting('default_order')"
+            "SELECT current_setting('default_null_order'), current_setting('default_order'), "
+            "current_setting('default_collation')"
         ).fetchone()
         assert row is not None
-        nulls, order = (str(value).upper() for value in row)
+        nulls, order, collation = (str(value or "").upper() for value in row)
+        if found.compares_text and collation not in ("", "BINARY"):
+            return False
         last = nulls in ("NULLS_LAST", "NULLS LAST", "LAST")
-        return last and (order.startswith("ASC") or not found.default_order)
+        return not found.orders or (last and (order.startswith("ASC") or not found.default_order))
 
     def _rewritten(self, text: str, tables: Mapping[str, KnownTable]) -> _Rewritten | None:
         lowered = text.lower()
@@ -174,18 +193,33 @@ class Rewriter:
         tree = self._parse(body)
         if tree is None:
             return self._each_statement(text, tables)
+        prepared = head.lstrip()[:7].upper() == "PREPARE"
+        kinds = {} if prepared else self._kinds
         if calls and (call := find_call(tree, tables)) is not None:
-            self._replace_call(call)
-            return _Rewritten(head + self._written(tree), orders=False, default_order=False)
+            return self._with_call(head, tree, call, kinds)
         found = find_searches(tree, tables) if orders else []
         if not found:
             return None
-        for search in found:
-            self._replace(search)
+        carried = [self._replace(search, kinds) for search in found]
         return _Rewritten(
             head + self._written(tree),
             orders=True,
             default_order=any(search.default_order for search in found),
+            compares_text=any(one.compares_text for one in carried if one),
+        )
+
+    def _with_call(
+        self, head: str, tree: Any, call: FoundCall, kinds: Mapping[str, str]
+    ) -> _Rewritten | None:
+        """The statement with a call of knn() replaced, if its WHERE can travel with it."""
+        carried = None
+        if call.condition is not None:
+            carried = carry(call.condition, call.alias, {**call.table.plain, **_FOUND_FIELDS}, kinds)
+            if carried is None:
+                return None
+        self._replace_call(call, carried)
+        return _Rewritten(
+            head + self._written(tree), compares_text=carried is not None and carried.compares_text
         )
 
     def _each_statement(self, text: str, tables: Mapping[str, KnownTable]) -> _Rewritten | None:
@@ -206,6 +240,7 @@ class Rewriter:
             joined,
             orders=any(outcome.orders for outcome in done),
             default_order=any(outcome.default_order for outcome in done),
+            compares_text=any(outcome.compares_text for outcome in done),
         )
 
     def _parse(self, text: str) -> Any:
@@ -220,17 +255,21 @@ class Rewriter:
         assert row is not None
         return str(row[0])
 
-    def _replace(self, found: Found) -> None:
+    def _replace(self, found: Found, kinds: Mapping[str, str]) -> Carried | None:
         """Put the subquery in the table's place; the WHERE moves into it, ORDER BY and LIMIT stay."""
-        tree = copy.deepcopy(self._template(found))
+        carried = None
+        if found.condition is not None and self._sees_filters:
+            carried = carry(found.condition, found.alias, found.table.plain, kinds)
+        tree = copy.deepcopy(self._template(found, carried))
         limit = found.limit
         parts = {"lake_vector": found.vector, "lake_limit": limit, "lake_offset": found.offset or _number(0)}
         parts["lake_condition"] = found.condition or self._expression("TRUE")
-        found.node["from_table"] = _substituted(tree, parts)
+        found.node["from_table"] = _substituted(tree, parts | _parameters(carried))
         found.node.pop("where_clause", None)
+        return carried
 
-    def _replace_call(self, found: FoundCall) -> None:
-        """Put the rows of the search alone in the place of the call."""
+    def _replace_call(self, found: FoundCall, carried: Carried | None) -> None:
+        """Put the rows of the search alone in the place of the call, with its WHERE in the request."""
         given = found.arguments
         names = {name: f"lake_{name}" if name in given else "NULL" for name in _OPTIONAL}
         request = request_sql(
@@ -240,16 +279,19 @@ class Rewriter:
             metric=names["metric"],
             recall=names["recall"],
             exact=names["exact"],
+            condition=carried.sql if carried else "NULL",
             column=names["vector_column"],
         )
         tree = self._subquery(alone_subquery(found.table.name, found.alias, request, found=True), found.alias)
         parts = {f"lake_{name}": node for name, node in given.items()}
-        found.node["from_table"] = _substituted(tree, parts)
+        found.node["from_table"] = _substituted(tree, parts | _parameters(carried))
+        found.node.pop("where_clause", None)
 
-    def _template(self, found: Found) -> Any:
+    def _template(self, found: Found, carried: Carried | None) -> Any:
         """The parsed subquery with names where the statement's own expressions go."""
-        alone = found.condition is None and self._sees_filters
-        key = (found.table.name, found.alias, found.metric, found.column, str(alone))
+        alone = carried is not None or (found.condition is None and self._sees_filters)
+        condition = carried.sql if carried else "NULL"
+        key = (found.table.name, found.alias, found.metric, found.column, str(alone), condition)
         if key not in self._templates:
             request = request_sql(
                 "lake_vector",
@@ -257,8 +299,11 @@ class Rewriter:
                 ordered=True,
                 alone=alone,
                 metric=text_literal(found.metric),
+                condition=condition,
                 column=text_literal(found.column),
             )
+            if len(self._templates) >= _REMEMBERED:
+                self._templates.clear()
             self._templates[key] = self._subquery(
                 alone_subquery(found.table.name, found.alias, request, found=False)
                 if alone
@@ -286,6 +331,21 @@ class Rewriter:
         tree = self._parse(f"SELECT {text}")
         assert tree is not None
         return tree["statements"][0]["node"]["select_list"][0]
+
+
+def _plain(follower: TableFollower) -> dict[str, pa.Field]:
+    """The columns that DuckDB is shown in their own types; others it may compare by other rules."""
+    shown = follower.shown.rows
+    return {
+        field.name.lower(): field.remove_metadata()
+        for field in follower.snapshot.schema
+        if shown.field(field.name).type == field.type
+    }
+
+
+def _parameters(carried: Carried | None) -> dict[str, Any]:
+    nodes = carried.parameters if carried else ()
+    return {f"lake_parameter_{number}": node for number, node in enumerate(nodes)}
 
 
 def _number(value: int) -> Any:

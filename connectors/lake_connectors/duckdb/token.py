@@ -1,7 +1,8 @@
 """The text in which a nearest-neighbour request travels through DuckDB: a predicate on a hidden column.
 
 A pushed predicate is the one thing DuckDB hands to a scan, and equality with text the one kind that survives
-parameters and constant folding. ``KNN_SQL`` writes the text, :func:`read_request` reads it back.
+parameters and constant folding. :func:`request_sql` writes the text, :func:`read_request` reads it back. The column
+is compared by its bytes (``COLLATE C``): under another collation, a session's default say, DuckDB pushes nothing.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lake_connectors.adapter.requests import NearestRequest
+from lake_connectors.duckdb.conditions import read_condition
 from lake_format.errors import InvalidInputError
 
 __all__ = ["read_request", "request_sql"]
 
 _NULL = "NULL"
 _FORM = re.compile(
-    r"\((knn|order)(_alone)?, ([^,]*), ([^,]*), ([^,]*), ([^,]*), (NULL|\[.*?\]), (.*)\)", re.DOTALL
+    r"\((knn|order)(_alone)?, ([^,]*), ([^,]*), ([^,]*), ([^,]*), ([^,]*), (NULL|\[.*?\]), (.*)\)", re.DOTALL
 )
 
 
@@ -32,6 +34,7 @@ def request_sql(
     metric: str = "NULL",
     recall: str = "NULL",
     exact: str = "NULL",
+    condition: str = "NULL",
     column: str = "NULL",
 ) -> str:
     """The SQL expression for the text of a request; all arguments are SQL expressions.
@@ -39,7 +42,9 @@ def request_sql(
     One row cast to text is the cheapest to plan of the forms tried: each ``||`` costs DuckDB's planner some 20 µs.
     """
     mode = ("order" if ordered else "knn") + ("_alone" if alone else "")
-    return f"row('{mode}', {k}, {metric}, {recall}, {exact}, {vector}::FLOAT[], {column})::VARCHAR"
+    return (
+        f"row('{mode}', {k}, {metric}, {recall}, {exact}, {condition}, {vector}::FLOAT[], {column})::VARCHAR"
+    )
 
 
 def read_request(text: str) -> NearestRequest:
@@ -48,12 +53,15 @@ def read_request(text: str) -> NearestRequest:
     Raises
     ------
     InvalidInputError
-        A vector that is NULL or not finite, a k below 1, an argument that is no number or boolean.
+        A vector that is NULL or not finite, a k below 1, an argument that is no number or boolean, a condition
+        that cannot be read.
     """
     parts = _FORM.fullmatch(text)
     if parts is None:
-        raise InvalidInputError(f"the hidden column _knn was compared with {text!r}", fix="use knn() instead")
-    mode, alone, k, metric, recall, exact, vector, column = parts.groups()
+        raise InvalidInputError(
+            f"the hidden column _knn was compared with {text[:60]!r}", fix="use knn() instead"
+        )
+    mode, alone, k, metric, recall, exact, condition, vector, column = parts.groups()
     ordered = mode == "order"
     return NearestRequest(
         vector=_vector(vector),
@@ -64,6 +72,7 @@ def read_request(text: str) -> NearestRequest:
         recall=0.95 if recall == _NULL else _number("recall", recall),
         exact=exact.lower() == "true",
         column=_text(column),
+        condition=None if condition == _NULL else read_condition(_text(condition) or ""),
     )
 
 
