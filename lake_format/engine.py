@@ -59,7 +59,8 @@ class ScanRequest:
     """Rows wanted: columns by name in order, a filter, and at most how many.
 
     ``where`` is SQL text, a ``pyarrow.compute.Expression``, or None. ``columns`` may name ``_row_id``. ``fragments``
-    are the ids of those to read, None is all: so that several readers share a scan.
+    are the ids of those to read, None is all: so that several readers share a scan. With ``dictionaries`` every
+    column of text comes as a dictionary with int32 codes, which repeats no value where the file repeats none.
     """
 
     columns: tuple[str, ...]
@@ -67,6 +68,7 @@ class ScanRequest:
     limit: int | None = None
     batch_rows: int | None = None
     fragments: frozenset[int] | None = None
+    dictionaries: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

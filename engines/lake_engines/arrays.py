@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from lake_engines.files.base import gather
 from lake_format.schema import child_fields, field_id
 
-__all__ = ["keep", "member_of", "overlaid", "relabel", "unsliced", "with_member"]
+__all__ = ["joined", "keep", "member_of", "overlaid", "relabel", "unsliced", "with_member"]
 
 
 def relabel(array: pa.Array, data_type: pa.DataType) -> pa.Array:
@@ -101,11 +101,12 @@ def overlaid(base: pa.Array, layers: Sequence[tuple[npt.NDArray[np.int64], pa.Ar
     for at, values in layers:
         index[at] = held + np.arange(len(values))
         held += len(values)
-    every = _joined([base, *(values for _, values in layers)])
+    every = joined([base, *(values for _, values in layers)])
     return gather(pa.RecordBatch.from_arrays([every], ["value"]), index).column(0)
 
 
-def _joined(arrays: list[pa.Array]) -> pa.Array:
+def joined(arrays: list[pa.Array]) -> pa.Array:
+    """Arrays of one type, one after the other; for dictionaries too, whatever each holds."""
     try:
         return pa.concat_arrays(arrays)
     except pa.ArrowInvalid:  # pyarrow 26 joins no dictionaries that hold a NULL

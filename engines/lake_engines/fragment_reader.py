@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
 from threading import Lock
@@ -22,6 +23,7 @@ from lake_engines.arrays import overlaid, relabel
 from lake_engines.evolution.projection import Projection, projection
 from lake_engines.files import FileReader, WrittenFile, open_reader
 from lake_engines.files.base import Positions, rows_only
+from lake_engines.files.dictionaries import is_encoded, plain
 from lake_engines.files.parquet_reader import ParquetReader
 from lake_engines.files.vector_reader import VectorReader
 from lake_engines.keys.run_reader import RunPool
@@ -153,11 +155,14 @@ class FragmentReader:
         return ListedVectors(reader, written.name, project, field.type, is_local=self.is_local, is_own=is_own)
 
     def scan(
-        self, names: Sequence[str], start: int, stop: int, batch_rows: int
+        self, names: Sequence[str], start: int, stop: int, batch_rows: int, *, dictionaries: bool = False
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Rows ``[start, stop)`` as ``(first position, batch)``, columns in the order of ``names``."""
+        """Rows ``[start, stop)`` as ``(first position, batch)``, columns in the order of ``names``.
+
+        With ``dictionaries``, columns of text may come as dictionaries, batch by batch.
+        """
         plan = self._plan(names)
-        window = (start, stop, batch_rows)
+        window = _Window(start, stop, batch_rows, dictionaries)
         streams = [self._scanned(group, self.fragment.row_count, columns, window) for group, columns in plan]
         layers = [self._layer(patch, columns, window) for patch, columns in self._over(names)]
         if layers and not self.is_local:
@@ -219,11 +224,16 @@ class FragmentReader:
         return self._schemas[file.path]
 
     def _scanned(
-        self, file: ColumnGroup, rows: int, columns: list[str], window: tuple[int, int, int]
+        self, file: ColumnGroup, rows: int, columns: list[str], window: _Window
     ) -> Iterator[pa.RecordBatch]:
         """A window of a file, which is opened when the first row is asked for."""
-        start, stop, batch_rows = window
-        yield from self._reader(file, rows).scan(columns, start=start, stop=stop, batch_rows=batch_rows)
+        yield from self._reader(file, rows).scan(
+            columns,
+            start=window.start,
+            stop=window.stop,
+            batch_rows=window.batch_rows,
+            dictionaries=window.dictionaries,
+        )
 
     def _taken(
         self, file: ColumnGroup, rows: int, positions: Positions, columns: list[str]
@@ -257,13 +267,12 @@ class FragmentReader:
             for patch in self._patches.of(identities)
         ]
 
-    def _layer(self, patch: ColumnPatch, columns: list[str], window: tuple[int, int, int]) -> PatchStream:
-        start, stop, batch_rows = window
-
+    def _layer(self, patch: ColumnPatch, columns: list[str], window: _Window) -> PatchStream:
         def open_rows(first: int, last: int) -> Iterator[pa.RecordBatch]:
-            return self._scanned(patch.file, patch.file_rows, columns, (first, last, batch_rows))
+            rows = _Window(first, last, window.batch_rows, dictionaries=False)
+            return self._scanned(patch.file, patch.file_rows, columns, rows)
 
-        return PatchStream(patch, self._patches.positions(patch), (start, stop), open_rows)
+        return PatchStream(patch, self._patches.positions(patch), (window.start, window.stop), open_rows)
 
     def _identities(self, names: Sequence[str]) -> list[int]:
         return [field_id(self._snapshot.schema.field(name)) for name in names if name != ROW_ID]
@@ -278,7 +287,10 @@ class FragmentReader:
         if key not in self._projections:
             written = self._schema_of(file).field(file.field_ids.index(identity))
             self._projections[key] = self._projection(file, written, field)
-        return self._projections[key](part.column(self._stored_name(file, identity)))
+        array = part.column(self._stored_name(file, identity))
+        if is_encoded(array, field.type) and array.type.value_type == field.type:
+            return array
+        return self._projections[key](array)
 
     def _projection(self, file: ColumnGroup, written: pa.Field, field: pa.Field) -> Projection:
         """How values of a file become values of a column; what they cannot become is told with the file's name."""
@@ -321,10 +333,23 @@ class FragmentReader:
                 for one in overlays
                 if field_id(field) in one.patch.file.live_field_ids
             ]
-            arrays.append(overlaid(relabel(array, target.type), layers))
+            if layers or not is_encoded(array, target.type):
+                array = relabel(plain(array, target.type), target.type)
+            arrays.append(overlaid(array, layers))
         if not arrays:
             return rows_only(len(positions))
-        return pa.RecordBatch.from_arrays(arrays, schema=schema)
+        fields = [field.with_type(array.type) for field, array in zip(schema, arrays, strict=True)]
+        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Rows of a file to read, and how."""
+
+    start: int
+    stop: int
+    batch_rows: int
+    dictionaries: bool
 
 
 def _begun(

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pyarrow.types import is_dictionary
 
-from lake_engines.arrays import keep
+from lake_engines.arrays import joined, keep
+from lake_engines.files.dictionaries import as_dictionaries, with_dictionaries
 from lake_engines.filters import compile_filter
 from lake_engines.fragment_reader import FragmentReader, ReaderPool, output_schema
 from lake_engines.predicate import BoundPredicate
@@ -66,6 +68,9 @@ def scan_rows(snapshot: Snapshot, request: ScanRequest, pool: ReaderPool) -> pa.
     batches = _batches(snapshot, request, predicate, pool)
     if request.limit is not None:
         batches = _limited(batches, request.limit)
+    if request.dictionaries:
+        schema = with_dictionaries(schema)
+        batches = (as_dictionaries(batch, schema) for batch in batches)
     return pa.RecordBatchReader.from_batches(schema, batches)
 
 
@@ -87,7 +92,8 @@ def count_rows(snapshot: Snapshot, where: object | None, pool: ReaderPool) -> in
 
 def matching_positions(reader: FragmentReader, predicate: BoundPredicate) -> Iterator[npt.NDArray[np.int64]]:
     """Positions of live rows of a fragment that match, ascending, window by window."""
-    for window in _windows(reader, sorted(predicate.columns), predicate, _BATCH_ROWS):
+    names = sorted(predicate.columns)
+    for window in _windows(reader, names, predicate, _BATCH_ROWS, dictionaries=True):
         yield window.start + np.flatnonzero(window.mask)
 
 
@@ -101,10 +107,16 @@ class _Window:
 
 
 def _windows(
-    reader: FragmentReader, names: Sequence[str], predicate: BoundPredicate | None, batch_rows: int
+    reader: FragmentReader,
+    names: Sequence[str],
+    predicate: BoundPredicate | None,
+    batch_rows: int,
+    *,
+    dictionaries: bool,
 ) -> Iterator[_Window]:
     deleted = reader.deleted()
-    for start, batch in reader.scan(names, 0, reader.fragment.row_count, batch_rows):
+    rows = reader.fragment.row_count
+    for start, batch in reader.scan(names, 0, rows, batch_rows, dictionaries=dictionaries):
         mask = np.ones(batch.num_rows, bool) if predicate is None else np.array(predicate.mask(batch))
         if len(deleted):
             mask[_within(deleted, start, batch.num_rows)] = False
@@ -122,22 +134,25 @@ def _batches(
     batch_rows = request.batch_rows or _BATCH_ROWS
     for fragment in prune(snapshot, predicate, request.fragments):
         reader = FragmentReader(snapshot, fragment, pool)
+        encoded = request.dictionaries
         if predicate is not None:
-            yield from _filtered(reader, request.columns, predicate, batch_rows)
+            yield from _filtered(reader, request, predicate, batch_rows)
         elif fragment.deleted_count == 0:
-            for _, batch in reader.scan(request.columns, 0, fragment.row_count, batch_rows):
+            rows = fragment.row_count
+            for _, batch in reader.scan(request.columns, 0, rows, batch_rows, dictionaries=encoded):
                 yield batch
         else:
-            for window in _windows(reader, request.columns, None, batch_rows):
+            for window in _windows(reader, request.columns, None, batch_rows, dictionaries=encoded):
                 yield keep(window.batch, window.mask)
 
 
 def _filtered(
-    reader: FragmentReader, columns: Sequence[str], predicate: BoundPredicate, batch_rows: int
+    reader: FragmentReader, request: ScanRequest, predicate: BoundPredicate, batch_rows: int
 ) -> Iterator[pa.RecordBatch]:
     """Matching rows: filter columns first, then the rest of the windows that have survivors."""
+    columns, encoded = request.columns, request.dictionaries
     rest = [name for name in columns if name not in predicate.columns]
-    for window in _windows(reader, sorted(predicate.columns), predicate, batch_rows):
+    for window in _windows(reader, sorted(predicate.columns), predicate, batch_rows, dictionaries=encoded):
         kept = int(window.mask.sum())
         if kept == 0:
             continue
@@ -145,7 +160,7 @@ def _filtered(
         if not rest:
             yield known.select(list(columns))
             continue
-        others = _rest_of_window(reader, rest, window, kept)
+        others = _rest_of_window(reader, rest, window, kept, dictionaries=encoded)
         yield pa.RecordBatch.from_arrays(
             [(known if name in predicate.columns else others).column(name) for name in columns],
             schema=pa.schema(
@@ -154,14 +169,31 @@ def _filtered(
         )
 
 
-def _rest_of_window(reader: FragmentReader, names: list[str], window: _Window, kept: int) -> pa.RecordBatch:
+def _rest_of_window(
+    reader: FragmentReader, names: list[str], window: _Window, kept: int, *, dictionaries: bool
+) -> pa.RecordBatch:
     rows = len(window.mask)
     if kept < rows * _DENSE:
         positions = (window.start + np.flatnonzero(window.mask)).astype(np.uint64)
         return reader.take(positions, names)
-    parts = [batch for _, batch in reader.scan(names, window.start, window.start + rows, rows)]
-    merged = parts[0] if len(parts) == 1 else pa.concat_batches(parts)
-    return keep(merged, window.mask)
+    stop = window.start + rows
+    found = [batch for _, batch in reader.scan(names, window.start, stop, rows, dictionaries=dictionaries)]
+    ends = np.cumsum([batch.num_rows for batch in found])[:-1]
+    masks = np.split(window.mask, ends)
+    parts = [keep(batch, mask) for batch, mask in zip(found, masks, strict=True)]
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _joined(parts: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Batches one after the other. Columns of text may be dictionaries in some of them."""
+    columns = []
+    for number in range(parts[0].num_columns):
+        arrays = [part.column(number) for part in parts]
+        if len({str(array.type) for array in arrays}) > 1:
+            arrays = [array.dictionary_decode() if is_dictionary(array.type) else array for array in arrays]
+        columns.append(joined(arrays))
+    fields = [field.with_type(array.type) for field, array in zip(parts[0].schema, columns, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
 
 
 def _limited(batches: Iterator[pa.RecordBatch], limit: int) -> Iterator[pa.RecordBatch]:

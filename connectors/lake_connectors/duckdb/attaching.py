@@ -187,7 +187,7 @@ def register(raw: DuckDBPyConnection, state: Attachments, follower: TableFollowe
     """Register a table's relations, in place of those registered before; ends a result still being fetched."""
     end_pending_result(raw)
     module = _module(state.interface)
-    rows = Rows(follower)
+    rows = Rows(follower, dictionaries=module.DICTIONARIES)
     raw.register(follower.name, module.plug(rows))
     for kind, relation in _relations(follower).items():
         raw.register(hidden_name(kind, follower.name), module.plug(relation))

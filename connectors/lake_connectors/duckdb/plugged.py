@@ -19,10 +19,14 @@ from lake_connectors.adapter.requests import ReadRequest
 from lake_connectors.duckdb.predicates import UntranslatedError, translate
 from lake_connectors.duckdb.relations import Relation
 
-__all__ = ["RANKS_SQL", "check_contract", "plug"]
+__all__ = ["DICTIONARIES", "RANKS_SQL", "check_contract", "plug"]
 
 RANKS_SQL = "SELECT _rank FROM query_table({table}) WHERE _knn COLLATE C = {request}"
 """Reads the numbers of kept rows; the row estimate of the relation puts it on the side of the join read last."""
+
+
+DICTIONARIES = True
+"""Whether text is handed over as dictionaries: DuckDB shows VARCHAR all the same, and groups by code."""
 
 
 class PluggedSource(ArrowScanSource):  # type: ignore[misc]

@@ -21,12 +21,16 @@ from lake_engines.predicate.tree import Column as ColumnNode
 from lake_engines.predicate.tree import Expression, walk
 from lake_format.errors import UnsupportedError
 
-__all__ = ["RANKS_SQL", "plug"]
+__all__ = ["DICTIONARIES", "RANKS_SQL", "plug"]
 
 RANKS_SQL = """SELECT _rank FROM query_table({table}) WHERE _knn COLLATE C = {request}
 UNION ALL SELECT range FROM range(-1000, 0)"""
 """Reads the numbers of kept rows. A dataset gives no row estimate; numbers that match no row make this side of
 the join the larger one, which DuckDB reads last."""
+
+
+DICTIONARIES = False
+"""Whether text is handed over as dictionaries; a dataset's filters would see them."""
 
 
 class _Reading:

@@ -61,15 +61,22 @@ class Relation(Protocol):
 
 
 class Rows:
-    """The table under its own name: its columns and nothing else."""
+    """The table under its own name: its columns and nothing else.
 
-    def __init__(self, follower: TableFollower) -> None:
+    Parameters
+    ----------
+    dictionaries
+        Whether columns of text are handed over as dictionaries.
+    """
+
+    def __init__(self, follower: TableFollower, *, dictionaries: bool) -> None:
         self._follower = follower
+        self._dictionaries = dictionaries
 
     def schema(self) -> pa.Schema:
         """The table's columns, moved to the newest version."""
         self._follower.bind()
-        return self._follower.shown.rows
+        return self._follower.shown.coded if self._dictionaries else self._follower.shown.rows
 
     def rows(self) -> int | None:
         """The number of live rows."""
@@ -83,7 +90,7 @@ class Rows:
         """A scan with the predicates and only the columns asked for."""
         snapshot = self._follower.snapshot
         self._follower.tell(snapshot, request)
-        return scan_stream(self._follower, snapshot, request)
+        return scan_stream(self._follower, snapshot, request, dictionaries=self._dictionaries)
 
 
 class Nearest:

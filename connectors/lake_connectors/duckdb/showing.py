@@ -10,6 +10,7 @@ import pyarrow as pa
 from lake_connectors.adapter.following import Follower, Observer
 from lake_connectors.duckdb.gate import GATE_TYPE
 from lake_connectors.duckdb.types import TYPES
+from lake_engines.files.dictionaries import with_dictionaries
 from lake_format.schema import DISTANCE, DISTANCE_FIELD, ROW_ID, ROW_ID_FIELD
 from lake_format.table import Table
 
@@ -27,9 +28,12 @@ class Shown:
     ----------
     rows, hidden, found
         The table's own columns; with the hidden ones before them; with those that knn() shows after them.
+    coded
+        The table's own columns, text as dictionaries.
     """
 
     rows: pa.Schema
+    coded: pa.Schema
     hidden: pa.Schema
     found: pa.Schema
 
@@ -39,7 +43,9 @@ class Shown:
         rows = TYPES.schema(schema)
         internal = (pa.field(KNN, pa.string()), pa.field(GATE, GATE_TYPE))
         open_ = (pa.field(ROW_ID, ROW_ID_FIELD.type), pa.field(DISTANCE, DISTANCE_FIELD.type))
-        return cls(rows, pa.schema([*internal, *open_, *rows]), pa.schema([*rows, *open_]))
+        return cls(
+            rows, with_dictionaries(rows), pa.schema([*internal, *open_, *rows]), pa.schema([*rows, *open_])
+        )
 
 
 TableFollower: TypeAlias = Follower[Shown]

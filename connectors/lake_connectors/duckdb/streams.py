@@ -18,6 +18,7 @@ from lake_connectors.adapter.requests import NearestRequest, ReadRequest, mentio
 from lake_connectors.adapter.types import fitted
 from lake_connectors.duckdb.gate import Passage
 from lake_connectors.duckdb.showing import GATE, KNN, TableFollower
+from lake_engines.files.dictionaries import with_dictionaries
 from lake_engines.predicate import bind
 from lake_engines.predicate.tree import And, Column, Comparison, Expression, Literal, Operator
 from lake_format.engine import ScanRequest
@@ -45,15 +46,22 @@ def request_text(predicate: Expression) -> str | None:
     return None
 
 
-def scan_stream(follower: TableFollower, snapshot: Snapshot, request: ReadRequest) -> pa.RecordBatchReader:
+def scan_stream(
+    follower: TableFollower, snapshot: Snapshot, request: ReadRequest, *, dictionaries: bool = False
+) -> pa.RecordBatchReader:
     """The rows of a snapshot that pass the predicates, in the types DuckDB is shown."""
-    schema = follower.shown.hidden
+    schema = with_dictionaries(follower.shown.hidden) if dictionaries else follower.shown.hidden
     conditions = Conditions(request.predicates, request.rules)
     columns = request.columns or (_narrowest(snapshot.schema),)
     _check_there(columns, snapshot)
     reader = follower.engine.scan(
         snapshot,
-        ScanRequest(columns=columns, where=conditions.bound(snapshot.schema), batch_rows=BATCH_ROWS),
+        ScanRequest(
+            columns=columns,
+            where=conditions.bound(snapshot.schema),
+            batch_rows=BATCH_ROWS,
+            dictionaries=dictionaries,
+        ),
     )
     declared = pa.schema([schema.field(name) for name in columns])
     if all(field.type == given.type for field, given in zip(declared, reader.schema, strict=True)):

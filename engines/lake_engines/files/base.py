@@ -107,8 +107,13 @@ class FileReader(Protocol):
         start: int = 0,
         stop: int | None = None,
         batch_rows: int = DEFAULT_BATCH_ROWS,
+        dictionaries: bool = False,
     ) -> Iterator[pa.RecordBatch]:
-        """Rows ``[start, stop)`` in order, as batches of at most ``batch_rows`` rows."""
+        """Rows ``[start, stop)`` in order, as batches of at most ``batch_rows`` rows.
+
+        With ``dictionaries``, columns of text may come as dictionaries with int32 codes, where they lie so in the
+        file: batch by batch.
+        """
         ...
 
     def take(self, positions: Positions, columns: Sequence[str] | None = None) -> pa.RecordBatch:

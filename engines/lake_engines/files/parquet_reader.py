@@ -201,8 +201,9 @@ class ParquetReader:
         start: int = 0,
         stop: int | None = None,
         batch_rows: int = DEFAULT_BATCH_ROWS,
+        dictionaries: bool = False,
     ) -> Iterator[pa.RecordBatch]:
-        """Rows ``[start, stop)`` in order; only the row groups they lie in are read."""
+        """Rows ``[start, stop)`` in order; only the row groups they lie in are read, and text as it is."""
         names = check_columns(columns, self._schema, self._path)
         begin, end = check_window(start, stop, self.rows, self._path)
         if not names:

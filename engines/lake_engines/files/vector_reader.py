@@ -235,6 +235,7 @@ class VectorReader:
         start: int = 0,
         stop: int | None = None,
         batch_rows: int = DEFAULT_BATCH_ROWS,
+        dictionaries: bool = False,
     ) -> Iterator[pa.RecordBatch]:
         """Rows ``[start, stop)``; over a local file a batch without NULLs is a window into the mapped page."""
         names = check_columns(columns, self._schema, self._path)

@@ -25,6 +25,7 @@ from lake_engines.files.base import (
     rows_only,
 )
 from lake_engines.files.checksums import StreamLayout
+from lake_engines.files.dictionaries import encoded
 from lake_engines.files.layout import VORTEX_KIND
 from lake_engines.files.vortex_errors import reading
 from lake_format.errors import CorruptionError
@@ -87,6 +88,7 @@ class VortexReader:
         start: int = 0,
         stop: int | None = None,
         batch_rows: int = DEFAULT_BATCH_ROWS,
+        dictionaries: bool = False,
     ) -> Iterator[pa.RecordBatch]:
         """Rows ``[start, stop)`` in order, decoded as they are asked for."""
         names = check_columns(columns, self._schema, self._path)
@@ -101,7 +103,7 @@ class VortexReader:
         with self._reading():
             scan = self._file.to_repeated_scan(names, batch_size=min(batch_rows, _scan_rows(wanted)))
             window = scan.execute(row_range=(begin, end))
-        yield from self._decoded(window, wanted, end - begin)
+        yield from self._decoded(window, wanted, end - begin, dictionaries=dictionaries)
 
     def take(self, positions: Positions, columns: Sequence[str] | None = None) -> pa.RecordBatch:
         """The rows at ``positions`` (strictly increasing), as one batch."""
@@ -121,18 +123,20 @@ class VortexReader:
         parts = list(self._decoded(found, wanted, len(places)))
         return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
 
-    def _decoded(self, chunks: Any, wanted: pa.Schema, rows: int) -> Iterator[pa.RecordBatch]:
-        kind = pa.struct(list(wanted))
+    def _decoded(
+        self, chunks: Any, wanted: pa.Schema, rows: int, *, dictionaries: bool = False
+    ) -> Iterator[pa.RecordBatch]:
         seen = 0
         while True:
             with self._reading():
                 chunk = next(chunks, None)
                 if chunk is None:
                     break
-                decoded = chunk.to_arrow_array(arrow_type=kind)
+                schema = _as_stored(chunk, wanted) if dictionaries else wanted
+                decoded = chunk.to_arrow_array(arrow_type=pa.struct(list(schema)))
             seen += len(chunk)
             for part in decoded.chunks if isinstance(decoded, pa.ChunkedArray) else [decoded]:
-                yield pa.RecordBatch.from_arrays(part.flatten(), schema=wanted)
+                yield pa.RecordBatch.from_arrays(part.flatten(), schema=schema)
         if seen != rows:
             raise CorruptionError(f"Vortex file {self._path!r} gave {seen} rows where {rows} were asked for")
 
@@ -142,6 +146,21 @@ class VortexReader:
     def verify(self) -> None:
         """Read the whole file and check every block."""
         self._bytes.verify(self._layout)
+
+
+def _as_stored(chunk: Any, wanted: pa.Schema) -> pa.Schema:
+    """The schema with dictionaries for those columns of text that are dictionaries in this chunk.
+
+    Vortex would make dictionaries of others too, at ten times the cost of plain text.
+    """
+    if chunk.id != "vortex.struct":
+        return wanted
+    return pa.schema(
+        [
+            field.with_type(encoded(field.type)) if chunk.field(field.name).id == "vortex.dict" else field
+            for field in wanted
+        ]
+    )
 
 
 def _scan_rows(schema: pa.Schema) -> int:
