@@ -241,13 +241,14 @@ class MemberOperation(SchemaOperation):
         names = {"add", "rename"}
         return Effect(
             kind=kinds[self.what],
-            edit=lambda now: self._edited(now, outer.number, member.number, add),
+            edit=lambda now: self._edited(now, outer.number, member, add),
             columns=frozenset({member.number}),
             reads=frozenset({outer.number}),
             claims=frozenset({claim(self.name, outer.number)} if self.what in names else ()),
         )
 
-    def _edited(self, now: State, outer: int, member: int, add: Column) -> State:
+    def _edited(self, now: State, outer: int, member: Column, add: Column) -> State:
+        """The state with the member changed; a wider type is the one asked for, whatever it has become since."""
         own = now.column(outer)
         if own is None:
             return now
@@ -255,16 +256,16 @@ class MemberOperation(SchemaOperation):
         if self.what == "add":
             members = (*members, add)
         elif self.what == "drop":
-            members = tuple(one for one in members if one.number != member)
+            members = tuple(one for one in members if one.number != member.number)
         else:
             changed = [
                 replace(one, name=self.name)
                 if self.what == "rename"
-                else replace(one, kind=WIDER.get(one.kind, one.kind))
+                else replace(one, kind=WIDER[member.kind])
                 for one in members
-                if one.number == member
+                if one.number == member.number
             ]
-            members = tuple(changed[0] if one.number == member else one for one in members)
+            members = tuple(changed[0] if one.number == member.number else one for one in members)
         return now.with_column(replace(own, members=members))
 
     def run(self, table: lake.Table, state: State) -> Any:
