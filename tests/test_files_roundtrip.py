@@ -22,6 +22,7 @@ from lake_engines.files import (
     take_any_order,
     vortex_can_hold,
 )
+from lake_format.schema import is_vector
 from lake_format.store.local import LocalStore
 
 FORMATS = {"vortex": vortex_can_hold, "parquet": parquet_can_hold}
@@ -75,12 +76,13 @@ WORDS = st.sampled_from(["red", "green", "blue", ""])
 def nested(kind: pa.DataType, values: st.SearchStrategy, depth: int) -> st.SearchStrategy:
     """(type, strategy of values) pairs built around one inner pair."""
     maybe = st.none() | values
+    parts = values if is_vector(pa.list_(kind, 3)) else maybe  # a vector is whole
     keyed = st.lists(st.tuples(st.text(max_size=5), maybe), max_size=3, unique_by=lambda pair: pair[0])
     return st.sampled_from(
         [
             (pa.list_(kind), st.lists(maybe, max_size=4)),
             (pa.large_list(kind), st.lists(maybe, max_size=4)),
-            (pa.list_(kind, 3), st.lists(maybe, min_size=3, max_size=3)),
+            (pa.list_(kind, 3), st.lists(parts, min_size=3, max_size=3)),
             (
                 pa.struct([pa.field("a", kind), pa.field("b", pa.string(), nullable=False)]),
                 st.fixed_dictionaries({"a": maybe, "b": st.text(max_size=5)}),

@@ -12,7 +12,8 @@ def parquet_can_hold(data_type: pa.DataType) -> bool:
     """Whether a column of this type comes back from Parquet exactly, NULLs included.
 
     Intervals, unions, run-end encoding, empty structs, extension types, decimals of negative scale, nested
-    string or binary views, and nested dictionaries of anything but strings or bytes do not.
+    string or binary views, nested dictionaries of anything but strings or bytes, and dictionaries within
+    fixed-size lists (pyarrow 26 reads codes beyond the dictionary beneath a NULL) do not.
     """
     if types.is_dictionary(data_type):
         return _flat(data_type.value_type)
@@ -33,8 +34,18 @@ def _holds(data_type: pa.DataType) -> bool:
     if types.is_list(data_type) or types.is_large_list(data_type):
         return _holds(data_type.value_type)
     if types.is_fixed_size_list(data_type):
-        return bool(data_type.list_size > 0) and _holds(data_type.value_type)
+        return (
+            data_type.list_size > 0 and _holds(data_type.value_type) and not _has_codes(data_type.value_type)
+        )
     return _flat(data_type) and not _is_view(data_type)  # pyarrow 26 cannot write slices of nested views
+
+
+def _has_codes(data_type: pa.DataType) -> bool:
+    """Whether a dictionary lies anywhere inside."""
+    if types.is_dictionary(data_type):
+        return True
+    inside = range(data_type.num_fields) if types.is_nested(data_type) else ()
+    return any(_has_codes(data_type.field(index).type) for index in inside)
 
 
 def _flat(data_type: pa.DataType) -> bool:
