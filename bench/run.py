@@ -23,6 +23,7 @@ BENCHMARKS = {
     "files_formats": ["-m", "bench.files_formats"],
     "index_kernel": ["-m", "bench.index_kernel"],
     "duckdb_knn": ["-m", "bench.duckdb_knn"],
+    "lance_engines": ["-m", "bench.lance_engines"],
     "engines": ["-m", "bench.engines"],
     "iceberg": ["-m", "bench.iceberg"],
     "commits": ["-m", "bench.commits"],
