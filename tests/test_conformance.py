@@ -7,8 +7,10 @@ and no more: a claim that became better is a claim to correct.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,9 @@ from samples import every_type
 from values import normal, raw
 
 import lake_format as lake
+
+STREAMED = 8_000
+"""Rows of a table that changes while it is read: several fragments, several batches each."""
 
 EVERY = 5
 """A slow engine is asked every fifth filter in the normal run."""
@@ -287,6 +292,79 @@ def test_a_table_removed_while_it_is_attached(engine: EngineUnderTest, served: S
             store.delete(info.path)
         with pytest.raises((lake.LakeError, *engine.errors), match="data/"):
             session.read(None)
+
+
+def test_a_vector_that_is_not_one_vector(engine: EngineUnderTest, served: Served, items: lake.Table) -> None:
+    needs(engine, "knn")
+    with closing(engine.open(served.reached("items"), items.to_arrow())) as session:
+        with pytest.raises(engine.errors, match=r"constant|parameter|vector|array"):
+            session.knn_of_a_column()
+        assert len(session.knn(query(1), 3)) == 3
+
+
+def test_an_option_that_does_not_exist_is_named(
+    engine: EngineUnderTest, served: Served, items: lake.Table
+) -> None:
+    with closing(engine.open(served.reached("items"))) as session:
+        named = r"probes|recall :="  # DuckDB names those there are
+        with pytest.raises((TypeError, *engine.errors), match=named):
+            session.ask_with_an_unknown_option("probes")
+        assert session.read(["id"]).num_rows == 600
+
+
+def changed_rows(table: lake.Table) -> None:
+    table.delete("id % 2 = 0")
+    table.update({"name": "changed"}, "id % 3 = 0")
+    table.append(tables.evolving_rows(table.schema, 90_000))
+
+
+def changed_columns(table: lake.Table) -> None:
+    table.drop_column("name")
+    table.add_column("name", pa.int64())
+    table.rename_column("price", "cost")
+
+
+def removed_files(table: lake.Table) -> None:
+    table.delete("id % 2 = 0")
+    table.compact()
+    table.expire_versions()
+    table.collect_garbage(dry_run=False, grace=timedelta(0))
+
+
+def dropped_and_made_anew(table: lake.Table) -> None:
+    shutil.rmtree(table.uri)
+    lake.create(table.uri, tables.EVOLVING).append(tables.evolving_rows(tables.EVOLVING, 500_000, 10))
+
+
+@pytest.mark.parametrize("change", [changed_rows, changed_columns, removed_files, dropped_and_made_anew])
+def test_a_table_that_changes_while_it_is_read(
+    engine: EngineUnderTest, served: Served, change: Callable[[lake.Table], None]
+) -> None:
+    """A stream holds one version to its end, or ends with an error where its files are gone; never a mixture."""
+    name = f"{change.__name__}-{label(engine)}"
+    table = served.create(name, tables.EVOLVING)
+    for start in range(0, STREAMED, STREAMED // 8):
+        table.append(tables.evolving_rows(tables.EVOLVING, start, STREAMED // 8))
+    with closing(engine.open(served.local(name))) as session:
+        stream = session.stream(["id", "name"])
+        found = [next(stream)]
+        change(lake.open(table.uri))
+        failure = None
+        try:
+            found.extend(stream)
+        except engine.errors as error:
+            failure = str(error)
+        if failure is None:
+            read = pa.concat_tables(found).sort_by("id")
+            expected = tables.evolving_rows(tables.EVOLVING, 0, STREAMED)
+            assert read.column("id").to_pylist() == expected.column("id").to_pylist()
+            assert read.column("name").to_pylist() == expected.column("name").to_pylist()
+        else:
+            assert change in (removed_files, dropped_and_made_anew), failure
+            assert re.search(r"data/|no table|no version|made anew|expired", failure), failure
+        now = lake.open(table.uri)
+        with closing(engine.open(served.local(name))) as again:
+            assert again.read(["id"]).num_rows == now.count()
 
 
 def test_the_support_matrix_is_what_the_engines_claim() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -80,6 +80,18 @@ class Session(Protocol):
 
     def append(self, rows: pa.Table) -> None:
         """Write rows to the table."""
+        ...
+
+    def stream(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Rows a batch at a time, as the engine hands them out; nothing is read before the first is asked for."""
+        ...
+
+    def knn_of_a_column(self) -> object:
+        """A search whose vector is a column of the rows beside it, where the engine has one vector a search."""
+        ...
+
+    def ask_with_an_unknown_option(self, name: str) -> object:
+        """A read or search with an option that does not exist."""
         ...
 
     def maps_vectors(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import pyarrow as pa
@@ -51,6 +51,16 @@ class DataFusionSession:
     def append(self, rows: pa.Table) -> None:
         self.ctx.from_arrow(rows, "new")
         self.table.append(self.ctx.sql("SELECT * FROM new"))
+
+    def stream(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        for batch in self.ctx.sql(select("items", columns)).execute_stream():
+            yield pa.table(batch.to_pyarrow())
+
+    def knn_of_a_column(self) -> object:
+        return self._rows("SELECT n.id FROM copied c, knn('items', c.vec, 3) n")
+
+    def ask_with_an_unknown_option(self, name: str) -> object:
+        return self._rows(f"SELECT id FROM knn('items', [1, 2], 3, {name} => 1)")
 
     def maps_vectors(self) -> bool:
         mapped = []

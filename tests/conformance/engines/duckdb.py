@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import duckdb
@@ -50,6 +50,16 @@ class DuckDBSession:
     def append(self, rows: pa.Table) -> None:
         self.con.register("new", rows)
         self.con.execute("INSERT INTO items SELECT * FROM new")
+
+    def stream(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        with self.con.sql(select("items", columns)).to_arrow_reader(500) as reader:
+            yield from (pa.table(batch) for batch in reader)
+
+    def knn_of_a_column(self) -> object:
+        return self._rows("SELECT n.id FROM copied c, knn('items', c.vec, 3) n")
+
+    def ask_with_an_unknown_option(self, name: str) -> object:
+        return self._rows(f"SELECT id FROM knn('items', [1, 2], 3, {name} := 1)")
 
     def maps_vectors(self) -> bool:
         return False

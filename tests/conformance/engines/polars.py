@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import polars as pl
@@ -46,6 +46,16 @@ class PolarsSession:
 
     def append(self, rows: pa.Table) -> None:
         self.table.append(pl.from_arrow(rows))
+
+    def stream(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        for batch in self.frame.select(columns).collect_batches(chunk_size=500, maintain_order=True):
+            yield batch.to_arrow()
+
+    def knn_of_a_column(self) -> object:
+        raise NotImplementedError
+
+    def ask_with_an_unknown_option(self, name: str) -> object:
+        return scan(self.table, **{name: 1}).collect()
 
     def maps_vectors(self) -> bool:
         found = self.frame.select("vec").collect().to_arrow()

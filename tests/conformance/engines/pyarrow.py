@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from types import MappingProxyType
@@ -94,6 +94,17 @@ class PyArrowSession:
 
     def append(self, rows: pa.Table) -> None:
         self.table.append(rows.to_pandas())
+
+    def stream(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        dataset: ds.Dataset = self.table.refresh()
+        for batch in dataset.to_batches(columns=list(columns)):
+            yield pa.table(batch)
+
+    def knn_of_a_column(self) -> object:
+        return self.table.search(pc.field("vec"), 3)
+
+    def ask_with_an_unknown_option(self, name: str) -> object:
+        return self.table.to_table(**{name: 1})
 
     def maps_vectors(self) -> bool:
         return lies_in_mapped_file(self.table.to_table(columns=["vec"]).column("vec"))

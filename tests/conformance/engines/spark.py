@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from spark_session import session
 
@@ -102,6 +103,20 @@ class SparkSession:
         frame = self.spark.createDataFrame(rows).coalesce(1)
         frame.write.format("lake").mode("append").save(self.table.uri)
 
+    def stream(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        schema = pa.schema([self.table.open().schema.field(name) for name in columns])
+        rows = self._frame(columns).select(*columns).toLocalIterator()
+        while some := list(itertools.islice(rows, 500)):
+            yield pa.Table.from_pylist([row.asDict() for row in some], schema)
+
+    def knn_of_a_column(self) -> object:
+        return self._rows(
+            f"SELECT n.id FROM {self._copied} c, lake_knn(path => '{self.table.uri}', q => c.title, k => 3) n"
+        )
+
+    def ask_with_an_unknown_option(self, name: str) -> object:
+        return self.spark.read.format("lake").option(name, 1).load(self.table.uri).collect()
+
     def maps_vectors(self) -> bool:
         return False
 
@@ -111,7 +126,7 @@ class SparkSession:
 class Spark:
     name = "Spark"
     slow = True
-    errors = (PySparkException, LakeError)
+    errors = (PySparkException, Py4JJavaError, LakeError)
     differs: Mapping[str, str] = MappingProxyType({})
     support: Mapping[str, Support] = MappingProxyType(
         {
