@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -445,3 +446,29 @@ def test_vectors_become_lists_over_the_same_bytes() -> None:
     assert shown.column("vec").to_pylist() == batch.column("vec").to_pylist()
     with pytest.raises(lake.UnsupportedError, match="time64"):
         TYPES.declared(pa.time64("us"))
+
+
+def test_jobs_from_plain_threads_of_one_session(spark: Any, tmp_path: Path) -> None:
+    """Each registers for itself; one writes to a table of its own, all to one together."""
+    failures: list[BaseException] = []
+
+    def job(number: int) -> None:
+        try:
+            lake_spark.register(spark)
+            own = str(tmp_path / f"own-{number}")
+            frame = spark.range(number * 1000, number * 1000 + 10).coalesce(1)
+            frame.write.format("lake").mode("append").save(own)
+            frame.write.format("lake").mode("append").save(str(tmp_path / "shared"))
+            assert spark.read.format("lake").load(own).count() == 10
+        except BaseException as error:  # noqa: BLE001 - told below, in the test's own thread
+            failures.append(error)
+
+    lake.create(str(tmp_path / "shared"), pa.schema([("id", pa.int64())]))
+    threads = [Thread(target=job, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    expected = sorted(number * 1000 + one for number in range(3) for one in range(10))
+    assert sorted(lake.open(str(tmp_path / "shared")).to_arrow().column("id").to_pylist()) == expected

@@ -34,11 +34,17 @@ def register(spark: SparkSession) -> SparkSession:
 
     Filters reach the table where ``spark.sql.python.filterPushdown.enabled`` is ``true`` when this is called, which
     Spark does not do by itself; elsewhere Spark reads all rows and filters them. After setting it call this again.
+
+    Spark looks for data sources written in Python in the session that is active in the calling thread. A plain
+    ``threading.Thread`` has none and finds no ``lake``: call this in it, too.
     """
     pushed = str(spark.conf.get(_PUSHDOWN, "false")).lower() == "true"
     spark.dataSource.register(FilteringLakeSource if pushed else LakeSource)
     function: Any = udtf(_Nearest)
     spark.udtf.register("lake_knn", function)
+    java: Any = getattr(spark, "_jvm", None)
+    if java is not None:  # with Spark Connect threads belong to the server
+        java.SparkSession.setActiveSession(spark._jsparkSession)
     return spark
 
 
