@@ -17,8 +17,10 @@ from lake_format.manifest import FragmentTable
 from lake_format.manifest_set import ManifestSet
 from lake_format.model import Fragment, Version
 from lake_format.operation_record import OperationRecord
+from lake_format.positions import deleted_positions
 from lake_format.row_ids import U64
-from lake_format.snapshot import RowLocations, Snapshot, deleted_positions
+from lake_format.row_locations import RowLocations
+from lake_format.snapshot import Snapshot
 
 __all__ = ["CommitChanges", "all_changes_of", "changes_of"]
 

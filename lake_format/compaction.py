@@ -21,8 +21,9 @@ from lake_format.manifest import FragmentTable
 from lake_format.model import ColumnGroup, Fragment, NewFragment, Version
 from lake_format.operation_record import OperationRecord
 from lake_format.patching import MOST_PATCHES, PATCHED_SHARE
+from lake_format.positions import deleted_positions
 from lake_format.row_ids import U64
-from lake_format.snapshot import Snapshot, deleted_positions
+from lake_format.snapshot import Snapshot
 from lake_format.transaction import YieldedError
 
 __all__ = [

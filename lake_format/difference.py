@@ -16,10 +16,11 @@ from lake_format.id_ranges import IdRanges, ids_of, within, without
 from lake_format.log import ExpiredError, VersionLog
 from lake_format.model import Fragment
 from lake_format.operation_record import OperationRecord
+from lake_format.positions import deleted_positions
 from lake_format.row_compare import common_columns, differing, names_of
 from lake_format.row_ids import U64
 from lake_format.row_runs import RowRuns
-from lake_format.snapshot import Snapshot, deleted_positions
+from lake_format.snapshot import Snapshot
 
 __all__ = ["VersionDifference", "difference"]
 

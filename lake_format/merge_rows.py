@@ -20,10 +20,11 @@ from lake_format.draft import Draft
 from lake_format.id_ranges import IdRanges, ids_of, union, within
 from lake_format.merge_plan import MergePlan
 from lake_format.model import Fragment
+from lake_format.positions import deleted_positions
 from lake_format.row_changes import Touched, masked
 from lake_format.row_edits import CarriedRows
 from lake_format.row_ids import U64
-from lake_format.snapshot import Snapshot, deleted_positions
+from lake_format.snapshot import Snapshot
 
 __all__ = ["MergedRows", "take_rows_over"]
 

@@ -11,9 +11,10 @@ import numpy as np
 from lake_format.draft import Draft
 from lake_format.model import Fragment
 from lake_format.operation_record import OperationRecord
+from lake_format.positions import deleted_positions
 from lake_format.row_edits import row_runs
 from lake_format.row_ids import U64
-from lake_format.snapshot import Snapshot, deleted_positions
+from lake_format.snapshot import Snapshot
 from lake_format.statistics import ColumnStatistics
 from lake_format.transaction import YieldedError
 

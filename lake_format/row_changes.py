@@ -22,7 +22,7 @@ from lake_format.errors import ConflictError, CorruptionError
 from lake_format.model import ColumnPatch, Fragment, Version
 from lake_format.operation_record import OperationRecord
 from lake_format.patching import patched, superseded, without_columns
-from lake_format.positions import bitmap_of, positions_of
+from lake_format.positions import bitmap_of, deleted_positions, positions_of
 from lake_format.row_edits import (
     CarriedRows,
     FragmentPatch,
@@ -35,7 +35,7 @@ from lake_format.row_edits import (
 )
 from lake_format.row_ids import U64, encode_row_ids
 from lake_format.schema_edit import renamed_between
-from lake_format.snapshot import Snapshot, deleted_positions
+from lake_format.snapshot import Snapshot
 from lake_format.statistics import ColumnStatistics
 
 __all__ = ["ChangeRows", "Touched", "land_rows", "masked"]

@@ -18,9 +18,11 @@ from lake_format.manifest import FragmentTable
 from lake_format.manifest_bounds import contradiction
 from lake_format.model import Fragment, IndexEntry, Version
 from lake_format.paths import version_path
+from lake_format.positions import deleted_positions, patched_positions
 from lake_format.row_ids import U64, decode_row_ids
+from lake_format.row_locations import RowLocations
 from lake_format.schema import field_by_id, field_id, walk_fields
-from lake_format.snapshot import RowLocations, Snapshot, deleted_positions, patched_positions
+from lake_format.snapshot import Snapshot
 
 __all__ = ["WRONG", "Problem", "VerificationReport", "check_metadata"]
 
@@ -135,7 +137,7 @@ def _check_whole(snapshot: Snapshot, table: FragmentTable, fragments: list[Fragm
     if highest >= version.next_field_id:
         yield Problem(where, f"field {highest} has an id that was never given out")
     try:
-        RowLocations(table)
+        _ = RowLocations(table).runs
     except WRONG as error:
         yield Problem(where, error.what)
 

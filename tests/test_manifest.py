@@ -26,8 +26,9 @@ from lake_format.manifest import (
 )
 from lake_format.manifest_set import INLINE_BYTES, MERGE_WIDTH, ManifestSet
 from lake_format.model import Fragment, ManifestReference
+from lake_format.positions import deleted_positions
 from lake_format.row_ids import encode_row_ids
-from lake_format.snapshot import RowLocations, deleted_positions
+from lake_format.row_locations import RowLocations
 from lake_format.store import open_store
 from lake_format.store.metered import MeteredStore
 

@@ -17,8 +17,8 @@ from test_types_roundtrip import assert_same
 import lake_format as lake
 from lake_engines.files.parquet_meta import parse_footer, parse_pages
 from lake_format.open_layout import OpenLayout
+from lake_format.positions import deleted_positions
 from lake_format.schema import field_id, walk_fields
-from lake_format.snapshot import deleted_positions
 from lake_format.store.local import LocalStore
 from lake_format.table import Table
 

@@ -34,9 +34,10 @@ from lake_format.column_defaults import default_values
 from lake_format.errors import CorruptionError
 from lake_format.model import ColumnGroup, ColumnPatch, Fragment
 from lake_format.parallel import run_all
+from lake_format.positions import deleted_positions
 from lake_format.row_ids import U64
 from lake_format.schema import ROW_ID, ROW_ID_FIELD, field_id
-from lake_format.snapshot import Snapshot, deleted_positions
+from lake_format.snapshot import Snapshot
 from lake_format.store.base import Store
 from lake_format.store.table_store import name_of
 

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from lake_format.errors import CorruptionError
 from lake_format.model import ColumnPatch, Fragment
+from lake_format.positions import patched_positions
 from lake_format.row_ids import U64
-from lake_format.snapshot import patched_positions
 
 __all__ = ["FragmentPatches", "Overlay", "PatchStream"]
 

@@ -16,9 +16,9 @@ from pyroaring import BitMap64
 from lake_format.errors import ConflictError
 from lake_format.manifest import named_files
 from lake_format.model import Fragment
-from lake_format.positions import bitmap_of
+from lake_format.positions import bitmap_of, deleted_positions
 from lake_format.row_ids import U64
-from lake_format.snapshot import Snapshot, deleted_positions
+from lake_format.snapshot import Snapshot
 from lake_format.store.paths import split_external
 from lake_format.store.places import Place
 

@@ -12,8 +12,9 @@ from lake_engines.fragment_reader import FragmentReader, ReaderPool
 from lake_engines.predicate import BoundPredicate
 from lake_engines.scan import matching_positions
 from lake_format.model import Fragment
+from lake_format.positions import deleted_positions
 from lake_format.schema import ROW_ID, field_id
-from lake_format.snapshot import Snapshot, deleted_positions
+from lake_format.snapshot import Snapshot
 
 __all__ = ["fields_of", "live_positions", "matching_rows"]
 

@@ -74,11 +74,20 @@ def find_keys(snapshot: Snapshot, index: KeyIndex, hashes: U64, pool: RunPool) -
     return FoundKeys(Rows(owners[live], positions[live]), unanswered_rows(snapshot, index))
 
 
+def _not_within(snapshot: Snapshot, starts: U64, ends: U64) -> I64:
+    """The fragments, by their row, whose row ids do not all lie in one of the ranges."""
+    low, high = snapshot.fragments.row_id_limits()
+    if len(starts) == 0:
+        return np.arange(len(low))
+    at = np.searchsorted(starts, low, side="right") - 1
+    return np.flatnonzero((at < 0) | (high >= ends[np.maximum(at, 0)]))
+
+
 def unanswered_rows(snapshot: Snapshot, index: KeyIndex) -> Rows:
     """Live rows that the index does not answer for."""
-    first, length, owner, position = snapshot.locations.runs
     known, count = index.answered()
     ends = known + count
+    first, length, owner, position = snapshot.locations.runs_of(_not_within(snapshot, known, ends))
     at = np.searchsorted(known, first, side="right") - 1
     stops = first + length.astype(np.uint64)
     inside = np.zeros(len(first), bool)

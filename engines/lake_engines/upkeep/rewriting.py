@@ -20,8 +20,9 @@ from lake_format.engine import WriteRequest
 from lake_format.errors import CorruptionError
 from lake_format.model import Fragment
 from lake_format.parallel import ahead
+from lake_format.positions import deleted_positions
 from lake_format.row_ids import U64
-from lake_format.snapshot import Snapshot, deleted_positions
+from lake_format.snapshot import Snapshot
 
 __all__ = ["batch_rows_of", "rewrite_fragments"]
 

@@ -21,9 +21,9 @@ from lake_format.errors import UnsupportedError
 from lake_format.model import Fragment
 from lake_format.open_layout import OpenLayout
 from lake_format.parallel import run_all
-from lake_format.positions import bitmap_of
+from lake_format.positions import bitmap_of, deleted_positions
 from lake_format.schema import field_by_id, field_id, walk_fields
-from lake_format.snapshot import Snapshot, deleted_positions
+from lake_format.snapshot import Snapshot
 from lake_format.store.paths import split_external
 
 __all__ = ["Contents"]

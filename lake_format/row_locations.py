@@ -1,0 +1,237 @@
+"""Where the rows of a version live: row ids to fragments and positions.
+
+A few rows are found without looking at the others; who asks for many, or for all, has runs of all live rows made.
+Reads manifests only, through fragments that are decoded already or on demand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from lake_format.errors import CorruptionError
+from lake_format.manifest import FragmentTable
+from lake_format.model import Fragment
+from lake_format.positions import deleted_positions
+from lake_format.row_ids import U64
+
+__all__ = ["RowLocations", "Runs"]
+
+I64 = npt.NDArray[np.int64]
+Runs = tuple[U64, I64, I64, I64]
+"""First row id, length, fragment row and first position of runs of live rows; shape ``(runs,)`` each."""
+
+_FEW_TIMES = 8
+"""So often rows are looked for one by one; then all runs are made, which serves any number of questions."""
+
+_SEARCHES_PER_ROW = 4
+"""Searching in moved rows this many times over costs as much as making all runs."""
+
+
+class RowLocations:
+    """Maps row ids to live rows.
+
+    Making it costs O(fragments). Fragments hold consecutive row ids, one by position, or, after rows were moved,
+    row ids in any order; a moved row is dead where it was.
+
+    Raises
+    ------
+    CorruptionError
+        Two fragments without deletions hold the same row id. With deletions that shows when ``runs`` are made.
+    """
+
+    def __init__(self, fragments: FragmentTable) -> None:
+        self._fragments = fragments
+        self._worn = fragments.integers("deleted_count") > 0
+        moved = _has_sequence(fragments)
+        first = fragments.integers("first_row_id")
+        length = fragments.integers("row_count").astype(np.int64)
+        self._refuse_doubles(~self._worn & ~moved, first, length)
+        owner = np.flatnonzero(~moved)
+        owner = owner[np.argsort(first[owner], kind="stable")]
+        ends = first[owner] + length[owner].astype(np.uint64)
+        inside = np.zeros(len(owner), bool)  # within ids of a fragment that begins before
+        if len(owner):
+            inside[1:] = first[owner[1:]] < np.maximum.accumulate(ends)[:-1]
+        self._first, self._length, self._owner = (
+            part[owner[~inside]] for part in (first, length, np.arange(len(first)))
+        )
+        self._others = np.sort(np.concatenate([owner[inside], np.flatnonzero(moved)]))
+        self._other_rows = int(length[self._others].sum())
+        self._asked = 0
+
+    def _refuse_doubles(self, whole: npt.NDArray[np.bool_], first: U64, length: I64) -> None:
+        order = np.argsort(first[whole], kind="stable")
+        starts = first[whole][order]
+        ends = starts + length[whole][order].astype(np.uint64)
+        if (ends[:-1] > starts[1:]).any():
+            raise _live_twice()
+
+    @cached_property
+    def runs(self) -> Runs:
+        """All live rows, ascending by row id.
+
+        Looks into every fragment with deleted or moved rows; CorruptionError if a row id is live twice.
+        """
+        owners = np.flatnonzero(self._worn | _has_sequence(self._fragments))
+        plain = np.ones(len(self._fragments), bool)
+        plain[owners] = False
+        found = _joined([self._whole(np.flatnonzero(plain)), *self._looked_into(owners)])
+        order = np.argsort(found[0], kind="stable")
+        first, length, owner, position = found[0][order], found[1][order], found[2][order], found[3][order]
+        if (first[:-1] + length[:-1].astype(np.uint64) > first[1:]).any():
+            raise _live_twice()
+        return first, length, owner, position
+
+    def runs_of(self, owners: I64) -> Runs:
+        """The live rows of some fragments, in no order.
+
+        Parameters
+        ----------
+        owners
+            Rows of the fragment table.
+        """
+        special = self._worn[owners] | np.isin(owners, np.flatnonzero(_has_sequence(self._fragments)))
+        return _joined([self._whole(owners[~special]), *self._looked_into(owners[special])])
+
+    def locate(self, row_ids: U64) -> tuple[I64, I64]:
+        """Where rows are.
+
+        Parameters
+        ----------
+        row_ids
+            Any row ids, any order; shape ``(n,)``.
+
+        Returns
+        -------
+        (ndarray, ndarray)
+            Fragment row in the fragment table and position in the fragment; both -1 for a row id that is not
+            live; shape ``(n,)`` each.
+        """
+        self._asked += 1
+        searches = len(row_ids) * len(self._others)
+        dear = searches > _SEARCHES_PER_ROW * max(self._other_rows, 1) and len(self._others) > 1
+        if "runs" in self.__dict__ or dear or self._asked > _FEW_TIMES:
+            return self._located_in_runs(row_ids)
+        owners, positions = self._located_in_place(row_ids)
+        left = np.flatnonzero(owners < 0)
+        for owner, fragment in self._others_near(row_ids[left]):
+            if len(left) == 0:
+                break
+            found = _positions_in(fragment, row_ids[left])
+            hit = found >= 0
+            owners[left[hit]], positions[left[hit]] = owner, found[hit]
+            left = left[~hit]
+        return owners, positions
+
+    def _located_in_runs(self, row_ids: U64) -> tuple[I64, I64]:
+        first, length, owner, position = self.runs
+        if len(first) == 0:
+            return _nowhere(len(row_ids))
+        run = np.searchsorted(first, row_ids, side="right") - 1
+        offset = (row_ids - first[run]).astype(np.int64)
+        live = (run >= 0) & (offset >= 0) & (offset < length[run])
+        return np.where(live, owner[run], -1), np.where(live, position[run] + offset, -1)
+
+    def _located_in_place(self, row_ids: U64) -> tuple[I64, I64]:
+        """Rows that are where they were appended."""
+        if len(self._first) == 0:
+            return _nowhere(len(row_ids))
+        run = np.searchsorted(self._first, row_ids, side="right") - 1
+        offset = (row_ids - self._first[run]).astype(np.int64)
+        live = (run >= 0) & (offset >= 0) & (offset < self._length[run])
+        owners, positions = np.where(live, self._owner[run], -1), np.where(live, offset, -1)
+        for owner in np.unique(owners[live]).tolist():
+            if self._worn[owner]:
+                mine = np.flatnonzero(owners == owner)
+                dead = _is_deleted(self._fragments.fragment(owner), positions[mine])
+                owners[mine[dead]] = positions[mine[dead]] = -1
+        return owners, positions
+
+    def _others_near(self, row_ids: U64) -> Iterator[tuple[int, Fragment]]:
+        """The fragments in which these rows may be, apart from those where rows are in place."""
+        if len(row_ids) == 0 or len(self._others) == 0:
+            return
+        low, high = self._fragments.row_id_limits()
+        least, most = row_ids.min(), row_ids.max()
+        for owner in self._others.tolist():
+            if low[owner] <= most and least <= high[owner]:
+                yield owner, self._fragments.fragment(owner)
+
+    def _whole(self, owners: I64) -> Runs:
+        """Fragments whose rows are all live and consecutive."""
+        first = self._fragments.integers("first_row_id")[owners]
+        length = self._fragments.integers("row_count")[owners].astype(np.int64)
+        return first, length, owners.astype(np.int64), np.zeros(len(owners), np.int64)
+
+    def _looked_into(self, owners: I64) -> list[Runs]:
+        return [_runs(self._fragments.fragment(owner), owner) for owner in owners.tolist()]
+
+
+def _live_twice() -> CorruptionError:
+    return CorruptionError("a row id is live in two fragments", fix="run verify() on the table")
+
+
+def _nowhere(count: int) -> tuple[I64, I64]:
+    return np.full(count, -1, np.int64), np.full(count, -1, np.int64)
+
+
+def _joined(parts: list[Runs]) -> Runs:
+    first, length, owner, position = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return first, length, owner, position
+
+
+def _has_sequence(fragments: FragmentTable) -> npt.NDArray[np.bool_]:
+    column = fragments.table.column("first_row_id")
+    if not column.null_count:
+        return np.zeros(len(fragments), bool)
+    return np.asarray(column.is_null().to_numpy())
+
+
+def _is_deleted(fragment: Fragment, positions: I64) -> npt.NDArray[np.bool_]:
+    deleted = deleted_positions(fragment).astype(np.int64)
+    if len(deleted) == 0:
+        return np.zeros(len(positions), bool)
+    at = np.minimum(np.searchsorted(deleted, positions), len(deleted) - 1)
+    return np.asarray(deleted[at] == positions)
+
+
+def _positions_in(fragment: Fragment, row_ids: U64) -> I64:
+    """The positions of live rows in a fragment; -1 for those that are not there."""
+    if fragment.first_row_id is not None:
+        offset = (row_ids - np.uint64(fragment.first_row_id)).astype(np.int64)
+        found = np.where((offset >= 0) & (offset < fragment.row_count), offset, -1)
+    else:
+        ids = fragment.row_ids()
+        order = None if (ids[1:] > ids[:-1]).all() else np.argsort(ids, kind="stable")
+        ordered = ids if order is None else ids[order]
+        at = np.minimum(np.searchsorted(ordered, row_ids), len(ids) - 1)
+        places = at if order is None else order[at]
+        found = np.where(ordered[at] == row_ids, places, -1)
+    there = np.flatnonzero(found >= 0)
+    found[there[_is_deleted(fragment, found[there])]] = -1
+    return found
+
+
+def _runs(fragment: Fragment, owner: int) -> Runs:
+    """The runs of live, consecutive row ids of one fragment."""
+    if fragment.first_row_id is not None:  # what lies between deleted positions
+        deleted = deleted_positions(fragment).astype(np.int64)
+        starts, stops = np.r_[0, deleted + 1], np.r_[deleted, fragment.row_count]
+        starts, stops = starts[stops > starts], stops[stops > starts]
+        first = starts.astype(np.uint64) + np.uint64(fragment.first_row_id)
+        return first, stops - starts, np.full(len(starts), owner, np.int64), starts
+    live = np.ones(fragment.row_count, bool)
+    live[deleted_positions(fragment).astype(np.int64)] = False
+    positions = np.flatnonzero(live)
+    ids = fragment.row_ids()[positions]
+    if len(ids) == 0:
+        empty = np.empty(0, np.int64)
+        return np.empty(0, np.uint64), empty, empty, empty
+    broken = (ids[1:] != ids[:-1] + np.uint64(1)) | (positions[1:] != positions[:-1] + 1)
+    starts = np.flatnonzero(np.r_[True, broken])
+    lengths = np.diff(np.r_[starts, len(ids)])
+    return ids[starts], lengths, np.full(len(starts), owner, np.int64), positions[starts]
