@@ -13,7 +13,15 @@ import numpy.typing as npt
 
 from lake_format.errors import CorruptionError, InvalidInputError
 
-__all__ = ["U64", "decode_row_ids", "encode_row_ids", "row_id_limits", "row_id_runs"]
+__all__ = [
+    "U64",
+    "decode_row_ids",
+    "encode_row_ids",
+    "packed_runs",
+    "row_id_limits",
+    "row_id_runs",
+    "unpacked_runs",
+]
 
 U64 = npt.NDArray[np.uint64]
 
@@ -60,13 +68,15 @@ def row_id_limits(data: bytes, row_count: int) -> tuple[int, int]:
     return int(ids.min()), int(ends.max())
 
 
-def _entries(data: bytes, row_count: int) -> tuple[U64, npt.NDArray[np.int64] | None]:
+def _entries(data: bytes, row_count: int | None) -> tuple[U64, npt.NDArray[np.int64] | None]:
     """What a sequence stores: first ids of runs and their lengths, or every id and None."""
     if len(data) < _HEADER.size:
         raise CorruptionError(f"a row-id sequence of {len(data)} bytes is shorter than its header")
     kind, width, zero, count, base = _HEADER.unpack_from(data)
     per_entry = width + (4 if kind == _RUNS else 0)
-    if kind not in (_RUNS, _ARRAY) or width not in (1, 2, 4, 8) or zero or count > row_count:
+    if kind not in (_RUNS, _ARRAY) or width not in (1, 2, 4, 8) or zero:
+        raise CorruptionError("a row-id sequence has an unknown encoding")
+    if row_count is not None and count > row_count:
         raise CorruptionError("a row-id sequence has an unknown encoding")
     if len(data) != _HEADER.size + count * per_entry:
         raise CorruptionError("a row-id sequence has the wrong length")
@@ -78,9 +88,45 @@ def _entries(data: bytes, row_count: int) -> tuple[U64, npt.NDArray[np.int64] | 
     if kind != _RUNS:
         return ids, None
     lengths = np.frombuffer(data, "<u4", count, _HEADER.size + count * width).astype(np.int64)
-    if int(lengths.sum()) != row_count or not lengths.all():
+    if (row_count is not None and int(lengths.sum()) != row_count) or not lengths.all():
         raise CorruptionError("the runs of a row-id sequence do not add up to its fragment's rows")
     return ids, lengths
+
+
+def packed_runs(first: U64, count: U64) -> bytes:
+    """A set of row ids as a sequence; of runs, or of single ids where that is shorter.
+
+    Parameters
+    ----------
+    first, count
+        Ascending runs, at least one.
+    """
+    longest = np.uint64((1 << 32) - 1)
+    if (count > longest).any():  # in pieces that a run length can say
+        pieces = ((count + longest - np.uint64(1)) // longest).astype(np.int64)
+        within = (np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)).astype(np.uint64)
+        left = np.repeat(count, pieces) - within * longest
+        first, count = np.repeat(first, pieces) + within * longest, np.minimum(left, longest)
+    base, total = first[0], int(count.sum())
+    width = _width(int(first[-1] + count[-1] - np.uint64(1) - base))
+    if len(first) * (width + 4) < total * width:
+        head = _HEADER.pack(_RUNS, width, 0, len(first), int(base))
+        return b"".join([head, _narrow(first - base, width), count.astype("<u4").tobytes()])
+    before = np.cumsum(count) - count
+    offsets = np.repeat(first - before - base, count.astype(np.int64)) + np.arange(total, dtype=np.uint64)
+    return _HEADER.pack(_ARRAY, width, 0, total, int(base)) + _narrow(offsets, width)
+
+
+def unpacked_runs(data: bytes) -> tuple[U64, U64]:
+    """The runs of a set that :func:`packed_runs` wrote; CorruptionError if the ids do not ascend."""
+    first, lengths = _entries(data, None)
+    count = np.ones(len(first), np.uint64) if lengths is None else lengths.astype(np.uint64)
+    ends = first + count
+    if (ends > _LIMIT).any() or (ends[:-1] > first[1:]).any():
+        raise CorruptionError("a set of row ids is not ascending")
+    starts = np.flatnonzero(np.r_[True, first[1:] != ends[:-1]]) if len(first) else np.empty(0, np.int64)
+    last = np.r_[starts[1:] - 1, len(first) - 1] if len(first) else starts
+    return first[starts], ends[last] - first[starts]
 
 
 def _width(largest: int) -> int:

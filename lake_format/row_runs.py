@@ -1,19 +1,27 @@
 """Sets of row ids as ascending runs, the form in which operation records and index coverage name rows.
 
-A value with set questions on it; no I/O and no encoding beyond plain lists (spec/identity.md, IDN-8, CON-3).
+A value with set questions on it, and its form in JSON: lists where runs are few, else a row-id sequence
+(spec/identity.md, IDN-8, CON-3, CON-13). No I/O.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
+
 from lake_format.errors import CorruptionError
+from lake_format.row_ids import packed_runs, unpacked_runs
 
 __all__ = ["RowRuns"]
 
 _LIMIT = 1 << 63
+_PACKED_FROM = 64
+"""From so many runs on a packed sequence is shorter than lists, and much quicker to write and read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +29,7 @@ class RowRuns:
     """A set of row ids: ``(first, count)`` runs, ascending, none empty, no two overlapping or touching."""
 
     runs: tuple[tuple[int, int], ...] = ()
+    _text: str = field(default="", init=False, repr=False, compare=False)
 
     @classmethod
     def from_ids(cls, row_ids: Iterable[int]) -> RowRuns:
@@ -48,6 +57,8 @@ class RowRuns:
     @classmethod
     def from_json(cls, value: object, where: str) -> RowRuns:
         """Check and take what :meth:`to_json` gave; CorruptionError naming ``where`` for anything else."""
+        if isinstance(value, str):
+            return cls._unpacked(value, where)
         if not isinstance(value, list):
             raise CorruptionError(f"{where} is not a list of runs")
         runs: list[tuple[int, int]] = []
@@ -61,9 +72,29 @@ class RowRuns:
                     raise CorruptionError(f"{where} holds {item!r}, which is not an ascending run of row ids")
         return cls(tuple(runs))
 
-    def to_json(self) -> list[list[int]]:
-        """Return the runs as lists, for JSON."""
-        return [[first, count] for first, count in self.runs]
+    @classmethod
+    def _unpacked(cls, text: str, where: str) -> RowRuns:
+        try:
+            first, count = unpacked_runs(base64.b64decode(text, validate=True))
+        except binascii.Error as error:
+            raise CorruptionError(f"{where} is not base64") from error
+        except CorruptionError as error:
+            raise CorruptionError(f"{where} cannot be read: {error.what}") from error
+        if not len(first):
+            raise CorruptionError(f"{where} is a sequence without row ids")
+        found = cls(tuple(zip(first.tolist(), count.tolist(), strict=True)))
+        object.__setattr__(found, "_text", text)
+        return found
+
+    def to_json(self) -> list[list[int]] | str:
+        """Return the runs for JSON: as lists, or, where they are many, as the base64 of a row-id sequence."""
+        if len(self.runs) < _PACKED_FROM:
+            return [[first, count] for first, count in self.runs]
+        if not self._text:
+            runs = np.array(self.runs, np.uint64)
+            text = base64.b64encode(packed_runs(runs[:, 0], runs[:, 1])).decode("ascii")
+            object.__setattr__(self, "_text", text)
+        return self._text
 
     def __bool__(self) -> bool:
         return bool(self.runs)

@@ -5,9 +5,11 @@ A part of :mod:`independent_reader`; it too imports nothing of this project.
 
 from __future__ import annotations
 
+import base64
 import struct
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,19 @@ def row_id_sequence(data: bytes, count: int) -> np.ndarray:
         runs = zip(ids.tolist(), cursor.array("<u4", entries).tolist(), strict=True)
         ids = np.concatenate([np.arange(first, first + size) for first, size in runs]).astype(np.uint64)
     require(len(ids) == count and cursor.at == len(data), "row-id sequence does not fit")
+    return ids
+
+
+def row_id_set(stored: list[list[int]] | str) -> list[int]:
+    """CON-14: a set of row ids, ascending."""
+    if isinstance(stored, str):
+        data = base64.b64decode(stored, validate=True)
+        kind, entries = data[0], struct.unpack_from("<I", data, 4)[0]
+        lengths = struct.unpack(f"<{entries}I", data[-4 * entries :]) if kind == 1 else [1] * entries
+        ids = row_id_sequence(data, sum(lengths)).tolist()
+    else:
+        ids = [row_id for first, count in stored for row_id in range(first, first + count)]
+    require(all(one < other for one, other in pairwise(ids)), "a set out of order")
     return ids
 
 

@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from pathlib import Path
 from typing import Any
 
+from independent_bytes import row_id_set
 from independent_reader import latest, object_path, require, unpack, version_path
 
 SALT = (0x47B6137B, 0x44974D91, 0x8824AD5B, 0xA2B7289D, 0x705495C7, 0x2DF1424B, 0x9EFC4947, 0x5C6BFB31)
@@ -24,10 +25,10 @@ def candidates(root: Path, wanted: int) -> tuple[set[int], set[int]]:
     index = description["key_index"]
     key = [int(part) for part in description["properties"]["key"].split(",")]
     require(index["fields"] == key, "an index of another key")
-    stale = {row_id for first, count in index["stale"] for row_id in range(first, first + count)}
+    stale = set(row_id_set(index["stale"]))
     found: set[int] = set()
     for run in index["runs"]:
-        rows = [row_id for first, count in run["rows"] for row_id in range(first, first + count)]
+        rows = row_id_set(run["rows"])
         require(rows == sorted(set(rows)), "rows of a run out of order")
         found |= {rows[ordinal] for ordinal in _ordinals(root, run, len(rows), wanted)}
     return found, stale
