@@ -1,4 +1,4 @@
-"""``lake add-column``: a new column of NULLs, of values computed once, or one that is computed for good."""
+"""``lake add-column``, ``rename-column`` and ``drop-column``: which columns a table has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lake_connectors.cli.progress import Progress
 from lake_connectors.cli.schema_text import parse_schema, type_text
 from lake_format.errors import InvalidInputError
 
-__all__ = ["add_column"]
+__all__ = ["add_column", "drop_column", "rename_column"]
 
 
 @click.command(
@@ -71,3 +71,27 @@ def add_column(
     told = f", computed as {added['computed']}" if added["computed"] else ""
     shown = type_text(table.schema.field(added["column"]).type)
     click.echo(f"{added['column']} is {shown}{told}: version {table.version}")
+
+
+@click.command(
+    cls=Command,
+    examples=["lake rename-column items title name", "lake rename-column items address.zip postcode"],
+)
+@click.argument("uri")
+@click.argument("column")
+@click.argument("name")
+@open_options
+def rename_column(*, uri: str, column: str, name: str, storage_options: tuple[str, ...]) -> None:
+    """Call COLUMN of the table at URI NAME from now on. Only metadata changes; COLUMN may be a member "a.b"."""
+    table = open_table(uri, None, storage_options).rename_column(column, name)
+    click.echo(f"{column} is called {name} now: version {table.version}")
+
+
+@click.command(cls=Command, examples=["lake drop-column items stock", "lake drop-column items address.zip"])
+@click.argument("uri")
+@click.argument("column")
+@open_options
+def drop_column(*, uri: str, column: str, storage_options: tuple[str, ...]) -> None:
+    """Remove COLUMN, which may be a member "a.b", from the table at URI. Older versions keep it."""
+    table = open_table(uri, None, storage_options).drop_column(column)
+    click.echo(f"{column} is gone: version {table.version}")

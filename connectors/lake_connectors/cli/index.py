@@ -1,4 +1,4 @@
-"""``lake index``: build a vector index."""
+"""``lake index`` and ``drop-index``: build a vector index, remove one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lake_connectors.cli.options import open_options, open_table
 from lake_connectors.cli.output import bytes_text
 from lake_connectors.cli.progress import Progress
 
-__all__ = ["index"]
+__all__ = ["drop_index", "index"]
 
 
 @click.command(
@@ -68,3 +68,15 @@ def index(
         f"indexed {made['rows']:,} rows in {time.monotonic() - started:.1f} s: index {made['name']}, "
         f"{bytes_text(made['bytes'])}, version {table.version}"
     )
+
+
+@click.command(
+    cls=Command, examples=["lake drop-index items vec_l2", "lake drop-index items vec_l2 --branch try"]
+)
+@click.argument("uri")
+@click.argument("name")
+@open_options
+def drop_index(*, uri: str, name: str, storage_options: tuple[str, ...]) -> None:
+    """Remove the index NAME from the table at URI; its rows are found by comparing all of them from now on."""
+    table = open_table(uri, None, storage_options).drop_index(name)
+    click.echo(f"index {name} is gone: version {table.version}")

@@ -11,14 +11,18 @@ from lake_connectors.cli.options import open_options, open_table, version_option
 from lake_connectors.cli.outcome import EXIT_CODES
 from lake_connectors.cli.output import bytes_text
 from lake_connectors.cli.progress import Progress
-from lake_format.errors import CorruptionError
+from lake_format.errors import CorruptionError, InvalidInputError
 
 __all__ = ["compact", "maintain", "optimize_index", "repair", "verify"]
 
 
 @click.command(
     cls=Command,
-    examples=["lake compact items", "lake compact items --target-rows 1000000 --deleted-share 0.05"],
+    examples=[
+        "lake compact items --dry-run",
+        "lake compact items",
+        "lake compact items --target-rows 1000000 --deleted-share 0.05",
+    ],
 )
 @click.argument("uri")
 @click.option("--target-rows", type=int, metavar="N", help="The most rows of a new fragment.")
@@ -32,6 +36,7 @@ __all__ = ["compact", "maintain", "optimize_index", "repair", "verify"]
     help="From this share of deleted rows on a fragment is written anew.",
 )
 @click.option("--workers", type=int, metavar="N", help="How many threads write; each takes 60 to 200 MiB.")
+@click.option("--dry-run", is_flag=True, help="Only tell how many groups of fragments would be written anew.")
 @open_options
 def compact(
     *,
@@ -40,10 +45,17 @@ def compact(
     target_bytes: int | None,
     deleted_share: float,
     workers: int | None,
+    dry_run: bool,
     storage_options: tuple[str, ...],
 ) -> None:
     """Put small fragments of the table at URI together, and write anew those in which many rows are deleted."""
+    if dry_run and workers is not None:
+        raise InvalidInputError("--workers says how to write, --dry-run not to", fix="leave one of them out")
     table = open_table(uri, None, storage_options)
+    if dry_run:
+        tasks = table.plan_compaction(target_rows, target_bytes=target_bytes, deleted_share=deleted_share)
+        click.echo(f"{len(tasks):,} groups of fragments would be written anew; nothing was changed")
+        return
     with Progress() as progress:
         report = table.compact(
             target_rows,
