@@ -36,6 +36,7 @@ from lake_format.parts import (
 from lake_format.properties import integer_property
 from lake_format.repairs import live_row_ids
 from lake_format.row_ids import encode_row_ids
+from lake_format.schema import field_by_id
 from lake_format.snapshot import Snapshot
 from lake_format.table_keys import TableKeys
 from lake_format.transaction import REFUSALS, YieldedError
@@ -230,7 +231,7 @@ class TableCompaction(TableKeys):
             snapshot = self.refresh().snapshot
             now = [snapshot.fragments.by_id(fragment.fragment_id) for fragment in wanted]
             sources = tuple(fragment for fragment in now if fragment is not None)
-            if len(sources) < len(wanted):
+            if len(sources) < len(wanted) or not _can_order(snapshot, clustering):
                 return None
             return self._rewritten(snapshot, sources, kind, clustering, told.of_group())
 
@@ -317,6 +318,12 @@ class _Told:
                 self._progress(self._stage, self._done, self._total)
 
         return tell
+
+
+def _can_order(snapshot: Snapshot, clustering: Clustering | None) -> bool:
+    """Whether the columns of an order are there still: they may be dropped while groups are written."""
+    wanted = () if clustering is None else clustering.field_ids
+    return all(field_by_id(snapshot.schema, one) is not None for one in wanted)
 
 
 def _fragments_of(snapshot: Snapshot, ids: Sequence[int]) -> Group:

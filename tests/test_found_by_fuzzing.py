@@ -89,3 +89,21 @@ def test_a_merge_into_a_table_without_partitions_keeps_those_of_the_branch() -> 
     assert sorted(merged.append(rows(10)).to_arrow().column("id").to_pylist()) == [1, 2, 8, 9, 10]
     assert merged.count("id = 8") == 1
     assert lake.open(table.create_branch("other").uri, branch="other").verify().problems == []
+
+
+@pytest.mark.parametrize("columns", ["n", ["n", "id"]])
+def test_an_order_whose_column_is_dropped_meanwhile_is_given_up(columns: str | list[str]) -> None:
+    """The groups that are left give way; those that were sorted stay. spec: CLU-1"""
+    table = lake.create(f"memory://found-{uuid4().hex}", pa.schema([("id", pa.int64()), ("n", pa.int64())]))
+    for start in (0, 10, 20):
+        table.append([{"id": i, "n": -i} for i in range(start, start + 10)])
+    rivals = [lake.open(table.uri)]
+
+    def drop(*_: object) -> None:
+        while rivals:
+            rivals.pop().drop_column("n")
+
+    report = table.cluster(columns, group_rows=10, everything=True, progress=drop)
+    assert (report.commits, report.yielded) == (1, 2)
+    assert sorted(lake.open(table.uri).to_arrow().column("id").to_pylist()) == list(range(30))
+    assert not lake.open(table.uri).verify().problems
