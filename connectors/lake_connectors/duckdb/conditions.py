@@ -218,6 +218,7 @@ class _Reader:
         literal = pattern.get("literal", {}) if pattern.get("class") == "CONSTANT" else {}
         if literal.get("kind") != "STRING" or not pa.types.is_string(dtype):
             _refuse()
+        self.compares_text = True
         negated, ignore_case = _PATTERNS[node["function_name"]]
         found = ["LIKE", path, literal.get("text", ""), ignore_case]
         return ["NOT", found] if negated else found
