@@ -349,6 +349,7 @@ class TableSchema(TableCore):
         column = {field_id(planned) if parent is None else parent}
         record = OperationRecord(
             kind="add_column",
+            fields_read=frozenset(() if parent is None else (parent,)),
             fields_required=frozenset({field_id(planned)} | column if required else ()),
             claims=frozenset({claim(planned.name, parent)}),
         )
