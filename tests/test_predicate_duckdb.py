@@ -154,11 +154,16 @@ SPECIAL = [
     "dec * 2 {} 3", "dec - i8 {} 0.5", "i8 / u8 {} 1", "-i8::INT {} 1", "i32::VARCHAR {} '0'",
     "i8::DOUBLE {} 1.5e0", "b = (i8 {} 1)", "ts {} '1970-01-01'", "ts {} '2024-02-29 12:30'", "i8 {} '1'",
     "d {} '1970-01-01'", "b {} 'true'", "bin {} 'a'",
+    "CASE WHEN i8 > 0 THEN i32 ELSE i64 END {} 3", "t || 'b' {} 'ab'", "greatest(i8, i32) {} 3",
+    "nullif(f64, 0) {} 1", "least(f64, f32) {} 0.5", "round(f64) {} 1", "floor(dec) {} 0", "dayofweek(ts) {} 4",
+    "substr(t, 1, 1) {} 'a'", "trim(t) {} 'a'", "replace(t, 'a', '') {} 'b'",
+    "CASE t WHEN 'a' THEN 1 WHEN 'ab' THEN 2 END {} 1",
+    "date_trunc('month', ts) {} TIMESTAMP '2024-02-01'",
 ]  # fmt: skip
 FLAGS = [
     "b", "NOT b", "b IS TRUE", "b IS NOT FALSE", "b IS NOT TRUE", "NULL", "TRUE", "1 < 2", "isnan(f64)",
     "NOT isnan(f32)", "starts_with(t, 'a')", "contains(t, 'b')", "suffix(t, 'b')", "t LIKE 'a!%b' ESCAPE '!'",
-    "t NOT ILIKE 'A!%B' ESCAPE '!'",
+    "t NOT ILIKE 'A!%B' ESCAPE '!'", "CASE WHEN b THEN i8 > 0 ELSE f64 < 1 END", "CASE i8 WHEN 1 THEN TRUE END",
 ]  # fmt: skip
 
 

@@ -16,9 +16,8 @@ import pyarrow.compute as pc
 
 from lake_engines.changes.values import Target
 from lake_engines.ingest import conform
-from lake_engines.predicate import from_arrow, parse_sql
-from lake_engines.predicate.bind import value_of
-from lake_engines.predicate.stored import bind_stored
+from lake_engines.predicate import from_arrow
+from lake_engines.predicate.stored import bind_stored, bind_written
 from lake_engines.predicate.tree import Opaque
 from lake_format.computed_columns import StoredExpression
 from lake_format.errors import InvalidInputError, LakeError
@@ -176,7 +175,7 @@ def _computation(
 
 
 def _sql(field: pa.Field, text: str, schema: pa.Schema) -> Computation:
-    bound = value_of(parse_sql(text), schema)
+    bound = bind_written(text, schema, field.name)
     return _Expression(field, text, frozenset(bound.columns), bound.evaluate)
 
 

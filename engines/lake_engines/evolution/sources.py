@@ -18,8 +18,7 @@ import pyarrow.compute as pc
 from lake_engines.changes.assignments import Computation, assign, constant_of, fitted
 from lake_engines.files.base import gather
 from lake_engines.ingest import as_batches
-from lake_engines.predicate import parse_sql
-from lake_engines.predicate.bind import value_of
+from lake_engines.predicate.stored import bind_written
 from lake_engines.predicate.values import Value
 from lake_format.computed_columns import StoredExpression
 from lake_format.errors import InvalidInputError, NotFoundError
@@ -263,7 +262,7 @@ def _finder(keys: pa.Array) -> Callable[[pa.Array], npt.NDArray[np.int64]]:
 def infer_type(schema: pa.Schema, name: str, values: object, on: str | None) -> pa.DataType:
     """The type of a new column that was given without one; InvalidInputError where values do not tell."""
     if isinstance(values, SqlExpression):
-        bound = value_of(parse_sql(values.text), schema.append(ROW_ID_FIELD))
+        bound = bind_written(values.text, schema.append(ROW_ID_FIELD), name)
         return _stored(_customary(bound, schema), name)
     if is_joined(values) and hasattr(values, "schema"):
         names = [one for one in values.schema.names if one != (on or ROW_ID)]

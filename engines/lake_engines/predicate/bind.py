@@ -12,12 +12,15 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from lake_engines.predicate.bound import BoundPredicate
+from lake_engines.predicate.calls import build
+from lake_engines.predicate.choices import case
 from lake_engines.predicate.compare import compare_constant, compare_values, member
-from lake_engines.predicate.functions import build, cast, is_text
+from lake_engines.predicate.functions import cast, is_text
 from lake_engines.predicate.patterns import like
 from lake_engines.predicate.tree import (
     And,
     Call,
+    Case,
     Cast,
     Column,
     Comparison,
@@ -172,6 +175,9 @@ class _Binder:
                 return build(name, tuple(self.value(argument) for argument in arguments))
             case Cast(value, target):
                 return cast(self.value(value), target)
+            case Case(conditions, results, otherwise):
+                values = tuple(self.value(result) for result in results)
+                return case(tuple(map(self.truth, conditions)), values, self.value(otherwise))
             case _:
                 return Answer(self.truth(node))
 

@@ -7,6 +7,7 @@ of up to 76 digits beyond, and an error at binding where even these could. Casts
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -16,21 +17,52 @@ from lake_engines.predicate.exact import scale_of
 from lake_engines.predicate.values import Computed, Constant, Value, plain_type
 from lake_format.errors import InvalidInputError, UnsupportedError
 
-__all__ = ["as_float", "build", "cast", "common", "is_exact_number", "is_text"]
+__all__ = [
+    "ARITHMETIC",
+    "PARTS",
+    "ROUNDINGS",
+    "arithmetic",
+    "as_float",
+    "cast",
+    "common",
+    "converted",
+    "is_exact_number",
+    "is_null",
+    "is_text",
+    "magnitude",
+    "mistyped",
+    "part",
+    "rounded",
+    "truncated",
+]
 
 _INT64 = (-(2**63), 2**63 - 1)
 _WIDEST = 76
 _DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}  # digits that Arrow wants for an integer of so many bits
-_PARTS: dict[str, Callable[..., Any]] = {
+PARTS: dict[str, Callable[..., Any]] = {
     "year": pc.year,
     "month": pc.month,
     "day": pc.day,
     "hour": pc.hour,
     "minute": pc.minute,
     "second": pc.second,
+    "quarter": pc.quarter,
+    "week": pc.iso_week,
+    "dayofyear": pc.day_of_year,
+    "dayofweek": partial(pc.day_of_week, count_from_zero=True, week_start=7),
+    "isodow": partial(pc.day_of_week, count_from_zero=False, week_start=1),
 }
-_NULL = Constant(pa.scalar(None))
-_ARITHMETIC = frozenset("+-*/%") | {"//"}
+"""Parts of dates and times, whole numbers. Weeks are those of ISO 8601; `dayofweek` counts from Sunday, 0."""
+
+ROUNDINGS: dict[str, Callable[..., Any]] = {
+    "floor": pc.floor,
+    "ceil": pc.ceil,
+    "round": partial(pc.round, ndigits=0, round_mode="half_towards_infinity"),
+}
+ARITHMETIC = frozenset("+-*/%") | {"//"}
+_MOST_PLACES = 15
+_CLOCK = frozenset({"hour", "minute", "second"})
+_UNITS = frozenset({"year", "quarter", "month", "week", "day"})
 
 
 def is_text(dtype: pa.DataType) -> bool:
@@ -43,7 +75,8 @@ def is_exact_number(dtype: pa.DataType) -> bool:
     return bool(pa.types.is_integer(dtype) or pa.types.is_decimal(dtype))
 
 
-def _is_null(value: Value) -> bool:
+def is_null(value: Value) -> bool:
+    """Tell whether the value is NULL in every row."""
     return bool(pa.types.is_null(value.dtype)) or (isinstance(value, Constant) and not value.scalar.is_valid)
 
 
@@ -51,76 +84,81 @@ def _is_number(value: Value) -> bool:
     return is_exact_number(value.dtype) or bool(pa.types.is_floating(value.dtype))
 
 
-def build(name: str, arguments: tuple[Value, ...]) -> Value:
-    """Apply the function (or arithmetic operator) ``name``.
-
-    Raises
-    ------
-    UnsupportedError
-        If there is no such function here, or its result could overflow.
-    InvalidInputError
-        If the number or the types of the arguments do not fit.
-    """
-    if name == "coalesce" and arguments:
-        known = tuple(argument for argument in arguments if not _is_null(argument))
-        return _coalesce(known) if known else arguments[0]
-    if name in _ARITHMETIC and len(arguments) == 2:
-        return _NULL if any(map(_is_null, arguments)) else _arithmetic(name, *arguments)
-    unary = {"lower": _text, "upper": _text, "length": _text, "abs": _magnitude, "negate": _magnitude}
-    unary |= dict.fromkeys(_PARTS, _part)
-    if name not in unary:
-        raise UnsupportedError(
-            f"the function {name}() is not supported in filters", fix=f"use {known_functions()}"
-        )
-    if len(arguments) != 1:
-        raise InvalidInputError(f"{name}() takes one argument, not {len(arguments)}")
-    return _NULL if _is_null(arguments[0]) else unary[name](name, arguments[0])
-
-
-def known_functions() -> str:
-    """List the functions for error messages."""
-    return ", ".join(
-        ["lower", "upper", "length", "abs", "coalesce", *_PARTS, "starts_with, ends_with, contains"]
-    )
-
-
-def _mistyped(name: str, *values: Value) -> InvalidInputError:
+def mistyped(name: str, *values: Value, fix: str | None = None) -> InvalidInputError:
+    """The error of a function or operator given values of types that it does not take."""
     types = " and ".join(str(value.dtype) for value in values)
-    return InvalidInputError(f"{name} cannot be applied to {types}")
+    return InvalidInputError(f"{name} cannot be applied to {types}", fix=fix)
 
 
-def _text(name: str, value: Value) -> Value:
-    if not is_text(value.dtype):
-        raise _mistyped(f"{name}()", value)
-    if name == "length":
-        return Computed(
-            lambda array: pc.utf8_length(array).cast(pa.int64()), (value,), pa.int64(), (0, 2**63 - 1)
-        )
-    return Computed(pc.utf8_lower if name == "lower" else pc.utf8_upper, (value,), value.dtype)
-
-
-def _part(name: str, value: Value) -> Value:
+def part(name: str, value: Value) -> Value:
+    """A part of a date or time."""
     dtype, is_ = value.dtype, pa.types
-    clock = name in {"hour", "minute", "second"}
+    clock = name in _CLOCK
     if not (is_.is_timestamp(dtype) or (is_.is_date(dtype) and not clock) or (is_.is_time(dtype) and clock)):
-        raise _mistyped(f"{name}()", value)
-    function = _PARTS[name]
+        raise mistyped(f"{name}()", value)
+    function = PARTS[name]
     if is_.is_timestamp(dtype) and dtype.tz is not None:  # parts of the day are those in UTC
         naive = pa.timestamp(dtype.unit)
         return Computed(lambda array: function(array.cast(naive)), (value,), pa.int64())
     return Computed(function, (value,), pa.int64())
 
 
-def _magnitude(name: str, value: Value) -> Value:
+def magnitude(name: str, value: Value) -> Value:
+    """``abs`` or ``negate``."""
     if pa.types.is_floating(value.dtype):
         return Computed(pc.abs if name == "abs" else pc.negate, (value,), value.dtype)
     if not is_exact_number(value.dtype) or value.bounds is None:
-        raise _mistyped("-" if name == "negate" else f"{name}()", value)
+        raise mistyped("-" if name == "negate" else f"{name}()", value)
     low, high = value.bounds
     limits = (-high, -low) if name == "negate" else (max(low, -high, 0), max(-low, high))
     scale = _scale(value)
     operand = _exact_operand(value, limits if scale == 0 else None)
     return Computed(pc.abs if name == "abs" else pc.negate, (operand,), operand.dtype, limits)
+
+
+def rounded(name: str, value: Value, digits: Value | None = None) -> Value:
+    """``floor``, ``ceil`` or ``round`` (halves away from zero), this one also to a number of decimal digits."""
+    places = 0 if digits is None else digits.scalar.as_py() if isinstance(digits, Constant) else None
+    if not isinstance(places, int) or isinstance(places, bool) or not 0 <= places <= _MOST_PLACES:
+        raise InvalidInputError(f"{name}() rounds to a constant number of digits from 0 to {_MOST_PLACES}")
+    scale = _scale(value)
+    if is_exact_number(value.dtype) and scale <= places:
+        return value
+    if pa.types.is_floating(value.dtype):
+        kernel = ROUNDINGS[name] if digits is None else partial(_to_places, 10.0**places)
+        return Computed(kernel, (value,), value.dtype)
+    if not pa.types.is_decimal(value.dtype):
+        raise mistyped(f"{name}()", value)
+    # One digit more: 99.5 becomes 100.0 first.
+    wider = _decimal(value.dtype.precision + 1, scale)
+    shorter = _decimal(max(wider.precision - scale + places, 1), places, wide=pa.types.is_decimal256(wider))
+    keywords = {} if digits is None else {"ndigits": places}
+    return Computed(
+        lambda number: ROUNDINGS[name](number, **keywords).cast(shorter), (converted(value, wider),), shorter
+    )
+
+
+def _to_places(by: float, array: Any) -> Any:
+    """Floats rounded as DuckDB does it: times a power of ten, to a whole number, and back, all as doubles."""
+    scaled = pc.multiply(pc.cast(array, pa.float64()), by)
+    found = pc.divide(ROUNDINGS["round"](scaled), by)
+    return pc.if_else(pc.is_finite(found), found.cast(array.type), array)
+
+
+def truncated(unit: Value, value: Value) -> Value:
+    """``date_trunc(unit, value)``: the beginning of the year, month and so on that a date or timestamp lies in."""
+    name = unit.scalar.as_py() if isinstance(unit, Constant) else None
+    dtype, is_ = value.dtype, pa.types
+    if name not in _UNITS | _CLOCK:
+        raise InvalidInputError(f"date_trunc() cuts to {', '.join(sorted(_UNITS | _CLOCK))}, not to {name!r}")
+    if not (is_.is_timestamp(dtype) or (is_.is_date32(dtype) and name in _UNITS)):
+        raise mistyped(f"date_trunc('{name}', …)", value)
+    if not is_.is_timestamp(dtype) or dtype.tz is None:
+        return Computed(lambda array: pc.floor_temporal(array, unit=name), (value,), dtype)
+    naive = pa.timestamp(dtype.unit)  # as the parts of it are, those in UTC
+    return Computed(
+        lambda array: pc.floor_temporal(array.cast(naive), unit=name).cast(dtype), (value,), dtype
+    )
 
 
 def _scale(value: Value) -> int:
@@ -139,7 +177,7 @@ def _exact_operand(value: Value, limits: tuple[int, int] | None) -> Value:
     """Cast an exact number to int64 if its own and the result's limits allow, else to a decimal."""
     bounds = value.bounds or _INT64
     if _scale(value) == 0 and _fits_int64(bounds) and _fits_int64(limits):
-        return _converted(value, pa.int64(), bounds)
+        return converted(value, pa.int64(), bounds)
     return _as_decimal(value)
 
 
@@ -148,7 +186,7 @@ def _as_decimal(value: Value, *, wide: bool = False) -> Value:
     digits = max(_digits(bounds), _scale(value), 1)
     if pa.types.is_integer(value.dtype):
         digits = max(digits, _DIGITS[value.dtype.bit_width])
-    return _converted(value, _decimal(digits, _scale(value), wide=wide), bounds)
+    return converted(value, _decimal(digits, _scale(value), wide=wide), bounds)
 
 
 def _decimal(precision: int, scale: int, *, wide: bool = False) -> pa.DataType:
@@ -161,7 +199,8 @@ def _decimal(precision: int, scale: int, *, wide: bool = False) -> pa.DataType:
     return kind(precision, scale)
 
 
-def _converted(value: Value, dtype: pa.DataType, limits: tuple[int, int] | None = None) -> Value:
+def converted(value: Value, dtype: pa.DataType, limits: tuple[int, int] | None = None) -> Value:
+    """The value in a type that holds all it can be."""
     if value.dtype == dtype:
         return value
     if isinstance(value, Constant):
@@ -182,12 +221,17 @@ def as_float(value: Value) -> Value:
     if isinstance(value, Constant) and value.scalar.is_valid:
         return Constant(pa.scalar(float(value.scalar.as_py()), pa.float64()))
     double = pa.float64()
+    if pa.types.is_decimal(
+        value.dtype
+    ):  # Arrow's own way ends beside the nearest: 99.99 becomes 99.99000000000001
+        return Computed(lambda array: array.cast(pa.string()).cast(double), (value,), double)
     return Computed(lambda array: pc.cast(array, double, safe=False), (value,), double)
 
 
-def _arithmetic(sign: str, left: Value, right: Value) -> Value:
+def arithmetic(sign: str, left: Value, right: Value) -> Value:
+    """Two numbers added, subtracted, multiplied or divided."""
     if not (_is_number(left) and _is_number(right)):
-        raise _mistyped(sign, left, right)
+        raise mistyped(sign, left, right)
     if sign == "/" or not (is_exact_number(left.dtype) and is_exact_number(right.dtype)):
         kernels = {"+": pc.add, "-": pc.subtract, "*": pc.multiply, "/": pc.divide}
         if sign not in kernels:
@@ -207,7 +251,7 @@ def _whole_division(sign: str, left: Value, right: Value) -> Value:
     ends = sorted((-(-end // by) if (end < 0) != (by < 0) else end // by) for end in bounds)
     if not (_fits_int64(bounds) and _fits_int64((ends[0], ends[1])) and _fits_int64(divisor)):
         raise UnsupportedError(f"{sign} is not supported for {left.dtype}: the result could overflow")
-    number = _converted(left, pa.int64(), bounds)
+    number = converted(left, pa.int64(), bounds)
     constant = pa.scalar(by, pa.int64())
     if sign == "//":
         return Computed(lambda array: pc.divide(array, constant), (number,), pa.int64(), (ends[0], ends[1]))
@@ -234,7 +278,7 @@ def _exact_arithmetic(sign: str, left: Value, right: Value) -> Value:
     kernel = {"+": pc.add, "-": pc.subtract, "*": pc.multiply}[sign]
     if scale == 0 and all(_fits_int64(each) for each in (limits, left.bounds, right.bounds)):
         return Computed(
-            kernel, (_converted(left, pa.int64()), _converted(right, pa.int64())), pa.int64(), limits
+            kernel, (converted(left, pa.int64()), converted(right, pa.int64())), pa.int64(), limits
         )
     first, second = _as_decimal(left), _as_decimal(right)
     result = _result_type(sign, first.dtype, second.dtype)
@@ -253,45 +297,39 @@ def _result_type(sign: str, left: pa.DataType, right: pa.DataType) -> pa.DataTyp
     return _decimal(whole + scale + 1, scale, wide=wide)
 
 
-def common(left: Value, right: Value) -> tuple[Value, Value]:
-    """Convert two values to one type in which they compare exactly (numbers with doubles: as doubles).
+def common(*values: Value) -> tuple[Value, ...]:
+    """Convert values to one type in which they compare exactly (numbers with doubles: as doubles).
 
     Raises
     ------
     InvalidInputError
         If values of these types do not compare.
     """
-    one, other, is_ = left.dtype, right.dtype, pa.types
-    if one == other:
-        return left, right
-    if _is_number(left) and _is_number(right):
-        if not (is_exact_number(one) and is_exact_number(other)):
-            return as_float(left), as_float(right)
-        return _common_exact(left, right)
-    if is_text(one) and is_text(other):
-        return _converted(left, pa.large_string()), _converted(right, pa.large_string())
-    binary = {pa.binary(), pa.large_binary()}
-    if one in binary and other in binary:
-        return _converted(left, pa.large_binary()), _converted(right, pa.large_binary())
-    instants = all(is_.is_date(each) or is_.is_timestamp(each) for each in (one, other))
-    if (
-        instants
-        or (is_.is_time(one) and is_.is_time(other))
-        or (is_.is_duration(one) and is_.is_duration(other))
-    ):
-        return _in_nanoseconds(left), _in_nanoseconds(right)
-    raise _mistyped("a comparison", left, right)
+    types, is_ = [value.dtype for value in values], pa.types
+    if len(set(types)) == 1:
+        return values
+    if all(map(_is_number, values)):
+        if not all(map(is_exact_number, types)):
+            return tuple(map(as_float, values))
+        return _common_exact(values)
+    if all(map(is_text, types)):
+        return tuple(converted(value, pa.large_string()) for value in values)
+    if set(types) <= {pa.binary(), pa.large_binary()}:
+        return tuple(converted(value, pa.large_binary()) for value in values)
+    instants = all(is_.is_date(each) or is_.is_timestamp(each) for each in types)
+    if instants or all(map(is_.is_time, types)) or all(map(is_.is_duration, types)):
+        return tuple(map(_in_nanoseconds, values))
+    raise mistyped("a comparison", *values)
 
 
-def _common_exact(left: Value, right: Value) -> tuple[Value, Value]:
-    if _scale(left) == _scale(right) == 0 and _fits_int64(left.bounds) and _fits_int64(right.bounds):
-        return _converted(left, pa.int64()), _converted(right, pa.int64())
-    scale = max(_scale(left), _scale(right))
-    values = _as_decimal(left), _as_decimal(right)
-    precision = max(value.dtype.precision + scale - value.dtype.scale for value in values)
-    wide = any(pa.types.is_decimal256(value.dtype) for value in values)
-    dtype = _decimal(precision, scale, wide=wide)
-    return _converted(values[0], dtype), _converted(values[1], dtype)
+def _common_exact(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    if all(_scale(value) == 0 and _fits_int64(value.bounds) for value in values):
+        return tuple(converted(value, pa.int64()) for value in values)
+    scale = max(map(_scale, values))
+    decimals = tuple(map(_as_decimal, values))
+    precision = max(value.dtype.precision + scale - value.dtype.scale for value in decimals)
+    dtype = _decimal(precision, scale, wide=any(pa.types.is_decimal256(value.dtype) for value in decimals))
+    return tuple(converted(value, dtype) for value in decimals)
 
 
 def _in_nanoseconds(value: Value) -> Value:
@@ -308,16 +346,7 @@ def _in_nanoseconds(value: Value) -> Value:
 
 
 def _as_decimal_of(value: Value) -> Value:
-    return _converted(_as_decimal(value), pa.decimal128(38, 0))
-
-
-def _coalesce(arguments: tuple[Value, ...]) -> Value:
-    values = list(arguments)
-    for index in range(1, len(values)):
-        first, values[index] = common(values[0], values[index])
-        values[:index] = [common(value, first)[0] for value in values[:index]]
-    dtype = values[0].dtype
-    return Computed(pc.coalesce, tuple(_converted(value, dtype) for value in values), dtype)
+    return converted(_as_decimal(value), pa.decimal128(38, 0))
 
 
 def cast(value: Value, target: pa.DataType) -> Value:
@@ -334,13 +363,13 @@ def cast(value: Value, target: pa.DataType) -> Value:
     if is_.is_float64(target) and _is_number(value):
         return as_float(value)
     if is_.is_integer(target) and is_.is_integer(source) and _holds(target, value):
-        return _converted(value, target, value.bounds)
+        return converted(value, target, value.bounds)
     if is_text(target) and (is_.is_integer(source) or is_.is_boolean(source) or is_text(source)):
-        return _converted(value, target)
+        return converted(value, target)
     if is_.is_date32(target) and is_.is_timestamp(source) and source.unit in {"us", "ns"}:
         return _date_of(value)
     raise UnsupportedError(
-        f"CAST from {source} to {target} is not supported in filters: it could fail or round on some row",
+        f"CAST from {source} to {target} is not supported: it could fail or round on some row",
         fix="compare with a constant of the column's own type",
     )
 

@@ -20,6 +20,7 @@ from lake_engines.predicate.constants import cast_scalar, interval_from_text, nu
 from lake_engines.predicate.tree import (
     And,
     Call,
+    Case,
     Cast,
     Column,
     Comparison,
@@ -104,6 +105,7 @@ _SIGNS: dict[type[exp.Expr], str] = {
     exp.Div: "/",
     exp.IntDiv: "//",
     exp.Mod: "%",
+    exp.DPipe: "||",
 }
 _FUNCTIONS: dict[type[exp.Expr], str] = {
     exp.Lower: "lower",
@@ -117,8 +119,33 @@ _FUNCTIONS: dict[type[exp.Expr], str] = {
     exp.Hour: "hour",
     exp.Minute: "minute",
     exp.Second: "second",
+    exp.Quarter: "quarter",
+    exp.Week: "week",
+    exp.DayOfYear: "dayofyear",
+    exp.DayOfWeek: "dayofweek",
+    exp.DayOfWeekIso: "isodow",
+    exp.Floor: "floor",
+    exp.Ceil: "ceil",
 }
-_DATE_PARTS = frozenset({"year", "month", "day", "hour", "minute", "second"})
+"""Functions of one argument; any other that is given with them is refused."""
+
+_CALLS: dict[type[exp.Expr], tuple[str, tuple[str, ...]]] = {
+    exp.Coalesce: ("coalesce", ("this", "expressions")),
+    exp.Greatest: ("greatest", ("this", "expressions")),
+    exp.Least: ("least", ("this", "expressions")),
+    exp.Concat: ("concat", ("expressions",)),
+    exp.Substring: ("substr", ("this", "start", "length")),
+    exp.Left: ("left", ("this", "expression")),
+    exp.Right: ("right", ("this", "expression")),
+    exp.Round: ("round", ("this", "decimals")),
+    exp.Replace: ("replace", ("this", "expression", "replacement")),
+}
+"""Other functions: their names here, and the parts of sqlglot's node that are their arguments, in order."""
+
+_PART_NAMES = {part: part for part in ("year", "month", "day", "hour", "minute", "second", "quarter", "week")}
+_PART_NAMES |= {name: name for name in ("dayofweek", "dayofyear", "isodow")}
+_PART_NAMES |= {"dow": "dayofweek", "weekday": "dayofweek", "doy": "dayofyear"}
+_TRIMS = {"LEADING": "ltrim", "TRAILING": "rtrim", "BOTH": "trim", "": "trim"}
 _TEXT_TESTS = frozenset({"starts_with", "ends_with", "contains"})
 _TYPES = {
     "BOOLEAN": pa.bool_(),
@@ -175,7 +202,12 @@ class _Reader:
             exp.Cast: self._cast,
             exp.Neg: self._negative,
             exp.IsNan: lambda node: IsNan(self.read(node.this)),
-            exp.Coalesce: lambda node: self._call("coalesce", [node.this, *node.expressions]),
+            exp.Trim: self._trim,
+            exp.Case: self._case,
+            exp.If: self._if,
+            exp.Nullif: self._null_if,
+            exp.TimestampTrunc: self._cut_time,
+            exp.DateTrunc: self._cut_time,
             exp.Extract: lambda node: self._part(node, node.name, node.expression),
             exp.StartsWith: lambda node: self._text_test(node, "starts_with", [node.this, node.expression]),
             exp.EndsWith: lambda node: self._text_test(node, "ends_with", [node.this, node.expression]),
@@ -191,7 +223,15 @@ class _Reader:
         if kind in _SIGNS:
             return self._arithmetic(node, _SIGNS[kind])
         if kind in _FUNCTIONS:
+            if any(isinstance(given, exp.Expr) for name, given in node.args.items() if name != "this"):
+                self._refuse(node)
             return self._call(_FUNCTIONS[kind], [node.this])
+        if kind in _CALLS:
+            name, parts = _CALLS[kind]
+            given = [node.args.get(part) for part in parts]
+            return self._call(
+                name, [one for each in given for one in (each if isinstance(each, list) else [each]) if one]
+            )
         handler = self._handlers.get(kind)
         if handler is None:
             self._refuse(node)
@@ -202,7 +242,7 @@ class _Reader:
         read = (self.read(term) for term in node.flatten())
         return tuple(part for term in read for part in (term.terms if isinstance(term, kind) else (term,)))
 
-    def _refuse(self, node: exp.Expr, why: str = "is not supported in filters") -> NoReturn:
+    def _refuse(self, node: exp.Expr, why: str = "is not supported") -> NoReturn:
         raise UnsupportedError(f"{_excerpt(node.sql(dialect=_FilterSql))} {why}{self._place(node)}")
 
     def _invalid(self, node: exp.Expr, why: object) -> InvalidInputError:
@@ -275,7 +315,7 @@ class _Reader:
     def _like(self, node: exp.Expr, escape: str | None = None) -> Expression:
         value, pattern = self.read(node.this), self.read(node.expression)
         if not isinstance(pattern, Literal):
-            self._refuse(node, "is not supported in filters: a pattern must be a constant")
+            self._refuse(node, "is not supported: a pattern must be a constant")
         if not pattern.value.is_valid:
             return Comparison(Operator.EQUAL, value, pattern)
         if not pa.types.is_string(pattern.value.type):
@@ -296,7 +336,7 @@ class _Reader:
         try:
             return Literal(interval_from_text(amount.name, unit.name))
         except ValueError as error:
-            self._refuse(node, f"is not supported in filters: {error}")
+            self._refuse(node, f"is not supported: {error}")
 
     def _cast(self, node: exp.Cast) -> Expression:
         value, dtype = self.read(node.this), self._type(node)
@@ -344,9 +384,43 @@ class _Reader:
         return Call(sign, (left, right))
 
     def _part(self, node: exp.Expr, part: str, moment: exp.Expr) -> Expression:
-        if part.lower() not in _DATE_PARTS:
+        if part.lower() not in _PART_NAMES:
             self._refuse(node)
-        return self._call(part.lower(), [moment])
+        return self._call(_PART_NAMES[part.lower()], [moment])
+
+    def _trim(self, node: exp.Trim) -> Expression:
+        if node.args.get("collation"):
+            self._refuse(node)
+        characters = node.args.get("expression")
+        name = _TRIMS[str(node.args.get("position") or "").upper()]
+        return self._call(name, [node.this] if characters is None else [node.this, characters])
+
+    def _cut_time(self, node: exp.Expr) -> Expression:
+        if node.args.get("zone") or node.args.get("input_type_preserved"):
+            self._refuse(node)
+        unit = node.args["unit"]
+        return Call("date_trunc", (Literal(pa.scalar(unit.name.lower())), self.read(node.this)))
+
+    def _case(self, node: exp.Case) -> Expression:
+        """CASE in either form; ``CASE x WHEN y`` asks whether they are equal."""
+        conditions = tuple(self.read(branch.this) for branch in node.args["ifs"])
+        if node.this is not None:
+            value = self.read(node.this)
+            conditions = tuple(Comparison(Operator.EQUAL, value, each) for each in conditions)
+        results = tuple(self.read(branch.args["true"]) for branch in node.args["ifs"])
+        return Case(conditions, results, self._otherwise(node.args.get("default")))
+
+    def _if(self, node: exp.If) -> Expression:
+        result, otherwise = self.read(node.args["true"]), self._otherwise(node.args.get("false"))
+        return Case((self.read(node.this),), (result,), otherwise)
+
+    def _null_if(self, node: exp.Nullif) -> Expression:
+        value = self.read(node.this)
+        same = Comparison(Operator.EQUAL, value, self.read(node.expression))
+        return Case((same,), (Literal(_NULL),), value)
+
+    def _otherwise(self, node: exp.Expr | None) -> Expression:
+        return Literal(_NULL) if node is None else self.read(node)
 
     def _text_test(self, node: exp.Expr, kind: str, arguments: list[exp.Expr]) -> Expression:
         value, text = (self.read(argument) for argument in arguments)
@@ -355,7 +429,7 @@ class _Reader:
             or not pa.types.is_string(text.value.type)
             or not text.value.is_valid
         ):
-            self._refuse(node, "is not supported in filters: the text looked for must be a constant")
+            self._refuse(node, "is not supported: the text looked for must be a constant")
         return TextMatch(kind, value, text.value.as_py())  # type: ignore[arg-type]
 
     def _function(self, node: exp.Anonymous) -> Expression:
@@ -367,6 +441,6 @@ class _Reader:
         if name in _TEXT_TESTS | {"prefix", "suffix"} and len(arguments) == 2:
             kind = {"prefix": "starts_with", "suffix": "ends_with"}.get(name, name)
             return self._text_test(node, kind, arguments)
-        if name in _DATE_PARTS and len(arguments) == 1:
-            return self._call(name, arguments)
+        if name in _PART_NAMES and len(arguments) == 1:
+            return self._call(_PART_NAMES[name], arguments)
         self._refuse(node)

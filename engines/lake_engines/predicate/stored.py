@@ -1,4 +1,4 @@
-"""Expressions that are kept with columns: made of what users write, and bound again when they are read.
+"""Expressions that give columns their values: as users write them, and as they are kept with the column.
 
 What a stored expression is and may be is `lake_format.computed_columns`; spec/evolution.md, EVO-12.
 """
@@ -17,7 +17,7 @@ from lake_format.computed_columns import StoredExpression
 from lake_format.errors import CorruptionError, InvalidInputError, UnsupportedError
 from lake_format.schema import ROW_ID, ROW_ID_FIELD
 
-__all__ = ["bind_stored", "stored_expression"]
+__all__ = ["bind_stored", "bind_written", "stored_expression"]
 
 _PLACE = re.compile(r"""'(?:[^']|'')*'|"\$(\d+)\"""")
 
@@ -65,6 +65,25 @@ def _resolved(column: Column, schema: pa.Schema) -> tuple[int, tuple[str, ...]]:
             fix="row ids are given out when rows are committed; use columns of the table",
         )
     return found.field_id, found.path
+
+
+def bind_written(text: str, schema: pa.Schema, name: str) -> Value:
+    """An SQL expression of a user, ready to be computed from rows of a schema.
+
+    Parameters
+    ----------
+    name
+        The column that it gives values to, for errors.
+
+    Raises
+    ------
+    InvalidInputError, UnsupportedError
+        It is no expression over the schema; the message names the column and the expression.
+    """
+    try:
+        return value_of(parse_sql(text), schema)
+    except (InvalidInputError, UnsupportedError) as error:
+        raise type(error)(f"column {name!r} cannot be given {text!r}: {error.what}", fix=error.fix) from error
 
 
 def bind_stored(expression: StoredExpression, schema: pa.Schema, name: str) -> Value:

@@ -21,6 +21,7 @@ from lake_format.expressions import identifier_sql
 __all__ = [
     "And",
     "Call",
+    "Case",
     "Cast",
     "Column",
     "Comparison",
@@ -267,6 +268,25 @@ class Call(Expression):
 
 
 @dataclass(frozen=True, slots=True)
+class Case(Expression):
+    """``CASE WHEN condition THEN result … ELSE otherwise END``."""
+
+    conditions: tuple[Expression, ...]
+    results: tuple[Expression, ...]
+    otherwise: Expression
+
+    @property
+    def children(self) -> tuple[Expression, ...]:
+        """Conditions, results, and what is left."""
+        return (*self.conditions, *self.results, self.otherwise)
+
+    def __str__(self) -> str:
+        pairs = zip(self.conditions, self.results, strict=True)
+        branches = " ".join(f"WHEN {condition} THEN {result}" for condition, result in pairs)
+        return f"CASE {branches} ELSE {self.otherwise} END"
+
+
+@dataclass(frozen=True, slots=True)
 class Cast(Expression):
     """``CAST(value AS target)``."""
 
@@ -305,12 +325,12 @@ class Opaque(Expression):
         return self.text
 
 
-_INFIX = frozenset("+-*/%") | {"//"}
+_INFIX = frozenset("+-*/%") | {"//", "||"}
 
 
 def _operand(node: Expression) -> str:
     """Spell ``node`` so that it can stand beside any operator."""
-    bare = isinstance(node, Column | Literal | IsNan | TextMatch | Cast)
+    bare = isinstance(node, Column | Literal | IsNan | TextMatch | Cast | Case)
     bare = bare or (isinstance(node, Call) and node.name not in _INFIX and node.name != "negate")
     return str(node) if bare else f"({node})"
 
