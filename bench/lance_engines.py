@@ -1,11 +1,10 @@
 """The same questions to the same engines over a lake table and over Lance: ``python -m bench.lance_engines``.
 
-Lance's DuckDB extension and its DataFusion provider each fit one version of their engine, older than those installed
-here, so that Lance answers from an environment of its own (``bench.lance_worker``, made on first use) and reports
-how long it took. Searches ask both for recall@10 of at least .95, Lance with the fastest settings found that reach
-it: IVF_PQ in the extension, which misreads IVF_RQ (recall .04) and ends the process under a filter over it. Through
-DuckDB Lance is also asked in the way that works with any version: pylance's scanner with the better of IVF_RQ and
-IVF_PQ, whose answer DuckDB reads as Arrow; there DuckDB has no part in the search.
+Lance is asked in the best ways it has. Its DuckDB extension and its DataFusion provider each fit one version of
+their engine, older than those installed here, and answer from an environment of their own (``bench.lance_worker``,
+made on first use). With any version works pylance's scanner, whose answer the engine reads as Arrow. Recall@10
+against brute force stands beside every search; Lance's settings (``bench.lance_sides``) are the cheapest that reach
+.95, tuned for each filter. In a round every way gets the same question; CPU time is that of all threads.
 """
 
 from __future__ import annotations
@@ -17,32 +16,29 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 os.environ.setdefault("LANCE_LOG", "error")  # read when the package loads
 
+import duckdb
 import lance
 import numpy as np
+import pyarrow as pa
+from datafusion import SessionContext
 
 import lake_format as lake
-from bench.core import best_lance, index_lance, lance_configurations, write_lance
-from bench.data import CACHE, clustered, items, nearest
+from bench.data import CACHE
 from bench.harness import Comparison, machine, show
+from bench.lance_sides import FILTERS, QUERIES, WANTED, K, Sides
 from lake_connectors import datafusion as lake_datafusion
 from lake_connectors import duckdb as lake_duckdb
 
-K = 10
 PEERS = ("duckdb==1.5.5", "duckdb-extension-lance==1.5.5", "datafusion==54.0.0", "pylance==14.0.2", "numpy")
-COLUMNS = ("id", "title", "price")
-NAMES = ", ".join(COLUMNS)
-FILTERS = {
-    "no filter": None,
-    "10 % match": "price < 10",
-    "1 % match": "price < 1",
-    "LIKE": "title LIKE 're%'",
-}
+NAMES = "id, title, price"
+VECTOR = pa.list_(pa.float32())
 QUESTIONS = {
     "sum of one column": "SELECT sum(price) FROM {table}",
     "group by a text column": "SELECT category, avg(price) FROM {table} GROUP BY category",
@@ -50,6 +46,18 @@ QUESTIONS = {
     "10 rows by an ascending id": f"SELECT {NAMES} FROM {{table}} WHERE id IN ({{ids}})",
     "one row with its vector": f"SELECT {NAMES}, vec FROM {{table}} WHERE id = {{one}}",
 }
+
+
+class Answer(NamedTuple):
+    """What one question cost, and its rows."""
+
+    seconds: float
+    cpu: float
+    rows: Any
+
+
+Way = Callable[[Any], Answer]
+"""One way to ask, given the query vector or the ids wanted."""
 
 
 class Worker:
@@ -65,8 +73,8 @@ class Worker:
             text=True,
         )
 
-    def ask(self, engine: str, sql: str, vector: list[float] | None = None) -> tuple[float, list[Any]]:
-        """Seconds that the answer took in the worker, and its rows."""
+    def ask(self, engine: str, sql: str, vector: list[float] | None = None) -> Answer:
+        """The answer, with the times taken in the worker."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"engine": engine, "sql": sql, "vector": vector}) + "\n")
@@ -74,7 +82,11 @@ class Worker:
         answer = json.loads(self._process.stdout.readline() or '{"error": "the worker ended"}')
         if "error" in answer:
             raise RuntimeError(f"{engine}: {answer['error']}")
-        return answer["seconds"], answer["rows"]
+        return Answer(answer["seconds"], answer["cpu"], answer["rows"])
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
 
 
 def _environment() -> Path:
@@ -88,188 +100,252 @@ def _environment() -> Path:
     return root
 
 
-Way = Callable[[], tuple[float, Any]]
-"""One way to ask: asks once, returns the seconds it took and the answer."""
-
-
-def timed(run: Callable[[], Any]) -> Way:
+def timed(run: Callable[[Any], Any]) -> Way:
     """A way that is timed here."""
 
-    def ask() -> tuple[float, Any]:
-        started = time.perf_counter()
-        answer = run()
-        return time.perf_counter() - started, answer
+    def ask(question: Any) -> Answer:
+        started, used = time.perf_counter(), time.process_time()
+        rows = run(question)
+        return Answer(time.perf_counter() - started, time.process_time() - used, rows)
 
     return ask
 
 
-def compare(task: str, ways: dict[str, Way], rounds: int, warmups: int = 3) -> Comparison:
-    """Each way once a round, in turn."""
+def compare(task: str, ways: dict[str, Way], questions: Iterator[Any], rounds: int) -> None:
+    """Print the medians of each way, asked the same once a round in turn, with its CPU time."""
     result = Comparison(task, {name: [] for name in ways})
-    for number in range(rounds + warmups):
+    used: dict[str, list[float]] = {name: [] for name in ways}
+    for number, question in zip(range(rounds + 3), questions, strict=False):
         for name, way in ways.items():
-            seconds, _ = way()
-            if number >= warmups:
-                result.seconds[name].append(seconds)
-    return result
+            answer = way(question)
+            if number >= 3:
+                result.seconds[name].append(answer.seconds)
+                used[name].append(answer.cpu)
+    for name, times in used.items():
+        ratio = median(times) / median(used["lake"])
+        result.notes[name] = f"CPU {median(times) * 1e3:7.2f} ms {ratio:6.2f}x"
+    print(show(result), flush=True)
 
 
-class Sides:
-    """The same rows as a table and as Lance, both indexed; kept between runs."""
-
-    def __init__(self, rows: int) -> None:
-        vectors, self.queries = clustered(rows)
-        self.root = CACHE / "bench" / f"lance-engines-{rows}"
-        self.uri = str(self.root / "items")
-        if not (self.root / "done").exists():
-            self._make(vectors, rows)
-        self.truth = nearest(vectors, self.queries, K)
-        self.settings = json.loads((self.root / "done").read_text(encoding="utf-8"))
-        self.vectors = itertools.cycle([query.tolist() for query in self.queries])
-
-    def _make(self, vectors: np.ndarray, rows: int) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        source = str(self.root / "vectors.npy")
-        np.save(source, vectors)
-        batches = items(vectors)
-        first = next(batches)
-        lake.create(self.uri, first.schema).append(itertools.chain([first], batches)).create_index("vec")
-        truth = nearest(vectors, self.queries, K)
-        settings = {}
-        for kind, options in lance_configurations(rows, vectors.shape[1], ["IVF_PQ", "IVF_RQ"]).items():
-            write_lance(self.lance_uri(kind), source, rows)
-            index_lance(self.lance_uri(kind), options)
-            best = best_lance(lance.dataset(self.lance_uri(kind)), kind, self.queries, truth)
-            assert best is not None, f"{kind} does not reach the recall"
-            settings[kind] = {"nearest": best[0], "seconds": best[2]}
-        (self.root / "done").write_text(json.dumps(settings), encoding="utf-8")
-
-    def lance_uri(self, kind: str) -> str:
-        """Where Lance's rows with that index are."""
-        return str(self.root / f"{kind}.lance")
+def searches(engine: str, sides: Sides, ways_of: Callable[[str], dict[str, Way]], rounds: int) -> None:
+    """Searches with each filter: recall of every way over many queries, then times."""
+    queries = [query.tolist() for query in sides.queries[:QUERIES]]
+    for label in FILTERS:
+        ways = ways_of(label)
+        found = {name: [_ids(way(query)) for query in queries] for name, way in ways.items()}
+        recalls = {name: sides.recall(label, ids) for name, ids in found.items()}
+        for name, recall in recalls.items():
+            assert recall >= WANTED, f"{engine}, {label}: {name} reaches a recall of {recall:.3f}"
+        compare(f"{engine}: search, {label}", ways, itertools.cycle(queries), rounds)
+        print("  recall: " + ", ".join(f"{name} {recall:.3f}" for name, recall in recalls.items()))
 
 
-def _extension_call(sides: Sides) -> str:
+def _ids(answer: Answer) -> list[int]:
+    if isinstance(answer.rows, pa.Table):
+        assert answer.rows.num_rows == K
+        return answer.rows.column("id").to_pylist()
+    assert len(answer.rows) == K
+    return [row[0] for row in answer.rows]
+
+
+def _extension_sql(sides: Sides, kind: str, label: str) -> str:
     """The search by Lance's extension, its vector a parameter."""
-    given = sides.settings["IVF_PQ"]["nearest"]
-    options = f"nprobs := {given['nprobes']}, refine_factor := {given['refine_factor']}"
-    uri = sides.lance_uri("IVF_PQ")
-    return f"lance_vector_search('{uri}', 'vec', ?::FLOAT[128], k := {K}, prefilter := true, {options})"
+    given = sides.settings[label][kind]["options"]
+    options = f"k := {K}, prefilter := true, nprobs := {given['nprobes']}"
+    if "refine_factor" in given:
+        options += f", refine_factor := {given['refine_factor']}"
+    dimension = sides.queries.shape[1]
+    call = f"lance_vector_search('{sides.lance_uri(kind)}', 'vec', ?::FLOAT[{dimension}], {options})"
+    return f"SELECT {NAMES} FROM {call} {_where(label)}"
+
+
+def _where(label: str) -> str:
+    return f"WHERE {FILTERS[label]}" if FILTERS[label] else ""
+
+
+def _scanner(sides: Sides, label: str) -> tuple[str, Callable[[list[float]], pa.RecordBatchReader]]:
+    """Pylance's search as a stream of Arrow, with the fastest index kind for the filter."""
+    kind = min(sides.settings[label], key=lambda one: sides.settings[label][one]["seconds"])
+    dataset, options = lance.dataset(sides.lance_uri(kind)), sides.settings[label][kind]["options"]
+
+    def search(query: list[float]) -> pa.RecordBatchReader:
+        request = {"column": "vec", "q": np.array(query, np.float32), "k": K, **options}
+        columns = NAMES.split(", ")
+        return dataset.scanner(
+            columns=columns, nearest=request, filter=FILTERS[label], prefilter=True
+        ).to_reader()
+
+    return f"scanner, {kind}", search
 
 
 def in_duckdb(sides: Sides, worker: Worker) -> None:
     """Searches, then scans, in DuckDB."""
-    con = lake_duckdb.connect().attach(sides.uri, "items")
-    kind = min(sides.settings, key=lambda one: sides.settings[one]["seconds"])
-    dataset, options = lance.dataset(sides.lance_uri(kind)), sides.settings[kind]["nearest"]
-    call = _extension_call(sides)
-    recall = {
-        "lake": _recall(sides, lambda q: con.execute(f"SELECT id FROM knn('items', ?, {K})", [q]).fetchall())
-    }
-    recall["Lance"] = _recall(sides, lambda q: worker.ask("duckdb", f"SELECT id FROM {call}", q)[1])
-    for label, where in FILTERS.items():
-        condition = f"WHERE {where}" if where else ""
-        own = f"SELECT {NAMES} FROM knn('items', ?, {K}) {condition}"
-        by = f"ORDER BY array_distance(vec, ?::FLOAT[128]) LIMIT {K}"
-        ordered = f"SELECT {NAMES} FROM items {condition} {by}"
-        theirs = f"SELECT {NAMES} FROM {call} {condition}"
+    con, plain = lake_duckdb.connect().attach(sides.uri, "items"), duckdb.connect()
+    ordered = f"ORDER BY array_distance(vec, ?::FLOAT[{sides.queries.shape[1]}]) LIMIT {K}"
 
-        def scanner(where: str | None = where) -> list[Any]:
-            request = {"column": "vec", "q": np.array(next(sides.vectors), np.float32), "k": K, **options}
-            reader = dataset.scanner(
-                columns=list(COLUMNS), nearest=request, filter=where, prefilter=True
-            ).to_reader()
-            con.duckdb.register("found", reader)
-            return con.duckdb.execute(f"SELECT {NAMES} FROM found").fetchall()
+    table = lake.open(sides.uri)
 
-        ways: dict[str, Way] = {
-            "lake": timed(lambda own=own: con.execute(own, [next(sides.vectors)]).fetchall()),
-            "lake ORDER BY": timed(
-                lambda ordered=ordered: con.execute(ordered, [next(sides.vectors)]).fetchall()
+    def ways_of(label: str) -> dict[str, Way]:
+        name, search = _scanner(sides, label)
+        own = f"SELECT {NAMES} FROM knn('items', ?, {K}) {_where(label)}"
+        by = f"SELECT {NAMES} FROM items {_where(label)} {ordered}"
+        ways = {
+            "lake": timed(lambda q: con.execute(own, [q]).fetchall()),
+            "lake ORDER BY": timed(lambda q: con.execute(by, [q]).fetchall()),
+            name: timed(lambda q: plain.from_arrow(search(q)).fetchall()),
+            "lake, no engine": timed(
+                lambda q: table.search(q, K, where=FILTERS[label], select=NAMES.split(", ")).to_arrow()
             ),
-            "Lance's extension": lambda theirs=theirs: worker.ask("duckdb", theirs, next(sides.vectors)),
-            "Lance's scanner": timed(scanner),
+            "scanner, no engine": timed(lambda q: search(q).read_all()),
         }
-        if label == "LIKE":
-            del ways["Lance's extension"]  # it filters so after the search, and too few rows are left
-        for name, way in ways.items():
-            assert len(way()[1]) == K, f"{name} found fewer than {K} where {where}"
-        result = compare(f"DuckDB: search, {label}", ways, rounds=40)
-        if where is None:
-            result.notes |= {
-                "lake": f"recall {recall['lake']:.3f}",
-                "Lance's extension": f"recall {recall['Lance']:.3f}",
-            }
-        print(show(result), flush=True)
-    _questions(
-        "DuckDB", "duckdb", f"'{sides.lance_uri('IVF_PQ')}'", worker, lambda sql: con.execute(sql).fetchall()
-    )
+        for kind in ("IVF_PQ", "IVF_FLAT"):  # of the extension's IVF_RQ see README.md
+            sql = _extension_sql(sides, kind, label)
+            ways[f"extension, {kind}"] = lambda q, sql=sql: worker.ask("duckdb", sql, q)
+        return ways
+
+    searches("DuckDB", sides, ways_of, rounds=30)
+    _scans_in_duckdb(sides, worker, con, plain, ordered)
+    _opened(sides, worker)
+    con.close()
+
+
+def _scans_in_duckdb(sides: Sides, worker: Worker, con: Any, plain: Any, ordered: str) -> None:
+    """What computes every distance, and questions without a vector."""
+    every = f"SELECT {NAMES} FROM {{}} {ordered}"
+    ways: dict[str, Way] = {
+        "lake": timed(lambda q: con.execute(every.format("items"), [q]).fetchall()),
+        "extension": lambda q: worker.ask("duckdb", every.format(f"'{sides.lance_uri('IVF_PQ')}'"), q),
+    }
+    compare("DuckDB: ORDER BY distance LIMIT 10 over the table", ways, sides.cycle(), rounds=5)
+    plain.register("in_lance", lance.dataset(sides.lance_uri("IVF_PQ")))
+    plain.register("in_lance_btree", lance.dataset(sides.lance_uri("IVF_RQ")))
+    paths = {"": f"'{sides.lance_uri('IVF_PQ')}'", "_btree": f"'{sides.lance_uri('IVF_RQ')}'"}
+
+    def scans_of(sql: str, index: str) -> dict[str, Way]:
+        return {
+            "extension": lambda ids: worker.ask("duckdb", _filled(sql, paths[index], ids)),
+            "dataset": timed(lambda ids: plain.execute(_filled(sql, "in_lance" + index, ids)).fetchall()),
+        }
+
+    scans("DuckDB", sides, lambda sql: con.execute(sql).fetchall(), scans_of)
+
+
+def _opened(sides: Sides, worker: Worker) -> None:
+    """A new connection, the table opened, and one row."""
+    sql = QUESTIONS["one row with its vector"]
+
+    def own(ids: list[int]) -> Any:
+        with lake_duckdb.connect() as con:
+            return con.attach(sides.uri, "items").execute(_filled(sql, "items", ids)).fetchall()
+
+    def pylance(ids: list[int]) -> Any:
+        with duckdb.connect() as con:
+            con.register("found", lance.dataset(sides.lance_uri("IVF_RQ")))
+            return con.execute(_filled(sql, "found", ids)).fetchall()
+
+    path = f"'{sides.lance_uri('IVF_RQ')}'"
+    ways: dict[str, Way] = {
+        "lake": timed(own),
+        "extension, BTREE": lambda ids: worker.ask("duckdb anew", _filled(sql, path, ids)),
+        "dataset, BTREE": timed(pylance),
+    }
+    compare("DuckDB: connect, open, and one row with its vector", ways, _some_ids(sides), rounds=15)
 
 
 def in_datafusion(sides: Sides, worker: Worker) -> None:
-    """The same in DataFusion, where Lance's provider offers scans and no search: it computes every distance."""
-    ctx = lake_datafusion.connect().attach(sides.uri, "items")
-    import pyarrow as pa
+    """The same in DataFusion; Lance's provider offers scans and no search, so that it computes every distance."""
+    ctx, plain = lake_datafusion.connect().attach(sides.uri, "items"), SessionContext()
+    ordered = f"ORDER BY array_distance(vec, $q) LIMIT {K}"
 
-    kind = pa.list_(pa.float32())
-    for label, where in FILTERS.items():
-        condition = f"WHERE {where}" if where else ""
-        ordered = f"SELECT {NAMES} FROM items {condition} ORDER BY array_distance(vec, $q) LIMIT {K}"
-        own = f"SELECT {NAMES} FROM knn('items', $q, {K}) {condition}"
+    def asked(sql: str) -> Way:
+        return timed(lambda q: ctx.sql(sql, param_values={"q": pa.scalar(q, VECTOR)}).to_arrow_table())
 
-        def ask(sql: str) -> Way:
-            return timed(
-                lambda: ctx.sql(
-                    sql, param_values={"q": pa.scalar(next(sides.vectors), kind)}
-                ).to_arrow_table()
-            )
-
-        ways: dict[str, Way] = {
-            "lake": ask(own),
-            "lake ORDER BY": ask(ordered),
-            "Lance's provider": lambda ordered=ordered: worker.ask(
-                "datafusion", ordered, next(sides.vectors)
-            ),
+    def ways_of(label: str) -> dict[str, Way]:
+        name, search = _scanner(sides, label)
+        return {
+            "lake": asked(f"SELECT {NAMES} FROM knn('items', $q, {K}) {_where(label)}"),
+            "lake ORDER BY": asked(f"SELECT {NAMES} FROM items {_where(label)} {ordered}"),
+            name: timed(lambda q: plain.from_arrow(search(q)).to_arrow_table()),
         }
-        print(show(compare(f"DataFusion: search, {label}", ways, rounds=10)), flush=True)
-    _questions("DataFusion", "datafusion", "items", worker, lambda sql: ctx.sql(sql).to_arrow_table())
+
+    searches("DataFusion", sides, ways_of, rounds=30)
+    every = f"SELECT {NAMES} FROM items {ordered}"
+    ways: dict[str, Way] = {
+        "lake": asked(every),
+        "provider": lambda q: worker.ask("datafusion", every, q),
+    }
+    compare("DataFusion: ORDER BY distance LIMIT 10 over the table", ways, sides.cycle(), rounds=5)
+    datasets = {
+        "": lance.dataset(sides.lance_uri("IVF_PQ")),
+        "_btree": lance.dataset(sides.lance_uri("IVF_RQ")),
+    }
+
+    def own_sql(sql: str, index: str, ids: list[int]) -> pa.Table:
+        batches = datasets[index].sql(_filled(sql, "dataset", ids)).build().to_batch_records()
+        return pa.Table.from_batches(batches)
+
+    def scans_of(sql: str, index: str) -> dict[str, Way]:
+        ways: dict[str, Way] = {"dataset.sql": timed(lambda ids: own_sql(sql, index, ids))}
+        if not index:
+            ways["provider"] = lambda ids: worker.ask("datafusion", _filled(sql, "items", ids))
+        return ways
+
+    scans("DataFusion", sides, lambda sql: ctx.sql(sql).to_arrow_table(), scans_of)
 
 
-def _questions(title: str, engine: str, theirs: str, worker: Worker, own: Callable[[str], Any]) -> None:
-    random = np.random.default_rng(5)
+def scans(
+    engine: str, sides: Sides, own: Callable[[str], Any], lances: Callable[[str, str], dict[str, Way]]
+) -> None:
+    """Questions without a vector; rows by id also where Lance has a BTREE index on id."""
     for label, sql in QUESTIONS.items():
-
-        def filled(table: str, sql: str = sql) -> str:
-            ids = random.integers(0, 100_000, K)
-            return sql.format(table=table, ids=", ".join(map(str, ids)), one=ids[0])
-
-        ways: dict[str, Way] = {
-            "lake": timed(lambda filled=filled: own(filled("items"))),
-            "Lance": lambda filled=filled: worker.ask(engine, filled(theirs)),
-        }
-        print(show(compare(f"{title}: {label}", ways, rounds=20)), flush=True)
+        ways = {"lake": timed(lambda ids, sql=sql: own(_filled(sql, "items", ids))), **lances(sql, "")}
+        if "id" in label or "row" in label:
+            ways |= {f"{name}, BTREE": way for name, way in lances(sql, "_btree").items()}
+        ids = next(_some_ids(sides))
+        answers = {name: _comparable(way(ids).rows) for name, way in ways.items()}
+        for name, answer in answers.items():
+            assert answer == answers["lake"], f"{engine}, {label}: {name} answers otherwise"
+        compare(f"{engine}: {label}", ways, _some_ids(sides), rounds=20)
 
 
-def _recall(sides: Sides, ask: Callable[[list[float]], list[Any]]) -> float:
-    hits = sum(
-        len({row[0] for row in ask(query.tolist())} & set(true.tolist()))
-        for query, true in zip(sides.queries[:60], sides.truth, strict=False)
-    )
-    return hits / (60 * K)
+def _comparable(answer: Any) -> list[str]:
+    """Rows as texts in order, whatever the engine and the order it sums in."""
+    rows = [row.values() for row in answer.to_pylist()] if isinstance(answer, pa.Table) else answer
+
+    def text(cell: Any) -> str:
+        if isinstance(cell, list | tuple):
+            return ",".join(map(text, cell))
+        return f"{cell:.9g}" if isinstance(cell, float) else str(cell)
+
+    return sorted(" | ".join(map(text, row)) for row in rows)
+
+
+def _filled(sql: str, table: str, ids: list[int]) -> str:
+    return sql.format(table=table, ids=", ".join(map(str, ids)), one=ids[0])
+
+
+def _some_ids(sides: Sides) -> Iterator[list[int]]:
+    random = np.random.default_rng(5)
+    while True:
+        yield random.choice(sides.rows, K, replace=False).tolist()
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--rows", type=int, default=100_000)
     options = parser.parse_args()
     sides = Sides(options.rows)
     worker = Worker(sides.lance_uri("IVF_PQ"))
-    print(f"{machine()}\nLance's side: {', '.join(PEERS)}; {options.rows:,} rows of 128")
-    for kind, found in sides.settings.items():
-        print(f"{kind}: {found['nearest']}, {found['seconds'] * 1e3:.2f} ms alone")
+    print(
+        f"{machine()}, datafusion 55\nLance's environment: {', '.join(PEERS)}; {options.rows:,} rows of 128"
+    )
+    for label, kinds in sides.settings.items():
+        for kind, found in kinds.items():
+            print(f"{label}, {kind}: {found['options']}, recall {found['recall']:.3f}")
     in_duckdb(sides, worker)
     in_datafusion(sides, worker)
+    worker.close()
 
 
 if __name__ == "__main__":
