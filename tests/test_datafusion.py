@@ -318,3 +318,25 @@ def test_a_large_search_finds_what_it_should() -> None:
     assert len(found) == 10
     assert len(set(found) & set(nearest.tolist())) >= 9
     assert DIMENSION != 16  # the two tables differ, so that one cannot stand in for the other
+
+
+def test_a_filter_that_stays_with_the_engine_leaves_k_rows_of_every_search() -> None:
+    random = np.random.default_rng(0)
+    schema = pa.schema([("id", pa.int64()), ("title", pa.string()), ("vec", pa.list_(pa.float32(), 16))])
+    centres = random.normal(size=(200, 16))
+    drawn = centres[random.integers(0, 200, 5_150)] + 0.7 * random.normal(size=(5_150, 16))
+    vectors, queries = np.split(drawn.astype(np.float32), [5_000])
+    titles = pa.array([f"{'re' if one < 0.2 else 'un'}view" for one in random.random(5_000)])
+    values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 16)
+    table = lake.create("memory://datafusion-residual", schema)
+    table.append(pa.table({"id": pa.array(range(5_000)), "title": titles, "vec": values}, schema=schema))
+    table.create_index("vec")
+    ctx = connect().attach(table, "items")
+    for number, vector in enumerate(
+        queries
+    ):  # one in twenty showed that two searches differ in what they find
+        asked = pa.scalar(vector.tolist(), FLOATS)
+        sql = "SELECT id, title, _distance FROM knn('items', $q, 10) WHERE title LIKE 're%'"
+        found = ctx.sql(sql, param_values={"q": asked}).to_arrow_table()
+        assert found.num_rows == 10, f"query {number} finds {found.num_rows} rows"
+        assert set(found.column("title").to_pylist()) == {"review"}

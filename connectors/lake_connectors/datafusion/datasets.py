@@ -121,6 +121,7 @@ class NearestDataset(LakeDataset):
         self._nearest = request
         self._query = checked_query(self, request)
         self._found: tuple[Any, pa.Table, bool] | None = None
+        self._asked_for = 1
         self.candidates = self.snapshot.version.row_count if request.k is None else request.k
 
     @property
@@ -167,7 +168,10 @@ class NearestDataset(LakeDataset):
     ) -> tuple[pa.Table, bool]:
         read = {node.path[0] for term in rest for node in walk(term) if isinstance(node, Column)}
         needed = tuple(name for name in self._shown.names if name in columns or name in read)
-        query = NearestQuery(**{**_fields(self._query), "first": max(self.candidates, 1)})
+        # An index answers a search for fewer rows with other rows, not with the first of those it found for more:
+        # other columns of the same rows come only from a search as large as that whose rows were counted.
+        self._asked_for = max(self._asked_for, self.candidates)
+        query = NearestQuery(**{**_fields(self._query), "first": self._asked_for})
         conditions = Conditions(own, "duckdb")
         tables: list[pa.Table] = []
         rows = 0
