@@ -17,6 +17,7 @@ from pyroaring import BitMap64
 
 from lake_format.errors import ConflictError
 from lake_format.key_index import KEY_INDEX_FEATURE, KeyIndex
+from lake_format.keys import key_field_ids
 from lake_format.lines import BRANCH_FEATURE, BranchEntry, require_room
 from lake_format.manifest_set import ManifestSet, Spilled
 from lake_format.model import EXTERNAL_FEATURE, Fragment, IndexEntry, NewFragment, Version
@@ -261,12 +262,13 @@ class Draft:
     def restore(self, old: Version) -> None:
         """Make the schema, rows and indexes of an older version current; no counter goes back (IDN-2)."""
         self._add_partition_specs(old.partition_specs)
+        index, key = old.key_index, key_field_ids(self.version.properties)
         self._change(
             schema_id=old.schema_id,
             schemas={**old.schemas, **self.version.schemas},
             manifests=old.manifests,
             indexes=old.indexes,
-            key_index=old.key_index,
+            key_index=index if index is not None and index.field_ids == key else None,
             row_count=old.row_count,
             partition_spec_id=old.partition_spec_id,
             required_features=self.version.required_features | old.required_features,

@@ -246,6 +246,18 @@ def test_upkeep_of_the_index_gives_way(tmp_path: Path, small: None) -> None:
     assert late.verify().ok
 
 
+def test_a_restore_brings_no_index_of_a_key_that_was_dropped(tmp_path: Path) -> None:
+    """spec: KEY-1, VER-5"""
+    table = make(tmp_path, 1, 2, key="id").append(rows(3))
+    version = table.version
+    table.drop_key().restore(version)
+    assert table.snapshot.version.key_index is None
+    table.upsert(rows(3, 4, name="new"), on="id")
+    table.append(rows(4)).compact(1000)
+    assert ids(table) == [1, 2, 3, 4, 4]
+    assert table.verify().problems == []
+
+
 def test_a_restore_brings_the_index_of_its_version(tmp_path: Path, small: None) -> None:
     """spec: KEY-1"""
     table = make(tmp_path, *range(8), key="id")

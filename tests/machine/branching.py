@@ -67,6 +67,7 @@ class Branch:
         if not mine:
             assert main.version == self.main.newest
             return
+        assert not self._other_key, "rows of one were never held to the key of the other"
         self._land_on_main(self._merged(), Effect(kind="restore"))
 
     def fast_forward(self) -> None:
@@ -76,7 +77,7 @@ class Branch:
         try:
             main.fast_forward(NAME)
         except ConflictError:
-            assert theirs, "main had not gone on"
+            assert theirs or self._other_key, "main had not gone on"
             return
         if self.world.newest == 1:
             assert main.version == self.main.newest
@@ -85,6 +86,11 @@ class Branch:
         own, latest = self.main.latest, self.world.latest
         state = replace(own, columns=latest.columns, rows=latest.rows, indexes=latest.indexes)
         self._land_on_main(state, Effect(kind="restore"))
+
+    @property
+    def _other_key(self) -> bool:
+        """Whether one of the two lines, or both, has another key than they had."""
+        return len({self.fork.key, self.main.latest.key, self.world.latest.key}) > 1
 
     def delete(self) -> None:
         """End it; main says so in one commit."""
@@ -128,10 +134,10 @@ class Branch:
     def _may_conflict(self, mine: Sequence[Effect], theirs: Sequence[Effect]) -> bool:
         """Whether the matrix, as far as the model can tell, lets some pair conflict, or what comes of it cannot be.
 
-        A restore on the branch is refused always, rows written for columns of the branch where main got others
-        (IDN-16) as well.
+        A restore on the branch is refused always; so are another key, and rows written for columns of the branch
+        where main got others (IDN-16).
         """
-        if any(one.kind == "restore" for one in mine):
+        if self._other_key or any(one.kind == "restore" for one in mine):
             return True
         if self.world.latest.horizon > 1 or self.main.latest.horizon > self.fork.number:
             return True  # what was done in expired versions cannot be told

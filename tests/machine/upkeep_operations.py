@@ -12,7 +12,7 @@ import lake_format as lake
 from lake_format.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 
 from .operations import ONCE_OR_NOT, Operation
-from .state import ID, Column, Effect, RefusedError, State
+from .state import ID, Column, Effect, ImpossibleError, RefusedError, State
 
 METRICS = ("l2", "cosine", "ip")
 TAGS = ("t", "release/1")
@@ -156,6 +156,42 @@ class SetPartitioning(Operation):
         return table.set_partitioning([] if self.transform is None else self.transform.format(name))
 
 
+@dataclass(frozen=True)
+class SetKey(Operation):
+    """The column that is never dropped tells rows apart from now on."""
+
+    def plan(self, state: State) -> Effect:
+        if len({row[ID] for row in state.rows.values()}) < len(state.rows):
+            raise RefusedError(lake.DuplicateKeyError)
+        return Effect(
+            kind="set_properties",
+            edit=lambda now: replace(now, key=ID),
+            reads=frozenset({ID}),
+            claims=frozenset({"property:key"}),
+            required=True,
+        )
+
+    def run(self, table: lake.Table, state: State) -> Any:
+        return table.set_key(state.columns[_place_of_id(state)].name)
+
+
+@dataclass(frozen=True)
+class DropKey(Operation):
+    """Rows may be there twice from now on."""
+
+    def plan(self, state: State) -> Effect:
+        if state.key is None:
+            raise RefusedError(InvalidInputError)
+        return Effect(
+            kind="set_properties",
+            edit=lambda now: replace(now, key=None),
+            claims=frozenset({"property:key"}),
+        )
+
+    def run(self, table: lake.Table, state: State) -> Any:
+        return table.drop_key()
+
+
 def _has_order(column: Column) -> bool:
     return column.kind.startswith(("int", "string", "float"))
 
@@ -206,8 +242,12 @@ class Restore(Operation):
         old = state.older(max(1, state.reading - self.back))
         if old is None:
             raise RefusedError(NotFoundError)
+        if state.key not in (None, old.key):
+            raise RefusedError(InvalidInputError)
 
         def edit(now: State) -> State:
+            if now.key not in (None, old.key):
+                raise ImpossibleError("rows that were never held to the key")
             return replace(now, columns=old.columns, rows=old.rows, indexes=old.indexes)
 
         return Effect(kind="restore", edit=edit)
@@ -262,5 +302,7 @@ OPERATIONS: list[st.SearchStrategy[Operation]] = [
     st.builds(MoveTag, name=st.sampled_from(TAGS), back=st.none() | st.integers(0, 6), move=st.booleans()),
     st.builds(Restore, back=st.integers(0, 8)),
     st.builds(Expire, keep=st.integers(1, 8)),
+    st.just(SetKey()),
+    st.just(DropKey()),
     st.just(Collect()),
 ]

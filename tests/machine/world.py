@@ -109,7 +109,7 @@ class World:
     def execute(self, writer: int, operation: Operation, rival: tuple[int, Operation] | None = None) -> None:
         """Run an operation; ``rival`` commits right before its first commit, if it comes to one."""
         handle = self.handles[writer]
-        newest = operation.plans_on_newest(self.latest.key is not None)
+        newest = operation.plans_on_newest(self.versions[handle.version].key is not None)
         base = self.latest if newest else self.versions[handle.version]
         try:
             effect, refused = operation.plan(base), None
@@ -244,6 +244,7 @@ class World:
         assert table.version == self.newest
         assert table.tags() == dict(self.latest.tags)
         assert {name: table.properties.get(name) for name in self.latest.properties} == self.latest.properties
+        assert len(table.key) == (self.latest.key is not None)
         look_at(table, self.latest, asked)
         if asked.asks("verify"):
             problems = table.verify().problems
