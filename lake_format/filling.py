@@ -7,7 +7,7 @@ of rows (:mod:`lake_format.row_changes`). No data file is read here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 from uuid import UUID, uuid4
@@ -228,16 +228,6 @@ class AddFilledColumn(Backfill):
             return super().apply(draft)
         finally:
             self.plan = planned
-
-    def overtaken_by(self, theirs: Sequence[OperationRecord]) -> Self:
-        """Refuse where the struct that gets a member was written whole for another member meanwhile."""
-        columns = frozenset(self.fill.parents[:1])
-        if any(not columns.isdisjoint(one.fields_written) for one in theirs if one.kind == "add_column"):
-            raise ConflictError(
-                f"another member was added, with values, to the struct that {self.fill.field.name!r} is added to",
-                fix="refresh() the table and add the member again",
-            )
-        return super().overtaken_by(theirs)
 
     def _written_with(self, draft: Draft, added: pa.Field) -> int:
         """The id of the schema that the files were written with, under the ids their columns got in the end."""

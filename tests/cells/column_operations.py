@@ -76,16 +76,16 @@ def add_values(name: str, source: int, *, nullable: bool = True, computed: bool 
     )
 
 
-def add_member(name: str, values: bool) -> Sample:
+def add_member(name: str, values: bool, number: int) -> Sample:
     """A new member of the struct, of NULLs or with values; the struct is written whole then."""
-    member = Column(name, "int64", number=70 + values)
+    member = Column(name, "int64", number=number)
 
     def edit(now: State) -> State:
         own = now.column(S)
         return now if own is None else now.with_column(replace(own, members=(*own.members, member)))
 
     def plan(state: State) -> Effect:
-        sets = {i: {S: {**row[S], 71: int(row[ID])}} for i, row in state.rows.items()} if values else {}
+        sets = {i: {S: {**row[S], number: int(row[ID])}} for i, row in state.rows.items()} if values else {}
         return _added(member, sets, edit)
 
     given = sql("id") if values else None
@@ -157,8 +157,9 @@ ADDITIONS = (
     add_values("y", ID),
     add_values("z", N, nullable=False),
     add_values("q", N, computed=True),
-    add_member("c", values=True),
-    add_member("d", values=False),
+    add_member("c", values=True, number=71),
+    add_member("d", values=False, number=70),
+    add_member("e", values=True, number=72),
 )
 DROPS = (*map(drop, ("n", "name", "price", "v", "s")), drop("id", keyed=(False,)))
 RENAMES = (

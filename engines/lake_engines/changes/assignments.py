@@ -23,6 +23,7 @@ from lake_format.computed_columns import StoredExpression
 from lake_format.errors import InvalidInputError, LakeError
 from lake_format.expressions import SqlExpression
 from lake_format.schema import is_vector, require_column
+from lake_format.schema_edit import resolve
 
 __all__ = ["Assignments", "Computation", "assign", "constant_of", "fitted"]
 
@@ -136,9 +137,23 @@ def assign(
         An unknown column, a constant that does not fit, an expression that cannot be evaluated.
     """
     return {
-        name: _computation(require_column(schema, name), value, over or schema, inputs)
+        name: _computation(_whole_column(schema, name), value, over or schema, inputs)
         for name, value in values.items()
     }
+
+
+def _whole_column(schema: pa.Schema, name: str) -> pa.Field:
+    """The column of this name; InvalidInputError, for a member of a struct with what gives it values."""
+    if schema.get_field_index(name) < 0 and isinstance(name, str) and "." in name:
+        place = resolve(schema, name)
+        outer = place.names[0]
+        raise InvalidInputError(
+            f"{name!r} is a member of column {outer!r}, and values are given to whole columns here",
+            fix=f"give {outer!r} new structs"
+            if place.in_list
+            else f"backfill({name!r}, …, where=…) gives a member values; or give {outer!r} new structs",
+        )
+    return require_column(schema, name)
 
 
 def constant_of(field: pa.Field, value: object) -> pa.Array | None:
