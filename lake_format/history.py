@@ -18,6 +18,7 @@ from lake_format.lines import needed_versions
 from lake_format.log import ExpiredError
 from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
+from lake_format.schema import field_id, walk_fields
 from lake_format.snapshot import Snapshot
 
 __all__ = [
@@ -140,7 +141,12 @@ class RestoreVersion:
 
     old: Version
     summary: Mapping[str, Any]
-    record: OperationRecord = field(default_factory=lambda: OperationRecord(kind="restore"))
+
+    @property
+    def record(self) -> OperationRecord:
+        """The columns it brings back: their values were held to no rule that was made since."""
+        columns = frozenset(field_id(one) for one in walk_fields(self.old.schema))
+        return OperationRecord(kind="restore", fields_written=columns)
 
     def apply(self, draft: Draft) -> OperationRecord:
         """Take over what the older version lists."""

@@ -139,7 +139,9 @@ def forbid_null(name: str) -> Sample:
 
 def widen(name: str, to: pa.DataType, kind: str) -> Sample:
     plan = _changed("alter_column", name, lambda one: replace(one, kind=kind))
-    return Sample("alter_column", f"{name} to {kind}", lambda table: table.widen_column(name, to), plan)
+    return Sample(
+        "alter_column", f"{name} to {kind}", lambda table: table.widen_column(name, to), plan, keyed=ANY_TABLE
+    )
 
 
 def comment(name: str) -> Sample:

@@ -11,7 +11,7 @@ from machine.state import Effect, RefusedError, State
 import lake_format as lake
 from lake_format.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 
-from .sample import Sample
+from .sample import ANY_TABLE, Sample
 from .table import ID, OLDER, OLDEST, N, V
 
 
@@ -62,7 +62,7 @@ def restore(number: int) -> Sample:
             edit=lambda now: replace(now, columns=old.columns, rows=old.rows, indexes=old.indexes),
         )
 
-    return Sample("restore", f"version {number}", lambda table: table.restore(number), plan)
+    return Sample("restore", f"version {number}", lambda table: table.restore(number), plan, keyed=ANY_TABLE)
 
 
 def set_property(name: str, value: str) -> Sample:

@@ -117,8 +117,9 @@ def plan(intent: Intent, base: Snapshot, readable: Iterable[int] = ()) -> Plan:
         case Restore(number) | SetRef(_, number):
             if number not in readable:
                 raise RefusedError(f"version {number} is gone")
-            claims = {f"ref:{intent.name}"} if isinstance(intent, SetRef) else set()
-            return replace(own, record=replace(own.record, claims=frozenset(claims)))
+            if isinstance(intent, SetRef):
+                return replace(own, record=replace(own.record, claims=frozenset({f"ref:{intent.name}"})))
+            return replace(own, record=replace(own.record, fields_written=frozenset({KEY, *base.columns})))
         case SetProperty(name):
             return replace(own, record=replace(own.record, claims=frozenset({f"property:{name}"})))
         case DeclareKey():
