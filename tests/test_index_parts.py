@@ -15,6 +15,7 @@ from conftest import Location
 from index_samples import clustered
 
 import lake_format as lake
+from lake_format.model import IndexEntry
 
 SCHEMA = pa.schema([("id", pa.int64()), ("vec", pa.list_(pa.float32(), 16))])
 VECTORS, QUERIES = clustered(3000, 16, seed=3, queries=40)
@@ -37,7 +38,8 @@ def made(place: Location | Path, bounds: tuple[int, ...] = (0, 500, 1250, 2000, 
 
 def build(table: lake.Table, parts: int = 4, **options: object) -> lake.Table:
     plan = table.plan_index("vec", parts=parts, **options)
-    whole = [table.join_index_parts([table.index_part(task, threads=1) for task in shard]) for shard in plan]
+    parts = [[table.index_part(task, threads=1) for task in shard] for shard in plan]
+    whole = [table.join_index_parts(shard, threads=1) for shard in parts]
     return table.commit_index(whole)
 
 
@@ -55,12 +57,21 @@ def index_files(table: lake.Table) -> set[str]:
     return {info.path for info in table.snapshot.store.list("_lake/indexes/")}
 
 
-def test_it_is_the_index_that_is_built_at_once(table_uri: Location, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def built_at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[list[int]], IndexEntry]:
+    """What the index finds that one call built, and its entry."""
+    local = made(tmp_path_factory.mktemp("local")).create_index("vec")
+    return answers(local), local.snapshot.version.indexes[0]
+
+
+def test_it_is_the_index_that_is_built_at_once(
+    table_uri: Location, built_at_once: tuple[list[list[int]], IndexEntry]
+) -> None:
     """spec: IDX-14, UPK-23"""
     table = build(made(table_uri))
-    local = made(tmp_path).create_index("vec")
-    assert answers(table) == answers(local)
-    entry, expected = table.snapshot.version.indexes[0], local.snapshot.version.indexes[0]
+    local, expected = built_at_once
+    assert answers(table) == local
+    entry = table.snapshot.version.indexes[0]
     assert (entry.kind, entry.parameters) == (expected.kind, expected.parameters)
     assert [shard.row_count for shard in entry.shards] == [3000]
     assert entry.shards[0].size == expected.shards[0].size
@@ -69,7 +80,8 @@ def test_it_is_the_index_that_is_built_at_once(table_uri: Location, tmp_path: Pa
     assert table.optimize_index()[0].encoded == 0
 
 
-def test_several_shards_of_one_size_find_as_much(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shards", [pytest.param(2, marks=pytest.mark.long), 4])
+def test_several_shards_of_one_size_find_as_much(tmp_path: Path, shards: int) -> None:
     """Each is measured among its own rows; what is taken of all of them together has to be more. spec: IDX-8"""
     vectors, queries = clustered(4800, 24, queries=100)
     schema = pa.schema([("vec", pa.list_(pa.float32(), 24))])
@@ -78,17 +90,14 @@ def test_several_shards_of_one_size_find_as_much(tmp_path: Path) -> None:
         table.append(
             pa.table({"vec": pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), 24)}, schema=schema)
         )
-    for shards in (2, 4):
-        build(table, parts=4, shard_rows=4800 // shards)
-        assert len(table.snapshot.version.indexes[0].shards) == shards
-        for asked in (0.9, 0.95):
-            found, true = (
-                np.reshape(
-                    table.search(queries, 10, select=["_row_id"], **how).to_arrow()["_row_id"], (100, 10)
-                )
-                for how in ({"recall": asked}, {"exact": True})
-            )
-            assert sum(len(np.intersect1d(*pair)) for pair in zip(found, true, strict=True)) >= 1000 * asked
+    build(table, parts=4, shard_rows=4800 // shards)
+    assert len(table.snapshot.version.indexes[0].shards) == shards
+    for asked in (0.9, 0.95):
+        found, true = (
+            np.reshape(table.search(queries, 10, select=["_row_id"], **how).to_arrow()["_row_id"], (100, 10))
+            for how in ({"recall": asked}, {"exact": True})
+        )
+        assert sum(len(np.intersect1d(*pair)) for pair in zip(found, true, strict=True)) >= 1000 * asked
 
 
 def test_shards_of_several_fragments_are_put_together_by_copying(tmp_path: Path) -> None:
@@ -153,7 +162,7 @@ def test_parts_come_from_other_processes_at_the_planned_version(tmp_path: Path) 
     (tasks,) = table.plan_index("vec", parts=2)
     table.append(rows(0, 10))
     script = """import sys, lake_format as lake
-print(lake.open(sys.argv[1]).index_part(bytes.fromhex(sys.argv[2])).hex())"""
+print(lake.open(sys.argv[1]).index_part(bytes.fromhex(sys.argv[2]), threads=1).hex())"""
     command = [sys.executable, "-c", script, table.uri, tasks[0].hex()]
     parts = [table.index_part(tasks[1]), bytes.fromhex(subprocess.check_output(command, text=True))]
     table.commit_index([table.join_index_parts(parts)])

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lake_engines.index.ground_truth import FAR, NEIGHBOURS_KEPT, HeldOut, Neighbours
-from lake_engines.index.interface import F32, F64, I64, CalibrationRow, VectorSource
+from lake_engines.index.interface import F32, I64, CalibrationRow, VectorSource
 from lake_engines.index.kernel import Coarse, ListScanner
 from lake_engines.index.model import Model, PreparedQueries, row_norms
 from lake_engines.index.refinement import encode_records, score
@@ -80,9 +80,10 @@ def calibrate(measurement: Measurement) -> tuple[CalibrationRow, ...]:
             probes: _positions(scan.probes_needed[queries] <= probes, right, k)
             for probes in [*(step for step in _PROBE_STEPS if step < scan.most_probes), scan.most_probes]
         }
+        measured = _Measured(positions, plain)
         for target in TARGETS:
             keep = _refine_to(refined, k, target)
-            rows.append(_choose(measurement.model, count, k, target, positions, plain, keep))
+            rows.append(_choose(measurement.model, count, k, target, measured, keep))
     return tuple(rows + _far_rows(measurement, scan, rows))
 
 
@@ -193,32 +194,56 @@ def _positions(within: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], k: i
     return positions
 
 
+class _Measured:
+    """What a number of probes and candidates finds of the ``k`` nearest: the same for every target."""
+
+    def __init__(self, positions: dict[int, I64], plain: npt.NDArray[np.bool_]) -> None:
+        self.positions = positions
+        self._plain = plain
+        self._known: dict[tuple[int, int], tuple[float, float]] = {}
+
+    def recall(self, probes: int, width: int) -> tuple[float, float]:
+        """The recall found, and the one that it proves, for ordinary queries alone too; NaN proves none."""
+        found = self._known.get((probes, width))
+        if found is None:
+            found = self._known[probes, width] = self._found(probes, width)
+        return found
+
+    def _found(self, probes: int, width: int) -> tuple[float, float]:
+        recalls = (self.positions[probes] < width).mean(axis=1)
+        if not len(recalls):
+            return np.nan, np.nan
+        error = float(recalls.std()) / len(recalls) ** 0.5
+        recall = float(recalls.mean())
+        ordinary = float(recalls[self._plain].mean()) if self._plain.any() else np.inf
+        return recall, min(recall - error / 2, ordinary)
+
+
 def _choose(
     model: Model,
     count: int,
     k: int,
     target: float,
-    positions: dict[int, I64],
-    plain: npt.NDArray[np.bool_],
+    measured: _Measured,
     refine_to: int,
 ) -> CalibrationRow:
     """Find the cheapest number of probes and candidates that reaches the target."""
     widths = sorted({min(round(step * k), _WIDTH, count) for step in _WIDTH_STEPS})
     best: tuple[float, int, int, float] | None = None
-    for probes, ranks in positions.items():
+    for probes in measured.positions:
         for width in widths:
-            recalls = (ranks < width).mean(axis=1)
-            if not _reaches(recalls, plain, target):
+            recall, proven = measured.recall(probes, width)
+            if not proven >= target:
                 continue
             cost = probes * (
                 _NANOSECONDS_PER_LIST + count / model.list_count * model.code_size * _NANOSECONDS_PER_BYTE
             )
             cost += width * (_NANOSECONDS_PER_CANDIDATE + _NANOSECONDS_PER_COMPONENT * model.dimension)
             if best is None or cost < best[0]:
-                best = (cost, probes, width, float(recalls.mean()))
+                best = (cost, probes, width, recall)
             break
     if best is None:
-        best = _short_of(positions, widths, target, model.list_count)
+        best = _short_of(measured.positions, widths, target, model.list_count)
     _, probes, width, recall = best
     return CalibrationRow(
         k=k,
@@ -243,15 +268,6 @@ def _short_of(
         return 0.0, lists, widths[-1], reached[-1]
     enough = next(i for i, recall in enumerate(reached) if recall >= reached[-1] - missed / 4)
     return 0.0, min(lists, 2 * most), widths[enough], reached[enough]
-
-
-def _reaches(recalls: F64, plain: npt.NDArray[np.bool_], target: float) -> bool:
-    if not len(recalls):
-        return False
-    error = float(recalls.std()) / len(recalls) ** 0.5
-    return float(recalls.mean()) - error / 2 >= target and (
-        not plain.any() or float(recalls[plain].mean()) >= target
-    )
 
 
 def _refined_ranks(measurement: Measurement, found: I64) -> I64 | None:
