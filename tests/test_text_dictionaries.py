@@ -146,3 +146,41 @@ def test_what_duckdb_made_of_it_outlives_the_scan(table: lake.Table) -> None:
     found = con.sql("SELECT id, kind, heading, long FROM kept ORDER BY id").to_arrow_table()
     expected = table.to_arrow().select(["id", "kind", "heading", "long"]).sort_by("id")
     assert found.to_pylist() == expected.to_pylist()
+
+
+def test_columns_that_are_or_were_dictionaries_and_views() -> None:
+    """A dictionary that the file holds because the column was one is none where the column is plain by now."""
+    schema = pa.schema(
+        [
+            pa.field("code", pa.dictionary(pa.int16(), pa.int64())),
+            pa.field("word", pa.dictionary(pa.int8(), pa.string())),
+            pa.field("view", pa.string_view()),
+            pa.field("text", pa.string()),
+        ]
+    )
+    made = lake.create("memory://text-dictionaries-widened", schema)
+    numbers = np.arange(3000) % 7
+    words = pa.array([f"word {number}" for number in numbers])
+    made.append(
+        pa.table(
+            [
+                pa.array(numbers).dictionary_encode().cast(schema.field("code").type),
+                words.dictionary_encode().cast(schema.field("word").type),
+                words.cast(pa.string_view()),
+                words,
+            ],
+            schema=schema,
+        )
+    )
+    made.widen_column("code", pa.int64()).widen_column("word", pa.string())
+    made.widen_column("text", pa.large_string())
+    expected = made.to_arrow()
+    assert expected.schema.types == [pa.int64(), pa.string(), pa.string_view(), pa.large_string()]
+    assert expected.column("text").to_pylist() == words.to_pylist()
+    found = read(made, True)
+    assert found.column("code").type == pa.int64()
+    assert decoded(found, expected.schema).equals(expected)
+    con = connect(interface="sources").attach(made, "made")
+    sql = "SELECT code, word, view, text, count(*) FROM made GROUP BY ALL ORDER BY ALL"
+    rows = con.execute(sql).fetchall()
+    assert [row[:4] for row in rows] == [(n, f"word {n}", f"word {n}", f"word {n}") for n in range(7)]

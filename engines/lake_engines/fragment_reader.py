@@ -103,7 +103,7 @@ class FragmentReader:
         self._pool = pool
         self._owner = {field: group for group in fragment.groups for field in group.live_field_ids}
         self._patches = FragmentPatches(fragment)
-        self._projections: dict[tuple[str, int], Projection] = {}
+        self._projections: dict[tuple[str, int], tuple[pa.DataType, Projection]] = {}
         self._readers: dict[str, FileReader] = {}
         self._schemas: dict[str, pa.Schema] = {}
         self._row_ids: U64 | None = None
@@ -282,16 +282,17 @@ class FragmentReader:
         return str(self._schema_of(file).names[file.field_ids.index(identity)])
 
     def _values(self, file: ColumnGroup, part: pa.RecordBatch, field: pa.Field) -> pa.Array:
-        """Values of a column as a file has them, as values of its present type."""
+        """Values of a column as a file has them, as values of its present type; text as a dictionary stays one."""
         identity = field_id(field)
         key = (file.path, identity)
         if key not in self._projections:
             written = self._schema_of(file).field(file.field_ids.index(identity))
-            self._projections[key] = self._projection(file, written, field)
+            self._projections[key] = written.type, self._projection(file, written, field)
         array = part.column(self._stored_name(file, identity))
-        if is_encoded(array, field.type) and array.type.value_type == field.type:
+        stored, project = self._projections[key]
+        if is_encoded(array, stored) and stored == field.type:
             return array
-        return self._projections[key](array)
+        return project(plain(array, stored))
 
     def _projection(self, file: ColumnGroup, written: pa.Field, field: pa.Field) -> Projection:
         """How values of a file become values of a column; what they cannot become is told with the file's name."""

@@ -18,7 +18,7 @@ from lake_connectors.adapter.requests import NearestRequest, ReadRequest, mentio
 from lake_connectors.adapter.types import fitted
 from lake_connectors.duckdb.gate import Passage
 from lake_connectors.duckdb.showing import GATE, KNN, TableFollower
-from lake_engines.files.dictionaries import with_dictionaries
+from lake_engines.files.dictionaries import as_dictionaries, with_dictionaries
 from lake_engines.predicate import bind
 from lake_engines.predicate.tree import And, Column, Comparison, Expression, Literal, Operator
 from lake_format.engine import ScanRequest
@@ -86,8 +86,14 @@ def _narrowest(schema: pa.Schema) -> str:
 
 
 def _fit(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    arrays = [fitted(batch.column(field.name), field.type) for field in schema]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+    arrays = [_fitted(batch.column(field.name), field.type) for field in schema]
+    return as_dictionaries(pa.RecordBatch.from_arrays(arrays, names=schema.names), schema)
+
+
+def _fitted(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """As the type that is declared; where that is a dictionary, as one or as its values."""
+    as_values = pa.types.is_dictionary(kind) and not pa.types.is_dictionary(array.type)
+    return fitted(array, kind.value_type if as_values else kind)
 
 
 def neighbour_stream(
