@@ -9,7 +9,7 @@ import sys
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lake_engines.predicate import bind, parse_filter, parse_sql
@@ -216,6 +216,8 @@ def test_struct_members_are_null_under_a_null_struct() -> None:
 
 
 @given(st.text(max_size=30))
+@example("@")
+@example("coalesce(")
 def test_any_text_gives_a_tree_or_an_error_of_ours(text: str) -> None:
     with contextlib.suppress(LakeError):
         assert isinstance(parse_sql(text), Expression)
@@ -224,7 +226,35 @@ def test_any_text_gives_a_tree_or_an_error_of_ours(text: str) -> None:
 @given(
     st.lists(
         st.sampled_from(
-            ["n", "AND", "(", ")", "1", "'a'", "<", "IN", "NOT", ".", ",", "IS", "NULL", "::", "LIKE"]
+            [
+                "n",
+                "AND",
+                "(",
+                ")",
+                "1",
+                "'a'",
+                "<",
+                "IN",
+                "NOT",
+                ".",
+                ",",
+                "IS",
+                "NULL",
+                "::",
+                "LIKE",
+                "@",
+                "||",
+                "CASE",
+                "WHEN",
+                "THEN",
+                "END",
+                "lower(",
+                "trim(",
+                "substr(",
+                "if(",
+                "-",
+                "%",
+            ]
         )
     )
 )

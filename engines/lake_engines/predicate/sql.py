@@ -215,8 +215,10 @@ class _Reader:
             exp.Anonymous: self._function,
         }
 
-    def read(self, node: exp.Expr) -> Expression:
+    def read(self, node: exp.Expr | None) -> Expression:
         """Convert one node and everything below it."""
+        if node is None:  # sqlglot lets operators and functions stand without their operands
+            raise InvalidInputError(f"this is not valid SQL: an operand is missing in {_excerpt(self._text)}")
         kind = type(node)
         if kind in _COMPARISONS:
             return Comparison(_COMPARISONS[kind], self.read(node.this), self.read(node.expression))
