@@ -7,6 +7,7 @@ The encoding is chosen by size and is normative (spec/tables.md, RID clauses). P
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,6 @@ __all__ = [
     "packed_runs",
     "row_id_limits",
     "row_id_runs",
-    "unpacked_runs",
 ]
 
 U64 = npt.NDArray[np.uint64]
@@ -42,9 +42,8 @@ def encode_row_ids(row_ids: U64) -> bytes:
     starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1] + np.uint64(1)])
     lengths = np.diff(np.r_[starts, len(ids)])
     if len(starts) * (width + 4) < len(ids) * width:
-        head = _HEADER.pack(_RUNS, width, 0, len(starts), int(base))
-        return b"".join([head, _narrow(offsets[starts], width), lengths.astype("<u4").tobytes()])
-    return _HEADER.pack(_ARRAY, width, 0, len(ids), int(base)) + _narrow(offsets, width)
+        return _sequence(base, width, offsets[starts], lengths)
+    return _sequence(base, width, offsets)
 
 
 def decode_row_ids(data: bytes, row_count: int) -> U64:
@@ -74,9 +73,8 @@ def _entries(data: bytes, row_count: int | None) -> tuple[U64, npt.NDArray[np.in
         raise CorruptionError(f"a row-id sequence of {len(data)} bytes is shorter than its header")
     kind, width, zero, count, base = _HEADER.unpack_from(data)
     per_entry = width + (4 if kind == _RUNS else 0)
-    if kind not in (_RUNS, _ARRAY) or width not in (1, 2, 4, 8) or zero:
-        raise CorruptionError("a row-id sequence has an unknown encoding")
-    if row_count is not None and count > row_count:
+    too_many = row_count is not None and count > row_count
+    if kind not in (_RUNS, _ARRAY) or width not in (1, 2, 4, 8) or zero or too_many:
         raise CorruptionError("a row-id sequence has an unknown encoding")
     if len(data) != _HEADER.size + count * per_entry:
         raise CorruptionError("a row-id sequence has the wrong length")
@@ -110,37 +108,40 @@ def packed_runs(first: U64, count: U64) -> bytes:
     base, total = first[0], int(count.sum())
     width = _width(int(first[-1] + count[-1] - np.uint64(1) - base))
     if len(first) * (width + 4) < total * width:
-        head = _HEADER.pack(_RUNS, width, 0, len(first), int(base))
-        return b"".join([head, _narrow(first - base, width), count.astype("<u4").tobytes()])
+        return _sequence(base, width, first - base, count)
     before = np.cumsum(count) - count
     offsets = np.repeat(first - before - base, count.astype(np.int64)) + np.arange(total, dtype=np.uint64)
-    return _HEADER.pack(_ARRAY, width, 0, total, int(base)) + _narrow(offsets, width)
-
-
-def unpacked_runs(data: bytes) -> tuple[U64, U64]:
-    """The runs of a set that :func:`packed_runs` wrote; CorruptionError if the ids do not ascend."""
-    first, lengths = _entries(data, None)
-    count = np.ones(len(first), np.uint64) if lengths is None else lengths.astype(np.uint64)
-    ends = first + count
-    if (ends > _LIMIT).any() or (ends[:-1] > first[1:]).any():
-        raise CorruptionError("a set of row ids is not ascending")
-    starts = np.flatnonzero(np.r_[True, first[1:] != ends[:-1]]) if len(first) else np.empty(0, np.int64)
-    last = np.r_[starts[1:] - 1, len(first) - 1] if len(first) else starts
-    return first[starts], ends[last] - first[starts]
+    return _sequence(base, width, offsets)
 
 
 def _width(largest: int) -> int:
     return next(width for width in (1, 2, 4, 8) if largest < 1 << (8 * width))
 
 
-def _narrow(values: U64, width: int) -> bytes:
-    return values.astype(f"<u{width}").tobytes()
+def _sequence(base: np.uint64, width: int, offsets: U64, lengths: npt.NDArray[Any] | None = None) -> bytes:
+    """The bytes of a sequence: of runs where there are lengths, else of single ids."""
+    kind, tail = (_ARRAY, b"") if lengths is None else (_RUNS, lengths.astype("<u4").tobytes())
+    head = _HEADER.pack(kind, width, 0, len(offsets), int(base))
+    return b"".join([head, offsets.astype(f"<u{width}").tobytes(), tail])
 
 
-def row_id_runs(data: bytes, row_count: int) -> tuple[U64, npt.NDArray[np.int64]]:
-    """The ascending row ids of a set as runs: first ids and lengths; CorruptionError if they do not ascend."""
-    ids = decode_row_ids(data, row_count)
-    if (ids[1:] <= ids[:-1]).any():
+def row_id_runs(data: bytes, row_count: int | None = None) -> tuple[U64, npt.NDArray[np.int64]]:
+    """The ascending row ids of a set as runs: first ids and lengths; CorruptionError if they do not ascend.
+
+    Parameters
+    ----------
+    row_count
+        How many there must be; None is whatever the entries say.
+    """
+    first, lengths = _entries(data, row_count)
+    count = np.ones(len(first), np.uint64) if lengths is None else lengths.astype(np.uint64)
+    if row_count is not None and int(count.sum()) != row_count:
+        raise CorruptionError("a row-id sequence does not have one id per row of its fragment")
+    ends = first + count
+    if (ends > _LIMIT).any() or (ends[:-1] > first[1:]).any():
         raise CorruptionError("a set of row ids is not ascending")
-    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1] + np.uint64(1)])
-    return ids[starts], np.diff(np.r_[starts, len(ids)]).astype(np.int64)
+    if not len(first):
+        return first, count.astype(np.int64)
+    starts = np.flatnonzero(np.r_[True, first[1:] != ends[:-1]])
+    last = np.r_[starts[1:] - 1, len(first) - 1]
+    return first[starts], (ends[last] - first[starts]).astype(np.int64)

@@ -47,9 +47,10 @@ class RowLocations:
         self._fragments = fragments
         self._worn = fragments.integers("deleted_count") > 0
         moved = _has_sequence(fragments)
+        self._special = self._worn | moved
         first = fragments.integers("first_row_id")
         length = fragments.integers("row_count").astype(np.int64)
-        self._refuse_doubles(~self._worn & ~moved, first, length)
+        self._refuse_doubles(~self._special, first, length)
         owner = np.flatnonzero(~moved)
         owner = owner[np.argsort(first[owner], kind="stable")]
         ends = first[owner] + length[owner].astype(np.uint64)
@@ -76,10 +77,7 @@ class RowLocations:
 
         Looks into every fragment with deleted or moved rows; CorruptionError if a row id is live twice.
         """
-        owners = np.flatnonzero(self._worn | _has_sequence(self._fragments))
-        plain = np.ones(len(self._fragments), bool)
-        plain[owners] = False
-        found = _joined([self._whole(np.flatnonzero(plain)), *self._looked_into(owners)])
+        found = self.runs_of(np.arange(len(self._fragments)))
         order = np.argsort(found[0], kind="stable")
         first, length, owner, position = found[0][order], found[1][order], found[2][order], found[3][order]
         if (first[:-1] + length[:-1].astype(np.uint64) > first[1:]).any():
@@ -94,8 +92,9 @@ class RowLocations:
         owners
             Rows of the fragment table.
         """
-        special = self._worn[owners] | np.isin(owners, np.flatnonzero(_has_sequence(self._fragments)))
-        return _joined([self._whole(owners[~special]), *self._looked_into(owners[special])])
+        special = self._special[owners]
+        inside = [_runs(self._fragments.fragment(owner), owner) for owner in owners[special].tolist()]
+        return _joined([self._whole(owners[~special]), *inside])
 
     def locate(self, row_ids: U64) -> tuple[I64, I64]:
         """Where rows are.
@@ -166,9 +165,6 @@ class RowLocations:
         first = self._fragments.integers("first_row_id")[owners]
         length = self._fragments.integers("row_count")[owners].astype(np.int64)
         return first, length, owners.astype(np.int64), np.zeros(len(owners), np.int64)
-
-    def _looked_into(self, owners: I64) -> list[Runs]:
-        return [_runs(self._fragments.fragment(owner), owner) for owner in owners.tolist()]
 
 
 def _live_twice() -> CorruptionError:

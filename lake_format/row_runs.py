@@ -1,7 +1,7 @@
 """Sets of row ids as ascending runs, the form in which operation records and index coverage name rows.
 
 A value with set questions on it, and its form in JSON: lists where runs are few, else a row-id sequence
-(spec/identity.md, IDN-8, CON-3, CON-13). No I/O.
+(spec/identity.md, IDN-8, CON-3, CON-14). No I/O.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from lake_format.errors import CorruptionError
-from lake_format.row_ids import packed_runs, unpacked_runs
+from lake_format.row_ids import packed_runs, row_id_runs
 
 __all__ = ["RowRuns"]
 
@@ -75,7 +75,7 @@ class RowRuns:
     @classmethod
     def _unpacked(cls, text: str, where: str) -> RowRuns:
         try:
-            first, count = unpacked_runs(base64.b64decode(text, validate=True))
+            first, count = row_id_runs(base64.b64decode(text, validate=True))
         except binascii.Error as error:
             raise CorruptionError(f"{where} is not base64") from error
         except CorruptionError as error:

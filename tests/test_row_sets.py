@@ -16,7 +16,7 @@ from independent_bytes import row_id_set
 from independent_reader import unpack, version_path
 
 import lake_format as lake
-from lake_format.row_ids import packed_runs, unpacked_runs
+from lake_format.row_ids import packed_runs, row_id_runs
 from lake_format.row_runs import RowRuns
 
 GAPS = st.lists(st.tuples(st.integers(1, 2**20), st.integers(1, 300)), min_size=1, max_size=200)
@@ -49,7 +49,7 @@ def test_every_set_comes_back(gaps: list[tuple[int, int]], start: int) -> None:
 def test_a_run_longer_than_a_length_can_say_is_written_in_pieces() -> None:
     wanted = RowRuns(((7, 2**33 + 5), (2**40, 1), (2**41, 2**32 - 1)))
     packed = np.array(wanted.runs, np.uint64)
-    first, count = unpacked_runs(packed_runs(packed[:, 0], packed[:, 1]))
+    first, count = row_id_runs(packed_runs(packed[:, 0], packed[:, 1]))
     assert tuple(zip(first.tolist(), count.tolist(), strict=True)) == wanted.runs
 
 
