@@ -102,7 +102,6 @@ class Rewriter:
         self._layout: object = None
         self._held: object = None
         self._tables: dict[str, KnownTable] = {}
-        self._kinds: Mapping[str, str] = {}
 
     def __call__(self, text: str, parameters: object = None) -> str:
         """The text to run in place of ``text``; ``parameters`` are those it will be run with, where known."""
@@ -115,8 +114,7 @@ class Rewriter:
             return text
         key = (text, kinds_of(parameters))
         if key not in self._known:
-            self._kinds = dict(key[1])
-            self._known[key] = self._rewritten(text, tables)
+            self._known[key] = self._rewritten(text, tables, dict(key[1]))
             if len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
         found = self._known[key]
@@ -180,7 +178,10 @@ class Rewriter:
         last = nulls in ("NULLS_LAST", "NULLS LAST", "LAST")
         return not found.orders or (last and (order.startswith("ASC") or not found.default_order))
 
-    def _rewritten(self, text: str, tables: Mapping[str, KnownTable]) -> _Rewritten | None:
+    def _rewritten(
+        self, text: str, tables: Mapping[str, KnownTable], kinds: Mapping[str, str]
+    ) -> _Rewritten | None:
+        """The outcome for a text whose parameters are of these kinds."""
         lowered = text.lower()
         calls = self._sees_filters and "knn" in lowered
         orders = "limit" in lowered and any(name in lowered for name in DISTANCE_FUNCTIONS)
@@ -192,9 +193,9 @@ class Rewriter:
         head, body = (text[: prefix.end()], text[prefix.end() :]) if prefix else ("", text)
         tree = self._parse(body)
         if tree is None:
-            return self._each_statement(text, tables)
-        prepared = head.lstrip()[:7].upper() == "PREPARE"
-        kinds = {} if prepared else self._kinds
+            return self._each_statement(text, tables, kinds)
+        if head.lstrip()[:7].upper() == "PREPARE":  # its parameters come later
+            kinds = {}
         if calls and (call := find_call(tree, tables)) is not None:
             return self._with_call(head, tree, call, kinds)
         found = find_searches(tree, tables) if orders else []
@@ -222,7 +223,9 @@ class Rewriter:
             head + self._written(tree), compares_text=carried is not None and carried.compares_text
         )
 
-    def _each_statement(self, text: str, tables: Mapping[str, KnownTable]) -> _Rewritten | None:
+    def _each_statement(
+        self, text: str, tables: Mapping[str, KnownTable], kinds: Mapping[str, str]
+    ) -> _Rewritten | None:
         """A script of several statements: each on its own."""
         try:
             parts = [statement.query for statement in self._parser.extract_statements(text)]
@@ -230,7 +233,7 @@ class Rewriter:
             return None
         if len(parts) < 2:
             return None
-        outcomes = [self._rewritten(part, tables) for part in parts]
+        outcomes = [self._rewritten(part, tables, kinds) for part in parts]
         if not any(outcomes):
             return None
         texts = [outcome.text if outcome else part for part, outcome in zip(parts, outcomes, strict=True)]
