@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from hypothesis import strategies as st
 
 DIMENSION = 6
 SCHEMA = pa.schema(
@@ -81,3 +83,16 @@ def rows(start: int, count: int) -> pa.Table:
 def query(seed: int = 0) -> list[float]:
     values: npt.NDArray[np.float32] = np.random.default_rng(1000 + seed).random(DIMENSION, dtype=np.float32)
     return [float(value) for value in values]
+
+
+def condition_trees(conditions: Sequence[str], most: int) -> st.SearchStrategy[str]:
+    """SQL conditions of at most so many of those given, under AND, OR and NOT."""
+    return st.recursive(
+        st.sampled_from(conditions),
+        lambda below: st.one_of(
+            st.builds("({} AND {})".format, below, below),
+            st.builds("({} OR {})".format, below, below),
+            st.builds("(NOT {})".format, below),
+        ),
+        max_leaves=most,
+    )

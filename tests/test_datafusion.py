@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lake_rows import DIMENSION, SCHEMA, query, rows
+from lake_rows import DIMENSION, SCHEMA, condition_trees, query, rows
 
 import lake_format as lake
 from lake_connectors.datafusion import LakeContext, Pushdown, connect
@@ -74,15 +74,7 @@ CONDITIONS = [
 
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
-    condition=st.recursive(
-        st.sampled_from(CONDITIONS),
-        lambda below: st.one_of(
-            st.builds("({} AND {})".format, below, below),
-            st.builds("({} OR {})".format, below, below),
-            st.builds("(NOT {})".format, below),
-        ),
-        max_leaves=4,
-    ),
+    condition=condition_trees(CONDITIONS, 4),
     k=st.integers(1, 40),
 )
 def test_any_filters_plain_and_below_a_search(items: Lake, condition: str, k: int) -> None:

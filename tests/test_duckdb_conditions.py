@@ -11,6 +11,7 @@ import pytest
 from duckdb_lake import DIMENSION, Lake, attached, filled_table, query
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from lake_rows import condition_trees
 
 import lake_format as lake
 from lake_connectors.duckdb.conditions import read_condition
@@ -113,15 +114,7 @@ def test_each_condition_means_what_it_means_in_duckdb(items: Lake, condition: st
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    tree=st.recursive(
-        st.sampled_from([condition.replace("near.", "") for condition in CARRIED]),
-        lambda below: st.one_of(
-            st.builds("({} AND {})".format, below, below),
-            st.builds("({} OR {})".format, below, below),
-            st.builds("(NOT {})".format, below),
-        ),
-        max_leaves=5,
-    ),
+    tree=condition_trees([condition.replace("near.", "") for condition in CARRIED], 5),
     k=st.integers(1, 700),
     seed=st.integers(0, 9),
 )

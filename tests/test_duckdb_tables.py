@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from duckdb_lake import INTERFACES, ROWS, SCHEMA, Lake, attached, filled_table, new_table, rows
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from lake_rows import condition_trees
 
 import lake_format as lake
 from lake_connectors.duckdb import attach, connect, detach
@@ -97,17 +97,7 @@ def test_each_filter_selects_what_duckdb_selects(items: Lake, condition: str) ->
 
 
 @settings(max_examples=20, suppress_health_check=list(HealthCheck))
-@given(
-    tree=st.recursive(
-        st.sampled_from(CONDITIONS),
-        lambda below: st.one_of(
-            st.builds("({} AND {})".format, below, below),
-            st.builds("({} OR {})".format, below, below),
-            st.builds("(NOT {})".format, below),
-        ),
-        max_leaves=5,
-    )
-)
+@given(tree=condition_trees(CONDITIONS, 5))
 def test_filters_together_select_what_duckdb_selects(items: Lake, tree: str) -> None:
     items.same(f"SELECT id FROM items WHERE {tree}")
 
