@@ -15,12 +15,21 @@ import pyarrow as pa
 
 from lake_engines.predicate.bind import bind
 from lake_engines.predicate.bound import BoundPredicate
-from lake_engines.predicate.tree import And, Column, Expression, IsNull, Rules
+from lake_engines.predicate.tree import (
+    And,
+    Column,
+    Comparison,
+    Expression,
+    IsNull,
+    Literal,
+    Operator,
+    Rules,
+)
 from lake_format.engine import Engine, ScanRequest, SearchRequest
 from lake_format.schema import DISTANCE, ROW_ID, ROW_ID_FIELD
 from lake_format.snapshot import Snapshot
 
-__all__ = ["CHUNK_ROWS", "Conditions", "NearestQuery", "nearest_rows"]
+__all__ = ["CHUNK_ROWS", "Conditions", "NearestQuery", "OnDistance", "nearest_rows", "with_columns"]
 
 CHUNK_ROWS = 2048
 _GROWTH = 4
@@ -48,6 +57,48 @@ class Conditions:
 
     def __str__(self) -> str:
         return " AND ".join(map(str, self.terms))
+
+
+class OnDistance:
+    """Conditions that read the distance, which is known once rows are found.
+
+    Parameters
+    ----------
+    schema
+        The columns that they read.
+    """
+
+    def __init__(self, terms: tuple[Expression, ...], schema: pa.Schema, rules: Rules) -> None:
+        whole = terms[0] if len(terms) == 1 else And(terms)
+        self._bound = bind(whole, schema, rules=rules) if terms else None
+        self._farthest = _least(terms)
+
+    def passing(self, found: pa.Table) -> pa.Table:
+        """The rows that pass."""
+        if self._bound is None:
+            return found
+        masks = [self._bound.evaluate(batch) for batch in found.to_batches()]
+        return found.filter(pa.chunked_array(masks, pa.bool_()))
+
+    def is_beyond(self, found: pa.Table) -> bool:
+        """Whether all rows farther than these are too far."""
+        if self._farthest is None or found.num_rows == 0:
+            return False
+        last = found.column(DISTANCE)[-1].as_py()
+        return last is not None and last > self._farthest
+
+
+def _least(terms: tuple[Expression, ...]) -> float | None:
+    """The distance beyond which no row can pass."""
+    bounds = [
+        float(term.right.value.as_py())
+        for term in terms
+        if isinstance(term, Comparison)
+        and term.operator in (Operator.LESS, Operator.LESS_EQUAL)
+        and isinstance(term.right, Literal)
+        and term.right.value.is_valid
+    ]
+    return min(bounds) if bounds and not np.isnan(bounds).any() else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +164,7 @@ def nearest_rows(
         if at_once:
             yield fresh
         else:
-            yield from _with_columns(engine, snapshot, fresh, columns)
+            yield from with_columns(engine, snapshot, fresh, columns)
     if query.without_vector:
         yield from _without_vector(engine, snapshot, query, columns, conditions)
 
@@ -145,9 +196,10 @@ def _search(
     return engine.search(snapshot, request).table
 
 
-def _with_columns(
+def with_columns(
     engine: Engine, snapshot: Snapshot, found: pa.Table, columns: tuple[str, ...]
 ) -> Iterator[pa.Table]:
+    """Rows of which the id and the distance are known, with columns of the table before them."""
     for start in range(0, found.num_rows, CHUNK_ROWS):
         part = found.slice(start, CHUNK_ROWS)
         if columns:

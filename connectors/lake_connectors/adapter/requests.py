@@ -9,8 +9,9 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from lake_engines.predicate.tree import Column, Expression, Rules, walk
+from lake_format.schema import DISTANCE
 
-__all__ = ["NearestRequest", "ReadRequest", "mentions"]
+__all__ = ["NearestRequest", "ReadRequest", "mentions", "mixes_distance"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,3 +66,9 @@ class ReadRequest:
 def mentions(predicate: Expression, column: str) -> bool:
     """Whether a predicate reads a column."""
     return any(isinstance(node, Column) and node.path[0] == column for node in walk(predicate))
+
+
+def mixes_distance(predicate: Expression) -> bool:
+    """Whether a predicate reads the distance and something else: the two are known at different times."""
+    names = {node.path[0] for node in walk(predicate) if isinstance(node, Column)}
+    return DISTANCE in names and len(names) > 1

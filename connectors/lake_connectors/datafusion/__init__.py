@@ -9,7 +9,9 @@ How a statement reaches a table (one module each):
 - ``context`` is the session users hold; it plans statements and settles the searches in them;
 - ``catalog`` hands out a table anew for every mention of it, at the version of the moment;
 - ``datasets`` are what DataFusion reads then: parts of a scan, or rows in distance order (``predicates``, ``types``);
-- ``plans`` finds searches in an optimised plan, and how many rows they need where DataFusion filters them itself;
+- ``plans`` finds searches in an optimised plan, and the filters above them that DataFusion evaluates itself;
+- ``conditions`` says these filters to the table, where they mean the same there;
+- ``settling`` finds out how many rows a search has to hand out where they do not;
 - ``functions`` are distances as SQL functions.
 
 Needs the extra ``lake-format[datafusion]``.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -16,10 +15,12 @@ from lake_connectors.adapter.names import default_name
 from lake_connectors.adapter.opening import opened
 from lake_connectors.adapter.requests import NearestRequest
 from lake_connectors.datafusion.catalog import FolderOfTables, LakeTables, Mentions, following
+from lake_connectors.datafusion.conditions import carry
 from lake_connectors.datafusion.datasets import LakeDataset, NearestDataset, TableDataset, TableFollower
 from lake_connectors.datafusion.functions import distance_functions
-from lake_connectors.datafusion.plans import Ordered, constant, ordered_scans, residual_scans, settle
-from lake_format.errors import InvalidInputError, NotFoundError
+from lake_connectors.datafusion.plans import Ordered, Scan, constant, ordered, scans
+from lake_connectors.datafusion.settling import passing, readers, settle
+from lake_format.errors import InvalidInputError, NotFoundError, UnsupportedError
 from lake_format.schema import is_vector
 from lake_format.store.consent import AllowExternal
 from lake_format.table import Table
@@ -152,47 +153,39 @@ class LakeContext(SessionContext):
 
     def _settle(self, frame: DataFrame, made: list[LakeDataset]) -> None:
         """Give every search of a statement the rows it needs."""
-        if not made:
+        if not any(isinstance(one, NearestDataset) for one in made) and not _may_order(frame, made):
             return
-        plan = frame.optimized_logical_plan()
-        if any(isinstance(dataset, TableDataset) for dataset in made):
-            for search in ordered_scans(plan):
-                self._order(search, made)
-        nearest = [dataset for dataset in made if isinstance(dataset, NearestDataset)]
-        if nearest:
-            for residual in residual_scans(plan):
-                dataset = self._read_by(residual.plan, nearest)
-                if dataset is not None:
-                    settle(dataset, dataset.candidates, partial(self._count, residual.plan))
+        found = list(scans(frame.optimized_logical_plan()))
+        searches = {at: search for at, scan in enumerate(found) if (search := ordered(scan)) is not None}
+        filtered = any(scan.filters for scan in found)
+        if not searches and not (filtered and any(isinstance(one, NearestDataset) for one in made)):
+            return
+        for dataset, read in _by_reader(readers(found, made, self.create_dataframe_from_logical_plan)):
+            if isinstance(dataset, NearestDataset):
+                scan = _only([found[at] for at in read])
+                if scan.filters:
+                    self._fill(scan, dataset, dataset.candidates)
+            elif isinstance(dataset, TableDataset) and len(read) == 1 and read[0] in searches:
+                self._order(found[read[0]], searches[read[0]], dataset)
 
-    def _order(self, search: Ordered, made: list[LakeDataset]) -> None:
+    def _order(self, scan: Scan, search: Ordered, dataset: TableDataset) -> None:
         """Let the table under an ORDER BY hand out its nearest rows only."""
-        named = [
-            one for one in made if isinstance(one, TableDataset) and one.follower.name == search.name[-1]
-        ]
-        if len(named) != 1 or named[0].nearest is not None:
-            return  # mentioned several times: which mention this is cannot be told
-        schema = named[0].snapshot.schema
+        schema = dataset.snapshot.schema
         column = schema.field(search.column) if search.column in schema.names else None
         if column is None or not is_vector(column.type) or len(search.vector) != column.type.list_size:
             return
         if not np.isfinite(np.asarray(search.vector, np.float64)).all():
             return
-        ordered = named[0].order_by(search.request())
-        if search.residual is not None:
-            settle(ordered, search.rows, partial(self._count, search.residual))
+        nearest = dataset.order_by(search.request())
+        if scan.filters:
+            self._fill(scan, nearest, search.rows)
 
-    def _read_by(self, plan: Any, datasets: list[NearestDataset]) -> NearestDataset | None:
-        """Which of the datasets a part of a plan reads; None where it reads another table."""
-        if len(datasets) == 1 and "knn()" in plan.display_indent():
-            return datasets[0]
-        for dataset in datasets:
-            dataset.was_read = False
-        self._count(plan)
-        return next((dataset for dataset in datasets if dataset.was_read), None)
-
-    def _count(self, plan: Any) -> int:
-        return int(self.create_dataframe_from_logical_plan(plan).count())
+    def _fill(self, scan: Scan, dataset: NearestDataset, wanted: int) -> None:
+        """Let a search hand out rows of which as many as are wanted pass the filters above it."""
+        carried = carry(scan, dataset.searched)
+        dataset.carried = carried.terms
+        if not carried.whole:
+            settle(dataset, wanted, lambda: passing(scan, self.create_dataframe_from_logical_plan))
 
     def _knn(self, *arguments: Any) -> NearestDataset:
         """The table function: ``knn(table, vector, k [, column, metric, recall, exact])``."""
@@ -242,6 +235,32 @@ class LakeContext(SessionContext):
             known = ", ".join(self._tables.followers) or "none"
             raise NotFoundError(f"knn(): no lake table {name!r} is attached", fix=f"attached: {known}")
         return found
+
+
+def _may_order(frame: DataFrame, made: list[LakeDataset]) -> bool:
+    """Whether a statement that reads tables orders anything; it is told before the plan is optimised."""
+    return bool(made) and "Sort:" in frame.logical_plan().display_indent()
+
+
+def _by_reader(read: list[LakeDataset | None]) -> list[tuple[LakeDataset, list[int]]]:
+    """The places of the scans of each dataset."""
+    found: dict[int, tuple[LakeDataset, list[int]]] = {}
+    for at, dataset in enumerate(read):
+        if dataset is not None:
+            found.setdefault(id(dataset), (dataset, []))[1].append(at)
+    return list(found.values())
+
+
+def _only(found: list[Scan]) -> Scan:
+    """The one scan of a search; of several that ask for the same rows, any."""
+    if any(scan.conditions != found[0].conditions for scan in found[1:]) and any(
+        scan.filters for scan in found
+    ):
+        raise UnsupportedError(
+            "one knn() is filtered in several ways, and each would have other rows for its k",
+            fix="write knn(...) out in each place instead of naming it once in WITH",
+        )
+    return found[0]
 
 
 def _vector(value: Any) -> Any:

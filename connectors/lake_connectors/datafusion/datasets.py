@@ -7,21 +7,26 @@ is ordered by distance in the statement starts as the first and is made the seco
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias
+from dataclasses import dataclass, replace
+from typing import NoReturn, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from lake_connectors.adapter.following import Follower
-from lake_connectors.adapter.nearest import Conditions, NearestQuery, nearest_rows
+from lake_connectors.adapter.nearest import (
+    Conditions,
+    NearestQuery,
+    OnDistance,
+    nearest_rows,
+    with_columns,
+)
 from lake_connectors.adapter.requests import NearestRequest, ReadRequest, mentions
 from lake_connectors.adapter.types import fitted
 from lake_connectors.datafusion.predicates import conjuncts
 from lake_connectors.datafusion.types import TYPES
-from lake_engines.predicate import bind
-from lake_engines.predicate.tree import And, Column, Expression, walk
+from lake_engines.predicate.tree import Column, Expression, walk
 from lake_format.engine import ScanRequest
 from lake_format.errors import InvalidInputError, UnsupportedError
 from lake_format.queries import check_k, check_queries, check_recall, vector_column
@@ -66,14 +71,14 @@ class LakeDataset(ds.Dataset):  # type: ignore[misc]
     ----------
     follower, snapshot
         The table, and the version the statement reads.
-    was_read
-        Whether DataFusion has read it.
+    was_planned
+        Whether DataFusion has asked for its parts.
     """
 
     def __init__(self, follower: TableFollower) -> None:
         self.follower = follower
         self.snapshot = follower.bind()
-        self.was_read = False
+        self.was_planned = False
         self._shown = follower.shown
 
     @property
@@ -107,6 +112,15 @@ class LakeDataset(ds.Dataset):  # type: ignore[misc]
         self.follower.tell(self.snapshot, request, nearest)
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Rows that a search found, under which conditions, and whether there are no more."""
+
+    conditions: tuple[str, ...]
+    rows: pa.Table
+    whole: bool
+
+
 class NearestDataset(LakeDataset):
     """Rows in order of distance, the filter that DataFusion hands over applied before the search.
 
@@ -114,15 +128,21 @@ class NearestDataset(LakeDataset):
     ----------
     candidates
         How many rows to hand out: k, or more where DataFusion drops some of them by filters of its own.
+    carried
+        What those filters say that the table understands, applied before the search too.
+    at_once
+        Whether to hand the rows out as one batch, in which DataFusion keeps their order.
     """
 
     def __init__(self, follower: TableFollower, request: NearestRequest) -> None:
         super().__init__(follower)
         self._nearest = request
         self._query = checked_query(self, request)
-        self._found: tuple[Any, pa.Table, bool] | None = None
+        self._found: _Found | None = None
         self._asked_for = 1
         self.candidates = self.snapshot.version.row_count if request.k is None else request.k
+        self.carried: tuple[Expression, ...] = ()
+        self.at_once = False
 
     @property
     def schema(self) -> pa.Schema:
@@ -130,71 +150,81 @@ class NearestDataset(LakeDataset):
         return pa.schema([*self._shown, _ROW_ID, _DISTANCE])
 
     @property
+    def searched(self) -> pa.Schema:
+        """The columns that conditions may read, in the table's types."""
+        return pa.schema([*self.snapshot.schema, ROW_ID_FIELD, DISTANCE_FIELD])
+
+    @property
     def exhausted(self) -> bool:
         """Whether the last search found all rows there are."""
-        return self._found is not None and self._found[2]
+        return self._found is not None and self._found.whole
 
     def get_fragments(self, filter: pc.Expression | None = None) -> list[_Part]:  # noqa: A002
         """One partition, so that the order holds."""
+        self.was_planned = True
         return [_Part(self._reading)]
 
     def _reading(self, columns: Sequence[str] | None, filter_: pc.Expression | None) -> _Reading:
         schema = self._projected(columns)
-        terms = conjuncts(filter_)
+        terms = (*conjuncts(filter_), *self.carried)
 
         def batches() -> Iterator[pa.RecordBatch]:
-            self.was_read = True
-            found = self._rows(tuple(schema.names), terms)
-            yield from _as_batches(found.slice(0, self.candidates), schema)
+            rows = self._rows(tuple(schema.names), terms)
+            most = rows.num_rows if self.at_once else _BATCH_ROWS
+            if rows.num_rows <= most:  # DataFusion keeps the order within a batch only
+                rows = rows.combine_chunks()
+            for batch in _as_batches(rows, schema, most):
+                yield _with_one_nan(batch)
 
         return _Reading(schema, batches)
 
     def _rows(self, columns: tuple[str, ...], terms: tuple[Expression, ...]) -> pa.Table:
-        """The nearest rows, as many as there are candidates; kept, since a plan may be run again for fewer."""
-        key = (columns, tuple(map(str, terms)))
-        if self._found is not None and self._found[0] == key:
-            _, known, whole = self._found
-            if whole or known.num_rows >= self.candidates:
-                return known
+        """The nearest rows, as many as there are candidates.
+
+        What was found is kept, since a plan may be run again: an index answers a search for fewer rows with other
+        rows, and not with the first of those it found for more.
+        """
+        conditions = tuple(map(str, terms))
+        known = self._found
+        enough = known is not None and (known.whole or known.rows.num_rows >= self.candidates)
+        if known is None or known.conditions != conditions or not enough:
+            self._tell([name for name in columns if name not in (ROW_ID, DISTANCE)], terms, self._nearest)
+            known = self._found = _Found(conditions, *self._search(columns, terms))
+        rows = known.rows.slice(0, self.candidates)
+        missing = tuple(name for name in columns if name not in rows.column_names)
+        return self._completed(rows, missing, terms) if missing else rows
+
+    def _completed(self, rows: pa.Table, missing: tuple[str, ...], terms: tuple[Expression, ...]) -> pa.Table:
+        """Rows that were found, with columns that the search did not read."""
+        self._tell(missing, terms, self._nearest)
+        parts = with_columns(self.follower.engine, self.snapshot, rows.select([ROW_ID, DISTANCE]), missing)
+        empty = _like_declared(self.snapshot.schema.empty_table().select(missing))
+        taken = pa.concat_tables([empty, *(_like_declared(part.select(missing)) for part in parts)])
+        for name in missing:
+            rows = rows.append_column(name, taken.column(name))
+        return rows
+
+    def _search(self, columns: tuple[str, ...], terms: tuple[Expression, ...]) -> tuple[pa.Table, bool]:
+        """The nearest rows that pass, and whether there are no more."""
+        at_distance = tuple(term for term in terms if mentions(term, DISTANCE))
         own = tuple(term for term in terms if not mentions(term, DISTANCE))
-        rest = tuple(term for term in terms if mentions(term, DISTANCE))
-        self._tell([name for name in columns if name not in (ROW_ID, DISTANCE)], terms, self._nearest)
-        found, whole = self._search(columns, own, rest)
-        self._found = (key, found, whole)
-        return found
-
-    def _search(
-        self, columns: tuple[str, ...], own: tuple[Expression, ...], rest: tuple[Expression, ...]
-    ) -> tuple[pa.Table, bool]:
-        read = {node.path[0] for term in rest for node in walk(term) if isinstance(node, Column)}
+        read = {node.path[0] for term in at_distance for node in walk(term) if isinstance(node, Column)}
         needed = tuple(name for name in self._shown.names if name in columns or name in read)
-        # An index answers a search for fewer rows with other rows, not with the first of those it found for more:
-        # other columns of the same rows come only from a search as large as that whose rows were counted.
+        on_distance = OnDistance(at_distance, self.searched, "duckdb")
         self._asked_for = max(self._asked_for, self.candidates)
-        query = NearestQuery(**{**_fields(self._query), "first": self._asked_for})
-        conditions = Conditions(own, "duckdb")
+        query = replace(self._query, first=self._asked_for)
         tables: list[pa.Table] = []
-        rows = 0
-        for table in nearest_rows(
-            self.follower.engine, self.snapshot, query, needed, conditions, lambda: self.candidates
-        ):
-            tables.append(
-                pa.Table.from_arrays(table.columns, table.column_names)
-            )  # alike in what may be NULL
-            rows += table.num_rows
-            if rows >= self.candidates:
-                break
-        found = pa.concat_tables(tables)
-        return self._passing(found, rest), rows < self.candidates
 
-    def _passing(self, found: pa.Table, rest: tuple[Expression, ...]) -> pa.Table:
-        """The rows that pass filters on the distance."""
-        if not rest:
-            return found
-        predicate = bind(And(rest), found.schema, rules="duckdb")
-        return pa.Table.from_batches(
-            [batch.filter(pa.array(predicate.mask(batch))) for batch in found.to_batches()], found.schema
-        )
+        def useful() -> int:
+            return sum(table.num_rows for table in tables)
+
+        for table in nearest_rows(
+            self.follower.engine, self.snapshot, query, needed, Conditions(own, "duckdb"), useful
+        ):
+            tables.append(_like_declared(on_distance.passing(table)))
+            if useful() >= self.candidates or on_distance.is_beyond(table):
+                break
+        return pa.concat_tables(tables), useful() < self.candidates
 
 
 class TableDataset(LakeDataset):
@@ -214,6 +244,7 @@ class TableDataset(LakeDataset):
 
     def get_fragments(self, filter: pc.Expression | None = None) -> list[_Part]:  # noqa: A002
         """As many partitions of about as many rows as DataFusion reads side by side."""
+        self.was_planned = True
         if self.nearest is not None:
             return self.nearest.get_fragments(filter)
         where = Conditions(conjuncts(filter), "duckdb").bound(self.snapshot.schema)
@@ -232,7 +263,6 @@ class TableDataset(LakeDataset):
             schema, terms = self._projected(columns), conjuncts(filter_)
 
             def batches() -> Iterator[pa.RecordBatch]:
-                self.was_read = True
                 self._tell(schema.names, terms)
                 scan = ScanRequest(
                     columns=tuple(schema.names) or (self._narrowest(),),
@@ -285,19 +315,41 @@ def checked_query(dataset: LakeDataset, request: NearestRequest) -> NearestQuery
     )
 
 
-def _fields(query: NearestQuery) -> dict[str, Any]:
-    return {name: getattr(query, name) for name in query.__dataclass_fields__}
+def _like_declared(table: pa.Table) -> pa.Table:
+    """The table without what its schema says of NULLs, in which tables of several searches differ."""
+    return pa.Table.from_arrays(table.columns, table.column_names)
 
 
-def _as_batches(table: pa.Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _as_batches(table: pa.Table, schema: pa.Schema, most: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
     """The columns of a schema, in its types; rows without columns are rows still."""
-    for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
+    for batch in table.to_batches(max_chunksize=max(most, 1)):
         if not len(schema):
             nothing = pa.Array.from_buffers(pa.struct([]), batch.num_rows, [None])
             yield pa.RecordBatch.from_struct_array(nothing)
         else:
-            arrays = [fitted(batch.column(field.name), field.type) for field in schema]
+            arrays = [fitted(_with_nulls(batch.column(field.name)), field.type) for field in schema]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _with_nulls(array: pa.Array) -> pa.Array:
+    """The array; members of a struct are NULL where it is, for DataFusion takes them for what they are."""
+    if not pa.types.is_struct(array.type) or len(array.type) == 0:
+        return array
+    members = [_with_nulls(member) for member in array.flatten()]
+    fields = [field.with_type(member.type) for field, member in zip(array.type, members, strict=True)]
+    mask = array.is_null() if array.null_count else None
+    return pa.StructArray.from_arrays(members, fields=fields, mask=mask)
+
+
+def _with_one_nan(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with every NaN the same: DataFusion takes one with a sign for less than any number."""
+    arrays = [
+        pc.if_else(pc.is_nan(array), pa.scalar(float("nan"), array.type), array)
+        if pa.types.is_floating(array.type)
+        else array
+        for array in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=batch.schema) if arrays else batch
 
 
 def show(schema: pa.Schema) -> pa.Schema:

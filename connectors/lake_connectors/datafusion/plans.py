@@ -1,24 +1,20 @@
-"""Finding searches in an optimised plan, and settling how many rows each has to hand out.
+"""Reading an optimised plan: which tables it scans, through which filters, and which scans are searches.
 
 A search is ``ORDER BY distance(vector column, constant) LIMIT k`` over one table, nearest first, with nothing but
-filters, projections and aliases between; everything else is left to DataFusion. Where a filter stays with DataFusion
-the nearest k rows are not enough: the part of the plan below the search is run for growing numbers of candidates
-until k of them pass, and then for the least number of which k pass. So no plan can get fewer rows than there are,
-and none gets more than k, whatever stands above.
+filters, projections and aliases between; everything else is left to DataFusion. Must not run anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lake_connectors.adapter.requests import NearestRequest
-from lake_connectors.datafusion.datasets import NearestDataset
 
-__all__ = ["DISTANCES", "Ordered", "Residual", "constant", "ordered_scans", "residual_scans", "settle"]
+__all__ = ["DISTANCES", "Ordered", "Scan", "constant", "kind_of", "ordered", "resolved", "scans"]
 
 DISTANCES = {
     "array_distance": ("l2", True),
@@ -33,43 +29,52 @@ DISTANCES = {
 """Functions by which rows may be ordered: the metric, and whether the nearest rows come first in ascending order."""
 
 _BETWEEN = ("Projection", "SubqueryAlias", "Filter")
-_GROWTH = 4
-_LEAST = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Residual:
-    """A table under filters that DataFusion evaluates: the topmost of them, and the scan below."""
+class Scan:
+    """A table read somewhere in a plan.
 
-    name: str
+    Attributes
+    ----------
+    plan
+        The scan itself.
+    chain
+        What lies straight above it and neither adds nor orders rows, the topmost first.
+    sort
+        What orders the rows of the chain and takes the first of them, where there is such a thing.
+    """
+
     plan: Any
+    chain: tuple[Any, ...]
+    sort: Any | None
+
+    @property
+    def name(self) -> str:
+        """The table, as the statement names it."""
+        return str(self.plan.to_variant().table_name())
+
+    @property
+    def filters(self) -> tuple[tuple[Any, tuple[Any, ...]], ...]:
+        """The filters that DataFusion evaluates itself, from the lowest, each with what lies below it."""
+        places = [at for at, node in enumerate(self.chain) if kind_of(node) == "Filter"]
+        return tuple((self.chain[at], (*self.chain[at + 1 :], self.plan)) for at in reversed(places))
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The text of everything that its rows have to pass."""
+        pushed = (str(one) for one in self.plan.to_variant().filters())
+        return (*pushed, *(str(node.to_variant().predicate()) for node, _ in self.filters))
 
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """An ORDER BY distance LIMIT over a table.
+    """What an ORDER BY distance LIMIT asks for: a column, a metric, a vector, and how many rows."""
 
-    Attributes
-    ----------
-    name
-        The table, as the plan names it.
-    column, metric, vector
-        What is ordered by.
-    rows
-        How many rows are wanted.
-    below
-        The plan below the sort.
-    residual
-        The topmost filter below it, where there is one.
-    """
-
-    name: tuple[str, ...]
     column: str
     metric: str
     vector: Any
     rows: int
-    below: Any
-    residual: Any | None
 
     def request(self) -> NearestRequest:
         """The request to the table."""
@@ -99,26 +104,33 @@ def constant(expression: Any) -> Any:
     raise ValueError(f"{expression} is no constant")
 
 
-def ordered_scans(plan: Any) -> Iterator[Ordered]:
-    """All searches in a plan."""
-    found = _ordered(plan)
-    if found is not None:
-        yield found
+def kind_of(plan: Any) -> str:
+    """What a node of a plan does, such as ``Filter``."""
+    return type(plan.to_variant()).__name__
+
+
+def scans(plan: Any, chain: tuple[Any, ...] = (), sort: Any | None = None) -> Iterator[Scan]:
+    """All tables that a plan reads; ``chain`` and ``sort`` are what lies straight above it."""
+    kind = kind_of(plan)
+    if kind == "TableScan":
+        yield Scan(plan, chain, sort)
+        return
+    limited = kind == "Sort" and plan.to_variant().get_fetch_val() is not None
     for child in plan.inputs():
-        yield from ordered_scans(child)
+        if kind in _BETWEEN:
+            yield from scans(child, (*chain, plan), sort)
+        else:
+            yield from scans(child, (), plan if limited else None)
 
 
-def _ordered(plan: Any) -> Ordered | None:
-    sort = plan.to_variant()
-    if type(sort).__name__ != "Sort" or sort.get_fetch_val() is None:
+def ordered(scan: Scan) -> Ordered | None:
+    """The search that a scan is; None where it is none."""
+    if scan.sort is None:
         return None
-    below = plan.inputs()[0]
-    chain = list(_chain(below))
-    if type(chain[-1].to_variant()).__name__ != "TableScan":
-        return None
+    sort = scan.sort.to_variant()
     first = sort.sort_exprs()[0]
-    key = _resolved(first.expr(), chain)
-    if key is None or key.variant_name() != "ScalarFunction":
+    key, below = resolved(first.expr(), scan.chain)
+    if key.variant_name() != "ScalarFunction":
         return None
     metric, nearest_ascending = DISTANCES.get(key.rex_call_operator(), (None, True))
     if (
@@ -127,33 +139,22 @@ def _ordered(plan: Any) -> Ordered | None:
         or (first.ascending() and first.nulls_first())
     ):
         return None
-    sides = _sides(key)
-    scan = chain[-1].to_variant()
-    if sides is None:
-        return None
-    residual = next((node for node in chain if type(node.to_variant()).__name__ == "Filter"), None)
-    return Ordered(tuple(scan.fqn()), sides[0], metric, sides[1], sort.get_fetch_val(), below, residual)
+    sides = _sides(key, below)
+    return None if sides is None else Ordered(sides[0], metric, sides[1], sort.get_fetch_val())
 
 
-def _chain(plan: Any) -> Iterator[Any]:
-    """The plan and what lies straight below it, as long as it neither adds nor orders rows."""
-    yield plan
-    while type(plan.to_variant()).__name__ in _BETWEEN:
-        plan = plan.inputs()[0]
-        yield plan
-
-
-def _resolved(expression: Any, chain: list[Any]) -> Any | None:
-    """The expression behind the names that projections below give it; without aliases."""
+def resolved(expression: Any, below: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """The expression behind the names that projections below give it, and what is below that; without aliases."""
     expression = _unaliased(expression)
-    for node in chain:
-        variant = node.to_variant()
-        if expression.variant_name() == "Column" and type(variant).__name__ == "Projection":
+    while below and expression.variant_name() == "Column":
+        node, *rest = below
+        below = tuple(rest)
+        if kind_of(node) == "Projection":
             name = expression.to_variant().name()
-            hits = [one for one in variant.projections() if _output_name(one) == name]
+            hits = [one for one in node.to_variant().projections() if _output_name(one) == name]
             if len(hits) == 1:
                 expression = _unaliased(hits[0])
-    return expression
+    return expression, below
 
 
 def _unaliased(expression: Any) -> Any:
@@ -169,13 +170,13 @@ def _output_name(expression: Any) -> str:
     return str(variant.name()) if expression.variant_name() == "Column" else str(expression.schema_name())
 
 
-def _sides(key: Any) -> tuple[str, Any] | None:
+def _sides(key: Any, below: tuple[Any, ...]) -> tuple[str, Any] | None:
     """The column and the constant, in whichever order they stand; casts of the column are looked through."""
     operands = key.rex_call_operands()
     if len(operands) != 2:
         return None
     for side, other in (operands, reversed(operands)):
-        column = _uncast(side)
+        column, _ = _uncast(side, below)
         if column.variant_name() != "Column":
             continue
         try:
@@ -187,44 +188,8 @@ def _sides(key: Any) -> tuple[str, Any] | None:
     return None
 
 
-def _uncast(expression: Any) -> Any:
+def _uncast(expression: Any, below: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    expression, below = resolved(expression, below)
     while expression.variant_name() == "Cast":
-        expression = expression.rex_call_operands()[0]
-    return expression
-
-
-def residual_scans(plan: Any, above: Any | None = None) -> Iterator[Residual]:
-    """All scans under filters that DataFusion evaluates itself."""
-    kind = type(plan.to_variant()).__name__
-    if kind == "TableScan":
-        if above is not None:
-            yield Residual(str(plan.to_variant().table_name()), above)
-        return
-    topmost = (
-        (above if above is not None else plan if kind == "Filter" else None) if kind in _BETWEEN else None
-    )
-    for child in plan.inputs():
-        yield from residual_scans(child, topmost)
-
-
-def settle(dataset: NearestDataset, wanted: int, passing: Callable[[], int]) -> None:
-    """Set the least number of candidates of which ``wanted`` pass, or all there are.
-
-    Parameters
-    ----------
-    passing
-        Runs the plan below the search and tells how many rows came through.
-    """
-    dataset.candidates, low = max(wanted, 1), 0
-    rows = dataset.snapshot.version.row_count
-    while (found := passing()) < wanted and not dataset.exhausted and dataset.candidates < rows:
-        low = dataset.candidates
-        likely = int(1.5 * low * wanted / max(found, 1))
-        dataset.candidates = min(max(low * _GROWTH, _LEAST, min(likely, low * 32)), rows)
-    if found <= wanted:
-        return
-    high = dataset.candidates  # enough pass of these, and too few of the first `low`
-    while high - low > 1:
-        dataset.candidates = (low + high) // 2
-        low, high = (low, dataset.candidates) if passing() >= wanted else (dataset.candidates, high)
-    dataset.candidates = high
+        expression, below = resolved(expression.rex_call_operands()[0], below)
+    return expression, below

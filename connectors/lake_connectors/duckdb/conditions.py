@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 
+from lake_connectors.adapter.requests import mixes_distance
 from lake_connectors.duckdb.names import text_literal
 from lake_engines.predicate import bind
 from lake_engines.predicate.constants import cast_scalar, number_from_text
@@ -32,10 +33,8 @@ from lake_engines.predicate.tree import (
     Operator,
     Or,
     conjuncts_of,
-    walk,
 )
 from lake_format.errors import InvalidInputError, LakeError
-from lake_format.schema import DISTANCE
 
 __all__ = ["Carried", "carry", "kinds_of", "read_condition"]
 
@@ -133,7 +132,7 @@ def carry(node: Node, alias: str, fields: Mapping[str, pa.Field], kinds: Mapping
         form = reader.truth(node)
         tree = _expression(form, [_SAMPLES[kind] for _, kind in reader.parameters])
         bind(tree, pa.schema(list(fields.values())), rules="duckdb")
-        if any(_mixes_distance(term) for term in conjuncts_of(tree)):
+        if any(mixes_distance(term) for term in conjuncts_of(tree)):
             return None
     except (_NotCarriedError, LakeError, RecursionError, ValueError):
         return None
@@ -162,12 +161,6 @@ def read_condition(text: str) -> Expression:
         return _expression(stored["form"], given)
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise InvalidInputError(f"the request holds no condition that can be read: {error}") from error
-
-
-def _mixes_distance(term: Expression) -> bool:
-    """Whether a term reads the distance and something else: the two are known at different times."""
-    names = {node.path[0] for node in walk(term) if isinstance(node, Column)}
-    return DISTANCE in names and len(names) > 1
 
 
 class _Reader:

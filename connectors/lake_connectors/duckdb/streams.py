@@ -13,14 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lake_connectors.adapter.nearest import CHUNK_ROWS, Conditions, NearestQuery, nearest_rows
+from lake_connectors.adapter.nearest import (
+    CHUNK_ROWS,
+    Conditions,
+    NearestQuery,
+    OnDistance,
+    nearest_rows,
+)
 from lake_connectors.adapter.requests import NearestRequest, ReadRequest, mentions
 from lake_connectors.adapter.types import fitted
 from lake_connectors.duckdb.gate import Passage
 from lake_connectors.duckdb.showing import GATE, KNN, TableFollower
 from lake_engines.files.dictionaries import as_dictionaries, with_dictionaries
-from lake_engines.predicate import bind
-from lake_engines.predicate.tree import And, Column, Comparison, Expression, Literal, Operator
+from lake_engines.predicate.tree import Column, Comparison, Expression, Literal, Operator
 from lake_format.engine import ScanRequest
 from lake_format.errors import InvalidInputError
 from lake_format.queries import check_queries, check_recall, vector_column
@@ -126,7 +131,9 @@ def neighbour_stream(
         passage.finished = True
         return pa.RecordBatchReader.from_batches(out, iter(()))
     terms = tuple(term for term in request.predicates if request_text(term) is None)
-    on_distance = Conditions(tuple(term for term in terms if mentions(term, DISTANCE)), request.rules)
+    on_distance = OnDistance(
+        tuple(term for term in terms if mentions(term, DISTANCE)), DISTANCE_SCHEMA, request.rules
+    )
     conditions = Conditions(tuple(term for term in terms if not mentions(term, DISTANCE)), request.rules)
     needed = _needed(request, snapshot.schema)
     began = time.perf_counter()
@@ -153,7 +160,7 @@ class _Stream:
         schema: pa.Schema,
         text: str,
         passage: Passage,
-        on_distance: Conditions,
+        on_distance: OnDistance,
         rest: pc.Expression | None,
         *,
         alone: bool,
@@ -162,12 +169,7 @@ class _Stream:
         self._text = text
         self._passage = passage
         self._alone = alone
-        self._on_distance = (
-            bind(_conjunction(on_distance.terms), DISTANCE_SCHEMA, rules=on_distance.rules)
-            if on_distance.terms
-            else None
-        )
-        self._farthest = _farthest(on_distance.terms)
+        self._on_distance = on_distance
         self._rest = rest
 
     def batches(self, first: pa.Table, more: Iterator[pa.Table], wait: float) -> Iterator[pa.RecordBatch]:
@@ -192,24 +194,14 @@ class _Stream:
             if self._alone:  # nothing is filtered out after us
                 self._passage.report(np.arange(batch.num_rows))
             yield batch
-        return self._is_beyond(table)
+        return self._on_distance.is_beyond(table)
 
     def _passing(self, table: pa.Table) -> pa.Table:
-        if self._on_distance is not None:
-            distances = table.select([DISTANCE]).combine_chunks().to_batches()
-            masks = [self._on_distance.evaluate(batch) for batch in distances]
-            if masks:
-                table = table.filter(pa.chunked_array(masks))
+        table = self._on_distance.passing(table)
         if self._rest is not None:
             marked = table.append_column(KNN, pa.repeat(pa.scalar(self._text), table.num_rows))
             table = marked.filter(self._rest)
         return table
-
-    def _is_beyond(self, table: pa.Table) -> bool:
-        if self._farthest is None or table.num_rows == 0:
-            return False
-        last = table.column(DISTANCE)[-1].as_py()
-        return last is not None and last > self._farthest
 
     def _batch(self, table: pa.Table) -> pa.RecordBatch:
         rows = table.num_rows
@@ -226,20 +218,3 @@ class _Stream:
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def _conjunction(terms: Sequence[Expression]) -> Expression:
-    return terms[0] if len(terms) == 1 else And(tuple(terms))
-
-
-def _farthest(terms: Sequence[Expression]) -> float | None:
-    """The distance beyond which no row can pass."""
-    bounds = [
-        float(term.right.value.as_py())
-        for term in terms
-        if isinstance(term, Comparison)
-        and term.operator in (Operator.LESS, Operator.LESS_EQUAL)
-        and isinstance(term.right, Literal)
-        and term.right.value.is_valid
-    ]
-    return min(bounds) if bounds and not np.isnan(bounds).any() else None
