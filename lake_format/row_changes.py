@@ -146,7 +146,7 @@ class _Landing:
     rewrites: dict[int, FragmentRewrite] = field(default_factory=dict)
     patches: dict[int, FragmentPatch] = field(default_factory=dict)
     moved: list[tuple[RowMove, U64, npt.NDArray[np.bool_]]] = field(default_factory=list)
-    """New fragment, row ids by position, and which positions are dead on arrival."""
+    """New fragment, row ids of the existing rows in it, in their order, and which of them are dead on arrival."""
     updated: list[U64] = field(default_factory=list)
     carried: list[CarriedRows] = field(default_factory=list)
 
@@ -240,12 +240,15 @@ def _land_move(finder: _Finder, move: RowMove, landing: _Landing) -> None:
     row_ids, merged = np.concatenate(ids), np.concatenate(again)
     landing.moved.append((move, row_ids, np.concatenate(dead)))
     if merged.any():
+        places = np.arange(len(merged)) if move.places is None else move.places
+        places, left = places[merged], row_ids[merged]
+        order = np.argsort(places)
         landing.carried.append(
             CarriedRows(
                 groups=move.fragment.groups,
                 row_count=move.fragment.row_count,
-                positions=np.flatnonzero(merged),
-                row_ids=row_ids[merged],
+                positions=places[order],
+                row_ids=left[order],
             )
         )
 
@@ -301,7 +304,7 @@ def _add_moved(draft: Draft, landing: _Landing) -> None:
     for move, ids, dead in landing.moved:
         if move.new_rows or not dead.all():
             new = np.arange(next_row_id, next_row_id + move.new_rows, dtype=np.uint64)
-            kept.append((move, np.concatenate([ids, new]), np.r_[dead, np.zeros(len(new), bool)]))
+            kept.append((move, move.laid_out(ids, new), move.laid_out(dead, np.zeros(len(new), bool))))
             next_row_id += move.new_rows
     fragments = [(move.fragment, encode_row_ids(ids)) for move, ids, _ in kept]
     arrived = draft.version.next_fragment_id

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -45,6 +45,7 @@ __all__ = [
 
 MAX_RUNS = 32_768
 """Row sets in a record are made coarser beyond so many runs (CON-3)."""
+_Value = TypeVar("_Value", bound=np.generic)
 
 
 class DuplicateKeyError(InvalidInputError):
@@ -159,14 +160,31 @@ class FragmentPatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowMove:
-    """A new fragment of existing rows: those of ``rows``, in order, positions ascending in each.
+    """A new fragment of existing rows, those of ``rows``, and maybe of rows that are new to the table.
 
-    Behind them there may be ``new_rows`` rows that are new to the table.
+    Attributes
+    ----------
+    new_rows
+        How many are new.
+    places
+        Where in the fragment each existing row is, the rows of ``rows`` one after another, positions ascending in
+        each; shape ``(n,)``. None: in front of the new ones, in this order.
     """
 
     rows: tuple[TouchedRows, ...]
     fragment: NewFragment
     new_rows: int = 0
+    places: npt.NDArray[np.int64] | None = None
+
+    def laid_out(self, existing: npt.NDArray[_Value], new: npt.NDArray[_Value]) -> npt.NDArray[_Value]:
+        """Values of the existing and of the new rows, each in order, as the rows lie in the fragment."""
+        if self.places is None:
+            return np.concatenate([existing, new])
+        is_new = np.ones(len(existing) + len(new), bool)
+        is_new[self.places] = False
+        values = np.empty(len(is_new), existing.dtype)
+        values[self.places], values[is_new] = existing, new
+        return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,7 @@ from lake_format.snapshot import Snapshot
 from lake_format.statistics import StatisticsBuilder
 from lake_format.store.base import Store
 
-__all__ = ["NewRows", "Placement", "place", "touched", "write_rows"]
+__all__ = ["NewRows", "Placement", "place", "touched", "touched_at", "update_strategy", "write_rows"]
 
 _WINDOW_BYTES = 32 << 20
 _WINDOW_ROWS = 65_536
@@ -113,6 +113,8 @@ def place(
     request: RowRequest,
     into: Placement,
     new: NewRows | None = None,
+    *,
+    moves: bool = False,
 ) -> None:
     """Write new values of the targets' rows, fragment by fragment the cheaper way.
 
@@ -123,15 +125,17 @@ def place(
     new
         Rows that are written behind those that move, in the same files, if any row moves and the table has no order
         of its own; else they are left to the caller.
+    moves
+        All rows move, whatever it costs.
     """
-    wanted = _wanted(snapshot.version.properties)
+    wanted = "move" if moves else update_strategy(snapshot.version.properties)
     moving: list[Target] = []
     patching: list[Target] = []
     for target in targets:
         cost = compare(target.fragment, snapshot.schema, values.columns, len(target.positions))
         # Rows that are nothing but their key have no column to write anew.
-        moves = not values.columns or _parts(snapshot, target, values.columns)
-        strategy = "move" if moves else _chosen(cost, wanted)
+        must = not values.columns or _parts(snapshot, target, values.columns)
+        strategy = "move" if must else _chosen(cost, wanted)
         into.count(strategy, fragments=1, rows=len(target.positions))
         if into.dry:
             into.count(strategy, size=cost.of(strategy))
@@ -159,7 +163,7 @@ def _parts(snapshot: Snapshot, target: Target, columns: Sequence[str]) -> bool:
     return any(field_id(snapshot.schema.field(name)) in sources for name in columns)
 
 
-def _wanted(properties: Mapping[str, str]) -> str:
+def update_strategy(properties: Mapping[str, str]) -> str:
     """The way the table asks for; in the open layout rows move, so that each fragment stays one file."""
     wanted = text_property(properties, "write.update-strategy")
     return "move" if wanted == "auto" and is_open(properties) else wanted
@@ -176,7 +180,7 @@ def _chosen(cost: Cost, wanted: str) -> Strategy:
 
 def touched(target: Target) -> TouchedRows:
     """The target's rows, as plans name them."""
-    return _touched_at(target, np.arange(len(target.positions)))
+    return touched_at(target, np.arange(len(target.positions)))
 
 
 def write_rows(
@@ -384,7 +388,7 @@ def _move(
         start += fragment.row_count
         cuts = np.searchsorted(rows, ends)
         sources = [
-            _touched_at(target, rows[low:high] - first)
+            touched_at(target, rows[low:high] - first)
             for target, first, low, high in zip(targets, ends[:-1], cuts[:-1], cuts[1:], strict=True)
             if low < high
         ]
@@ -411,7 +415,8 @@ def _after(rows: int, seen: Callable[[pa.RecordBatch], None]) -> Callable[[pa.Re
     return take
 
 
-def _touched_at(target: Target, rows: I64) -> TouchedRows:
+def touched_at(target: Target, rows: I64) -> TouchedRows:
+    """Some of the target's rows, by their number among them, as plans name them."""
     positions = bitmap_of(target.positions[rows])
     positions.run_optimize()
     return TouchedRows(fragment_id=target.fragment.fragment_id, positions=positions)

@@ -20,11 +20,12 @@ from lake_engines.changes.computing import completed, recomputed, refuse_given
 from lake_engines.changes.costs import Strategy
 from lake_engines.changes.joining import MergeOutcome, join, new_rows, refuse_taken_keys
 from lake_engines.changes.matching import fields_of, matching_rows
-from lake_engines.changes.merging import MergeValues, prepare
+from lake_engines.changes.merging import Clause, MergeValues, prepare
 from lake_engines.changes.placing import NewRows, Placement, place, touched, write_rows
 from lake_engines.changes.rekeying import rekey
 from lake_engines.changes.source import SourceKeys, StagedRows
 from lake_engines.changes.values import NewValues, Target
+from lake_engines.changes.whole_rows import WholeRows, are_whole
 from lake_engines.files.base import batch_bytes
 from lake_engines.fragment_reader import ReaderPool
 from lake_engines.ingest import as_batches
@@ -189,14 +190,41 @@ def _merge(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Wor
     work.columns = values.columns
     work.reads |= _ids(snapshot, values.inputs)
     outcome = MergeOutcome(len(source))
+    whole = are_whole(snapshot, source, keys, clauses, values.columns)
+    if whole and not work.placement.dry:
+        _upsert_whole(snapshot, request, pool, work, keys, clauses, outcome)
+        return
     join(snapshot, keys, clauses, source, pool, outcome)
     work.deletes += [touched(target) for target in outcome.deletes]
     inserts = new_rows(snapshot, keys, clauses, source, outcome, key)
     collector = _collector(snapshot, request, work)
     new = _new(snapshot, inserts, request, collector)
     with _storing_keys(snapshot, request, work):
-        place(snapshot, _told(outcome.updates, request), values, pool, request, work.placement, new)
+        targets = _told(outcome.updates, request)
+        place(snapshot, targets, values, pool, request, work.placement, new, moves=whole)
         _write_fresh(snapshot, request, work, new, collector)
+
+
+def _upsert_whole(
+    snapshot: Snapshot,
+    request: RowRequest,
+    pool: ReaderPool,
+    work: _Work,
+    keys: SourceKeys,
+    clauses: Sequence[tuple[str, Clause]],
+    outcome: MergeOutcome,
+) -> None:
+    """Write the rows handed in as they are, while the rows they replace are looked for."""
+    source: StagedRows = request.source
+    collector = _collector(snapshot, request, work)
+    with WholeRows(snapshot, source, request) as rows, _storing_keys(snapshot, request, work):
+        join(snapshot, keys, clauses, source, pool, outcome)
+        work.fresh, new = rows.land(_told(outcome.updates, request), work.placement)
+        if collector is not None and len(new):
+            collector.take(source.take(new, keys.columns))
+            collector.finish()
+        if request.progress is not None and len(new):
+            request.progress(f"{request.kind}: new rows", len(new), 0)
 
 
 def _overwrite(snapshot: Snapshot, request: RowRequest, pool: ReaderPool, work: _Work) -> None:
