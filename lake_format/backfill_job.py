@@ -10,7 +10,6 @@ import base64
 import json
 import re
 import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import Any, Self
 
 from pyroaring import BitMap64
 
+from lake_format.checksum import crc32
 from lake_format.errors import (
     AlreadyExistsError,
     CorruptionError,
@@ -282,7 +282,7 @@ class JobRecords:
 
 def _seal(values: Mapping[str, Any]) -> bytes:
     body = json.dumps(values, separators=(",", ":")).encode()
-    return _HEAD.pack(_MAGIC, zlib.crc32(body)) + body
+    return _HEAD.pack(_MAGIC, crc32(body)) + body
 
 
 def _unseal(data: bytes, path: str) -> dict[str, Any]:
@@ -290,7 +290,7 @@ def _unseal(data: bytes, path: str) -> dict[str, Any]:
         raise CorruptionError(f"job object {path!r} is cut short")
     magic, crc = _HEAD.unpack_from(data)
     body = data[_HEAD.size :]
-    if magic != _MAGIC or zlib.crc32(body) != crc:
+    if magic != _MAGIC or crc32(body) != crc:
         raise CorruptionError(
             f"job object {path!r} is damaged", fix="delete the job's objects and run it again"
         )

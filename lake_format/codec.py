@@ -10,11 +10,11 @@ Stored bytes are untrusted: magic, lengths, checksum, required features and ever
 from __future__ import annotations
 
 import base64
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from lake_format.checkpoint import entries_to_json, recent_from_json
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError, InvalidInputError, UnsupportedError
 from lake_format.key_index import KeyIndex
 from lake_format.lines import branches_from_json, merges_from_json, origin_from_json
@@ -278,7 +278,7 @@ def _manifests_from_json(
         if path is None:
             body = bytes(tail[used : used + size])
             used += size
-            if len(body) != size or zlib.crc32(body) != entry["crc"]:
+            if len(body) != size or crc32(body) != entry["crc"]:
                 raise CorruptionError("an inline manifest is truncated or altered (checksum does not match)")
         references.append(
             ManifestReference(

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from lake_format.id_ranges import IdRanges, ids_of, within, without
+from lake_format.id_ranges import IdRanges, from_runs, ids_of, union, within, without
 from lake_format.log import ExpiredError, VersionLog
 from lake_format.model import Fragment
 from lake_format.operation_record import OperationRecord
 from lake_format.positions import deleted_positions
 from lake_format.row_compare import common_columns, differing, names_of
 from lake_format.row_ids import U64
-from lake_format.row_runs import RowRuns
 from lake_format.snapshot import Snapshot
 
 __all__ = ["VersionDifference", "difference"]
@@ -75,10 +74,10 @@ def _live(snapshot: Snapshot) -> IdRanges:
     return starts, starts + length
 
 
-def _told(old: Snapshot, new: Snapshot, log: VersionLog) -> RowRuns | None:
+def _told(old: Snapshot, new: Snapshot, log: VersionLog) -> IdRanges | None:
     """All rows that commits between the versions say they updated; None where they cannot tell."""
     low, high = sorted((old.version.version, new.version.version))
-    ids: list[tuple[int, int]] = []
+    parts: list[IdRanges] = []
     for number in range(low + 1, high + 1):
         try:
             records = [OperationRecord.from_json(raw) for raw in log.read(number).operations]
@@ -87,20 +86,12 @@ def _told(old: Snapshot, new: Snapshot, log: VersionLog) -> RowRuns | None:
         for record in records:
             if record.kind in _REPLACES:
                 return None
-            ids += record.rows_updated.runs
-    merged: list[tuple[int, int]] = []
-    for first, count in sorted(ids):
-        if merged and first <= merged[-1][0] + merged[-1][1]:
-            end = max(first + count, merged[-1][0] + merged[-1][1])
-            merged[-1] = (merged[-1][0], end - merged[-1][0])
-        else:
-            merged.append((first, count))
-    return RowRuns(tuple(merged))
+            parts.append(from_runs(record.rows_updated))
+    return union(parts)
 
 
-def _suspects(old: Snapshot, new: Snapshot, common: IdRanges, told: RowRuns | None) -> Iterator[U64]:
+def _suspects(old: Snapshot, new: Snapshot, common: IdRanges, told: IdRanges | None) -> Iterator[U64]:
     """Rows of both versions that may have other values, in batches."""
-    known = None if told is None else np.array(told.runs, np.int64).reshape(-1, 2)
     for fragment in new.fragments.fragments():
         earlier = old.fragments.by_id(fragment.fragment_id)
         if earlier is not None and earlier.holds_what(fragment):
@@ -108,8 +99,8 @@ def _suspects(old: Snapshot, new: Snapshot, common: IdRanges, told: RowRuns | No
         else:
             ids = _live_ids(fragment)
         ids = ids[within(ids, common)]
-        if known is not None:
-            ids = ids[within(ids, (known[:, 0], known[:, 0] + known[:, 1]))]
+        if told is not None:
+            ids = ids[within(ids, told)]
         for start in range(0, len(ids), _BATCH_ROWS):
             yield ids[start : start + _BATCH_ROWS]
 

@@ -114,14 +114,13 @@ class Draft:
         """Put new entries in place of fragments, by fragment id; None removes the fragment."""
         if not entries:
             return
-        references, old = self._manifests.without(self.version.manifests, entries.keys())
+        references, gone = self._manifests.without(self.version.manifests, entries.keys())
         kept = [entry for entry in entries.values() if entry is not None]
         rows = sum(f.row_count - f.deleted_count for f in kept)
-        rows -= sum(f.row_count - f.deleted_count for f in old)
         features = {"deletion-bitmaps"} if any(f.deletions is not None for f in kept) else set()
         self._change(
             manifests=self._manifests.add(references, kept),
-            row_count=self.version.row_count + rows,
+            row_count=self.version.row_count + rows - gone,
             required_features=self.version.required_features | features,
         )
 

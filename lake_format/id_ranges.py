@@ -31,8 +31,8 @@ def from_ids(ids: U64) -> IdRanges:
 
 def from_runs(runs: RowRuns) -> IdRanges:
     """The set of a record."""
-    pairs = np.array(runs.runs, np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 0] + pairs[:, 1]
+    starts = runs.first.astype(np.int64)
+    return starts, starts + runs.count.astype(np.int64)
 
 
 def union(sets: Iterable[IdRanges]) -> IdRanges:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from lake_format.errors import CorruptionError
 from lake_format.row_ids import U64
 from lake_format.row_runs import RowRuns
+from lake_format.row_runs import united as united_runs
 from lake_format.store.paths import check_object_path
 
 __all__ = [
@@ -225,20 +226,14 @@ def intervals_of(row_ids: U64) -> Intervals:
 
 def runs_of(intervals: Intervals) -> RowRuns:
     """Runs as a set of row ids."""
-    return RowRuns(tuple(zip(intervals[0].tolist(), intervals[1].tolist(), strict=True)))
+    return RowRuns.from_arrays(*intervals)
 
 
 def united(parts: Sequence[Intervals]) -> Intervals:
     """The row ids that are in any of the parts, touching runs joined."""
     first = np.concatenate([part[0] for part in parts] or [np.empty(0, np.uint64)])
     length = np.concatenate([part[1] for part in parts] or [np.empty(0, np.uint64)])
-    if len(first) == 0:
-        return first, length
-    order = np.argsort(first, kind="stable")
-    first, ends = first[order], np.maximum.accumulate((first + length)[order])
-    starts = np.flatnonzero(np.r_[True, first[1:] > ends[:-1]])
-    lasts = np.r_[starts[1:] - 1, len(first) - 1]
-    return first[starts], ends[lasts] - first[starts]
+    return united_runs(first, length)
 
 
 def without(some: Intervals, gone: Intervals) -> Intervals:
@@ -258,8 +253,7 @@ def without(some: Intervals, gone: Intervals) -> Intervals:
 
 
 def _arrays(runs: RowRuns) -> Intervals:
-    pairs = np.array(runs.runs, np.uint64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
+    return runs.first, runs.count
 
 
 def _run_to_json(run: KeyRun) -> dict[str, Any]:

@@ -6,7 +6,6 @@ A manifest is columnar so that a hundred thousand fragments are pruned by vector
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -16,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError
 from lake_format.field_history import FieldHistory
 from lake_format.manifest_bounds import summarise
@@ -28,7 +28,7 @@ from lake_format.statistics import ColumnStatistics, encode_integers
 from lake_format.store.paths import check_object_path, split_external
 
 __all__ = ["MANIFEST_SCHEMA", "FragmentTable", "decode_manifest", "encode_manifest", "inline_manifest"]
-__all__ += ["named_files", "placed_in", "with_file_paths"]
+__all__ += ["live_rows", "named_files", "placed_in", "with_file_paths"]
 
 _GROUP = pa.struct(
     [
@@ -117,9 +117,9 @@ def inline_manifest(fragments: pa.Table | Sequence[Fragment]) -> ManifestReferen
     return ManifestReference(
         path=None,
         size=len(body),
-        crc=zlib.crc32(body),
+        crc=crc32(body),
         fragment_count=table.num_rows,
-        row_count=_live_rows(table),
+        row_count=live_rows(table),
         first_fragment_id=ids["min"],
         last_fragment_id=ids["max"],
         row_ids=row_ids,
@@ -131,7 +131,7 @@ def inline_manifest(fragments: pa.Table | Sequence[Fragment]) -> ManifestReferen
 def decode_manifest(data: bytes, reference: ManifestReference) -> pa.Table:
     """Read and check a manifest; CorruptionError names the object."""
     where = reference.path or "an inline manifest"
-    if len(data) != reference.size or zlib.crc32(data) != reference.crc:
+    if len(data) != reference.size or crc32(data) != reference.crc:
         raise CorruptionError(f"manifest {where} is truncated or altered (checksum does not match)")
     try:
         table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
@@ -370,7 +370,8 @@ class _StatisticsColumns:
         return members["lower"], members["upper"], members["null_count"], members["nan_count"]
 
 
-def _live_rows(table: pa.Table) -> int:
+def live_rows(table: pa.Table) -> int:
+    """How many rows of these fragments are not deleted."""
     total = pc.sum(table.column("row_count")).as_py() or 0
     return int(total) - int(pc.sum(table.column("deleted_count")).as_py() or 0)
 

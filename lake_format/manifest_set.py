@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake_format.errors import CorruptionError, StorageError
-from lake_format.manifest import FragmentTable, decode_manifest, inline_manifest
+from lake_format.manifest import FragmentTable, decode_manifest, inline_manifest, live_rows
 from lake_format.model import Fragment, ManifestReference, Version
 from lake_format.paths import manifest_path
 from lake_format.row_ids import U64
@@ -80,8 +80,10 @@ class ManifestSet:
 
     def without(
         self, references: Sequence[ManifestReference], fragment_ids: Collection[int]
-    ) -> tuple[tuple[ManifestReference, ...], list[Fragment]]:
-        """The manifests with these fragments taken out, and the fragments; reads only manifests they may be in.
+    ) -> tuple[tuple[ManifestReference, ...], int]:
+        """The manifests with these fragments taken out, and how many live rows those have.
+
+        Reads only manifests they may be in.
 
         Raises
         ------
@@ -94,18 +96,19 @@ class ManifestSet:
             for reference in references
             if any(reference.first_fragment_id <= one <= reference.last_fragment_id for one in fragment_ids)
         ]
-        found: dict[int, list[Fragment]] = {}
-        for index, (reference, table) in enumerate(zip(holders, self._tables(holders), strict=True)):
+        changed: dict[int, ManifestReference | None] = {}
+        found = rows = 0
+        for reference, table in zip(holders, self._tables(holders), strict=True):
             live = _without(table, reference)
             hits = live.filter(pc.is_in(live.column("fragment_id"), value_set=wanted))
             if hits.num_rows:
-                found[index] = FragmentTable([hits]).fragments()
-        taken = [fragment for fragments in found.values() for fragment in fragments]
-        if len(taken) != len(wanted):
+                gone = live_rows(hits)
+                changed[id(reference)] = _less(reference, hits.column("fragment_id").to_pylist(), gone)
+                found, rows = found + hits.num_rows, rows + gone
+        if found != len(wanted):
             raise CorruptionError("a fragment to replace is not in the table, or is in it twice")
-        changed = {id(holders[index]): _less(holders[index], fragments) for index, fragments in found.items()}
         kept = (changed.get(id(reference), reference) for reference in references)
-        return tuple(reference for reference in kept if reference is not None), taken
+        return tuple(reference for reference in kept if reference is not None), rows
 
     def difference(
         self, old: Sequence[ManifestReference], new: Sequence[ManifestReference]
@@ -235,12 +238,11 @@ def _changed(old: pa.Table, new: pa.Table) -> npt.NDArray[np.bool_]:
     return found
 
 
-def _less(reference: ManifestReference, gone: list[Fragment]) -> ManifestReference | None:
-    """The reference with these fragments removed; None when none is left."""
-    removed = (*reference.removed, *(fragment.fragment_id for fragment in gone))
+def _less(reference: ManifestReference, gone: list[int], rows: int) -> ManifestReference | None:
+    """The reference with fragments that have so many live rows removed; None when none is left."""
+    removed = (*reference.removed, *gone)
     if len(removed) == reference.fragment_count:
         return None
-    rows = sum(fragment.row_count - fragment.deleted_count for fragment in gone)
     return replace(reference, removed=tuple(sorted(removed)), row_count=reference.row_count - rows)
 
 

@@ -180,7 +180,7 @@ def _judge(
 
 def _told_coarsely(mine: OperationRecord, theirs: OperationRecord, decision: Decision) -> bool:
     """Whether rows that ``mine`` only may have written got values that its own would replace (CON-3)."""
-    coarse = len(mine.rows_updated.runs) >= MAX_RUNS and decision.action is Action.REMAP
+    coarse = len(mine.rows_updated.first) >= MAX_RUNS and decision.action is Action.REMAP
     return (
         coarse
         and not mine.fields_written.isdisjoint(theirs.fields_written)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import struct
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError, UnsupportedError
 
 __all__ = ["pack_json", "unpack_json"]
@@ -30,7 +30,7 @@ def pack_json(magic: bytes, value: Mapping[str, Any]) -> bytes:
     """The bytes of an object; ``magic`` is eight bytes, the last being the container's version."""
     text = json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
     packed = _ZSTD.compress(text, asbytes=True)
-    return b"".join([_HEAD.pack(magic, len(packed), len(text), zlib.crc32(packed)), packed])
+    return b"".join([_HEAD.pack(magic, len(packed), len(text), crc32(packed)), packed])
 
 
 def unpack_json(data: bytes, magic: bytes, where: str, kind: str) -> tuple[dict[str, Any], memoryview]:
@@ -54,7 +54,7 @@ def unpack_json(data: bytes, magic: bytes, where: str, kind: str) -> tuple[dict[
     if found != magic:
         raise UnsupportedError(f"{where} has the container version {found[7:]!r}", fix="upgrade lake-format")
     packed = memoryview(data)[_HEAD.size : _HEAD.size + packed_length]
-    if len(packed) != packed_length or length > _MAX_UNPACKED or zlib.crc32(packed) != crc:
+    if len(packed) != packed_length or length > _MAX_UNPACKED or crc32(packed) != crc:
         raise CorruptionError(f"{where} is truncated or altered (checksum does not match)")
     try:
         raw = json.loads(_ZSTD.decompress(packed, decompressed_size=length, asbytes=True))

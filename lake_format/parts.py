@@ -8,11 +8,11 @@ from 0.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lake_format.checksum import crc32
 from lake_format.codec import index_from_json, index_to_json
 from lake_format.errors import CorruptionError
 from lake_format.manifest import FragmentTable, decode_manifest, inline_manifest
@@ -230,12 +230,12 @@ def unplaced(fragment: Fragment) -> NewFragment:
 def _sealed(magic: bytes, head: dict[str, Any], rest: bytes) -> bytes:
     text = json.dumps(head).encode()
     body = len(text).to_bytes(4, "little") + text + rest
-    return magic + zlib.crc32(body).to_bytes(4, "little") + body
+    return magic + crc32(body).to_bytes(4, "little") + body
 
 
 def _opened(magic: bytes, data: bytes, what: str) -> tuple[dict[str, Any], bytes]:
     body = data[12:]
-    if data[:8] != magic or len(data) < 16 or zlib.crc32(body) != int.from_bytes(data[8:12], "little"):
+    if data[:8] != magic or len(data) < 16 or crc32(body) != int.from_bytes(data[8:12], "little"):
         raise CorruptionError(f"{what} is truncated, altered, or no {what.split()[1]} of a table")
     length = int.from_bytes(body[:4], "little")
     try:

@@ -156,7 +156,7 @@ class _Landing:
 
 def land_rows(draft: Draft, base: Snapshot, edits: RowEdits, touched: Touched) -> list[CarriedRows]:
     """Apply edits to a draft; returns the new values that found their place taken."""
-    finder = _Finder(base, draft.snapshot)
+    finder = _Finder(base, base if draft.version is base.version else draft.snapshot)
     landing = _Landing()
     for rows in edits.deletes:
         _land_delete(finder, rows, landing)

@@ -341,12 +341,4 @@ class CarriedRows:
 
 def row_runs(parts: list[U64]) -> RowRuns:
     """Row ids, each live in one part at most, as runs for a record; made coarser where they are many."""
-    ids = np.concatenate(parts) if parts else np.empty(0, np.uint64)
-    if (ids[1:] <= ids[:-1]).any():
-        ids = np.sort(ids)
-    if len(ids) == 0:
-        return RowRuns()
-    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1] + np.uint64(1)])
-    lengths = np.diff(np.r_[starts, len(ids)])
-    runs = tuple(zip(ids[starts].tolist(), lengths.tolist(), strict=True))
-    return RowRuns(runs).coarsened(MAX_RUNS)
+    return RowRuns.from_ids(np.concatenate([np.empty(0, np.uint64), *parts])).coarsened(MAX_RUNS)

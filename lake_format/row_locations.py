@@ -27,8 +27,10 @@ Runs = tuple[U64, I64, I64, I64]
 _FEW_TIMES = 8
 """So often rows are looked for one by one; then all runs are made, which serves any number of questions."""
 
-_SEARCHES_PER_ROW = 4
-"""Searching in moved rows this many times over costs as much as making all runs."""
+_FILTER_BITS = 16
+"""Slots of the filter for each row id looked for: another one passes it once in so many times."""
+
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
 class RowLocations:
@@ -61,7 +63,6 @@ class RowLocations:
             part[owner[~inside]] for part in (first, length, np.arange(len(first)))
         )
         self._others = np.sort(np.concatenate([owner[inside], np.flatnonzero(moved)]))
-        self._other_rows = int(length[self._others].sum())
         self._asked = 0
 
     def _refuse_doubles(self, whole: npt.NDArray[np.bool_], first: U64, length: I64) -> None:
@@ -111,19 +112,19 @@ class RowLocations:
             live; shape ``(n,)`` each.
         """
         self._asked += 1
-        searches = len(row_ids) * len(self._others)
-        dear = searches > _SEARCHES_PER_ROW * max(self._other_rows, 1) and len(self._others) > 1
-        if "runs" in self.__dict__ or dear or self._asked > _FEW_TIMES:
+        if "runs" in self.__dict__ or self._asked > _FEW_TIMES:
             return self._located_in_runs(row_ids)
         owners, positions = self._located_in_place(row_ids)
         left = np.flatnonzero(owners < 0)
-        for owner, fragment in self._others_near(row_ids[left]):
-            if len(left) == 0:
-                break
-            found = _positions_in(fragment, row_ids[left])
-            hit = found >= 0
-            owners[left[hit]], positions[left[hit]] = owner, found[hit]
-            left = left[~hit]
+        if len(left) == 0 or len(self._others) == 0:
+            return owners, positions
+        distinct, back = np.unique(row_ids[left], return_inverse=True)
+        moved, at = _nowhere(len(distinct))
+        wanted = _Wanted(distinct)
+        for owner, fragment in self._others_near(distinct):
+            found, where = wanted.live_in(fragment)
+            moved[found], at[found] = owner, where
+        owners[left], positions[left] = moved[back], at[back]
         return owners, positions
 
     def _located_in_runs(self, row_ids: U64) -> tuple[I64, I64]:
@@ -151,13 +152,10 @@ class RowLocations:
         return owners, positions
 
     def _others_near(self, row_ids: U64) -> Iterator[tuple[int, Fragment]]:
-        """The fragments in which these rows may be, apart from those where rows are in place."""
-        if len(row_ids) == 0 or len(self._others) == 0:
-            return
+        """The fragments in which these rows, ascending, may be, apart from those where rows are in place."""
         low, high = self._fragments.row_id_limits()
-        least, most = row_ids.min(), row_ids.max()
         for owner in self._others.tolist():
-            if low[owner] <= most and least <= high[owner]:
+            if low[owner] <= row_ids[-1] and row_ids[0] <= high[owner]:
                 yield owner, self._fragments.fragment(owner)
 
     def _whole(self, owners: I64) -> Runs:
@@ -195,21 +193,41 @@ def _is_deleted(fragment: Fragment, positions: I64) -> npt.NDArray[np.bool_]:
     return np.asarray(deleted[at] == positions)
 
 
-def _positions_in(fragment: Fragment, row_ids: U64) -> I64:
-    """The positions of live rows in a fragment; -1 for those that are not there."""
-    if fragment.first_row_id is not None:
-        offset = (row_ids - np.uint64(fragment.first_row_id)).astype(np.int64)
-        found = np.where((offset >= 0) & (offset < fragment.row_count), offset, -1)
-    else:
-        ids = fragment.row_ids()
-        order = None if (ids[1:] > ids[:-1]).all() else np.argsort(ids, kind="stable")
-        ordered = ids if order is None else ids[order]
-        at = np.minimum(np.searchsorted(ordered, row_ids), len(ids) - 1)
-        places = at if order is None else order[at]
-        found = np.where(ordered[at] == row_ids, places, -1)
-    there = np.flatnonzero(found >= 0)
-    found[there[_is_deleted(fragment, found[there])]] = -1
-    return found
+class _Wanted:
+    """Row ids that are looked for in one fragment after another.
+
+    Parameters
+    ----------
+    row_ids
+        At least one; ascending, distinct.
+    """
+
+    def __init__(self, row_ids: U64) -> None:
+        self._ids = row_ids
+        bits = max(10, int(len(row_ids) * _FILTER_BITS - 1).bit_length())
+        self._shift = np.uint64(64 - bits)
+        self._filter = np.zeros(1 << bits, bool)
+        self._filter[self._slot(row_ids)] = True
+
+    def live_in(self, fragment: Fragment) -> tuple[I64, I64]:
+        """Which of the row ids live in a fragment, by their index, and their positions there; shape ``(n,)`` each."""
+        if fragment.first_row_id is not None:
+            start = np.uint64(fragment.first_row_id)
+            low, high = np.searchsorted(self._ids, [start, start + np.uint64(fragment.row_count)])
+            found, positions = np.arange(low, high), (self._ids[low:high] - start).astype(np.int64)
+        else:
+            ids = fragment.row_ids()
+            positions = np.flatnonzero(self._filter[self._slot(ids)])  # most ids are none of those looked for
+            ids = ids[positions]
+            found = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+            same = self._ids[found] == ids
+            found, positions = found[same], positions[same]
+        live = ~_is_deleted(fragment, positions)
+        return found[live], positions[live]
+
+    def _slot(self, ids: U64) -> I64:
+        """The filter's slot of each row id, by multiplicative hashing (Knuth, volume 3, section 6.4)."""
+        return ((ids * _SPREAD) >> self._shift).view(np.int64)
 
 
 def _runs(fragment: Fragment, owner: int) -> Runs:

@@ -8,51 +8,65 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from lake_format.errors import CorruptionError
-from lake_format.row_ids import packed_runs, row_id_runs
+from lake_format.row_ids import U64, packed_runs, row_id_runs
 
-__all__ = ["RowRuns"]
+__all__ = ["RowRuns", "united"]
 
 _LIMIT = 1 << 63
 _PACKED_FROM = 64
 """From so many runs on a packed sequence is shorter than lists, and much quicker to write and read."""
 
 
-@dataclass(frozen=True, slots=True)
 class RowRuns:
-    """A set of row ids: ``(first, count)`` runs, ascending, none empty, no two overlapping or touching."""
+    """A set of row ids: ``(first, count)`` runs, ascending, none empty, no two overlapping or touching.
 
-    runs: tuple[tuple[int, int], ...] = ()
-    _text: str = field(default="", init=False, repr=False, compare=False)
+    Immutable. Held as two arrays, since a commit of scattered rows has thousands of runs.
+    """
+
+    __slots__ = ("_text", "count", "first")
+
+    first: U64
+    """The first row id of each run."""
+    count: U64
+    """How many row ids it has."""
+    _text: str
+
+    def __init__(self, runs: Sequence[tuple[int, int]] = ()) -> None:
+        pairs = np.array(runs, np.uint64).reshape(-1, 2)
+        self._hold(pairs[:, 0].copy(), pairs[:, 1].copy())
+
+    def _hold(self, first: U64, count: U64, text: str = "") -> None:
+        first.flags.writeable = count.flags.writeable = False
+        for name, value in (("first", first), ("count", count), ("_text", text)):
+            object.__setattr__(self, name, value)
 
     @classmethod
-    def from_ids(cls, row_ids: Iterable[int]) -> RowRuns:
+    def from_arrays(cls, first: U64, count: U64) -> RowRuns:
+        """Return the set of these runs, which are as a set's must be; the arrays are kept."""
+        found = cls.__new__(cls)
+        found._hold(first, count)
+        return found
+
+    @classmethod
+    def from_ids(cls, row_ids: Iterable[int] | U64) -> RowRuns:
         """Return the set of these row ids, given in any order, repeats allowed."""
-        runs: list[tuple[int, int]] = []
-        for row_id in sorted(set(row_ids)):
-            if runs and runs[-1][0] + runs[-1][1] == row_id:
-                runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-            else:
-                runs.append((row_id, 1))
-        return cls(tuple(runs))
+        given = row_ids if isinstance(row_ids, np.ndarray) else np.array(list(row_ids), np.uint64)
+        ids = np.sort(given)
+        starts = np.flatnonzero(np.r_[True, ids[1:] > ids[:-1] + np.uint64(1)][: len(ids)])
+        ends = ids[np.r_[starts[1:] - 1, len(ids) - 1]] if len(ids) else ids
+        return cls.from_arrays(ids[starts], ends - ids[starts] + np.uint64(len(ids) > 0))
 
     @classmethod
     def covering(cls, runs: Iterable[tuple[int, int]]) -> RowRuns:
         """Return the set of the row ids in these runs, given in any order; they may touch and overlap."""
-        united: list[tuple[int, int]] = []
-        for first, count in sorted(runs):
-            end = united[-1][0] + united[-1][1] if united else -1
-            if first <= end:
-                united[-1] = (united[-1][0], max(end, first + count) - united[-1][0])
-            elif count:
-                united.append((first, count))
-        return cls(tuple(united))
+        pairs = np.array([run for run in runs if run[1]], np.uint64).reshape(-1, 2)
+        return cls.from_arrays(*united(pairs[:, 0], pairs[:, 1]))
 
     @classmethod
     def from_json(cls, value: object, where: str) -> RowRuns:
@@ -70,7 +84,7 @@ class RowRuns:
                     end = first + count
                 case _:
                     raise CorruptionError(f"{where} holds {item!r}, which is not an ascending run of row ids")
-        return cls(tuple(runs))
+        return cls(runs)
 
     @classmethod
     def _unpacked(cls, text: str, where: str) -> RowRuns:
@@ -82,26 +96,51 @@ class RowRuns:
             raise CorruptionError(f"{where} cannot be read: {error.what}") from error
         if not len(first):
             raise CorruptionError(f"{where} is a sequence without row ids")
-        found = cls(tuple(zip(first.tolist(), count.tolist(), strict=True)))
-        object.__setattr__(found, "_text", text)
+        found = cls.__new__(cls)
+        found._hold(first, count.astype(np.uint64), text)
         return found
 
     def to_json(self) -> list[list[int]] | str:
         """Return the runs for JSON: as lists, or, where they are many, as the base64 of a row-id sequence."""
-        if len(self.runs) < _PACKED_FROM:
+        if len(self.first) < _PACKED_FROM:
             return [[first, count] for first, count in self.runs]
         if not self._text:
-            runs = np.array(self.runs, np.uint64)
-            text = base64.b64encode(packed_runs(runs[:, 0], runs[:, 1])).decode("ascii")
+            text = base64.b64encode(packed_runs(self.first, self.count)).decode("ascii")
             object.__setattr__(self, "_text", text)
         return self._text
 
+    @property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """The runs one by one."""
+        return tuple(zip(self.first.tolist(), self.count.tolist(), strict=True))
+
+    @property
+    def _ends(self) -> U64:
+        return self.first + self.count
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a RowRuns is immutable: {name!r} cannot be set")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RowRuns.from_arrays, (self.first, self.count)
+
+    def __repr__(self) -> str:
+        return f"RowRuns({self.runs!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RowRuns):
+            return NotImplemented
+        return np.array_equal(self.first, other.first) and np.array_equal(self.count, other.count)
+
+    def __hash__(self) -> int:
+        return hash((self.first.tobytes(), self.count.tobytes()))
+
     def __bool__(self) -> bool:
-        return bool(self.runs)
+        return len(self.first) > 0
 
     def __len__(self) -> int:
         """How many row ids the set holds."""
-        return sum(count for _, count in self.runs)
+        return int(self.count.sum())
 
     def __iter__(self) -> Iterator[int]:
         """Yield the row ids, ascending."""
@@ -109,39 +148,40 @@ class RowRuns:
             yield from range(first, first + count)
 
     def overlaps(self, other: RowRuns) -> bool:
-        """Whether the two sets share a row id; linear in the number of runs."""
-        mine, theirs = iter(self.runs), iter(other.runs)
-        left, right = next(mine, None), next(theirs, None)
-        while left is not None and right is not None:
-            if left[0] + left[1] <= right[0]:
-                left = next(mine, None)
-            elif right[0] + right[1] <= left[0]:
-                right = next(theirs, None)
-            else:
-                return True
-        return False
+        """Whether the two sets share a row id."""
+        few, many = sorted((self, other), key=lambda one: len(one.first))
+        at = np.searchsorted(many.first, few._ends) - 1  # the last run that begins before each ends
+        return bool((many._ends[at[at >= 0]] > few.first[at >= 0]).any())
 
     def outside(self, start: int, end: int) -> RowRuns:
         """Return the set without the row ids from ``start`` up to ``end``."""
-        if not self.runs or sum(self.runs[-1]) <= start:
+        if not self or int(self._ends[-1]) <= start:
             return self
-        kept = []
-        for first, count in self.runs:
-            kept += [(first, min(first + count, start)), (max(first, end), first + count)]
-        return RowRuns(tuple((first, stop - first) for first, stop in kept if first < stop))
+        low, high = np.uint64(start), np.uint64(end)
+        first = np.stack([self.first, np.maximum(self.first, high)], axis=1).ravel()
+        stop = np.stack([np.minimum(self._ends, low), self._ends], axis=1).ravel()
+        kept = first < stop
+        return RowRuns.from_arrays(first[kept], stop[kept] - first[kept])
 
     def coarsened(self, max_runs: int) -> RowRuns:
         """Return a set of at most ``max_runs`` runs that holds this one: the narrowest gaps are closed."""
-        surplus = len(self.runs) - max(1, max_runs)
+        surplus = len(self.first) - max(1, max_runs)
         if surplus <= 0:
             return self
-        gaps = [later - (first + count) for (first, count), (later, _) in pairwise(self.runs)]
-        closed = set(sorted(range(len(gaps)), key=gaps.__getitem__)[:surplus])
-        runs = [self.runs[0]]
-        for index, (first, count) in enumerate(self.runs[1:]):
-            start = runs[-1][0]
-            if index in closed:
-                runs[-1] = (start, first + count - start)
-            else:
-                runs.append((first, count))
-        return RowRuns(tuple(runs))
+        gaps = self.first[1:] - self._ends[:-1]
+        begins = np.ones(len(self.first), bool)
+        begins[np.argsort(gaps, kind="stable")[:surplus] + 1] = False
+        starts = np.flatnonzero(begins)
+        lasts = np.r_[starts[1:] - 1, len(begins) - 1]
+        return RowRuns.from_arrays(self.first[starts], self._ends[lasts] - self.first[starts])
+
+
+def united(first: U64, count: U64) -> tuple[U64, U64]:
+    """The row ids of runs that may touch and overlap, as runs that do not; in any order, out ascending."""
+    if len(first) == 0:
+        return first.copy(), count.copy()
+    order = np.argsort(first, kind="stable")
+    first, ends = first[order], np.maximum.accumulate((first + count)[order])
+    starts = np.flatnonzero(np.r_[True, first[1:] > ends[:-1]])
+    lasts = np.r_[starts[1:] - 1, len(first) - 1]
+    return first[starts], ends[lasts] - first[starts]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError
 
 __all__ = ["Tombstone", "decode_tombstone", "encode_tombstone", "is_tombstone"]
@@ -44,7 +44,7 @@ def encode_tombstone(tombstone: Tombstone) -> bytes:
     """The bytes of a tombstone."""
     values = {name: getattr(tombstone, name) for name in Tombstone.__slots__}
     text = json.dumps(values, separators=(",", ":"), sort_keys=True).encode()
-    return _HEAD.pack(MAGIC, len(text), zlib.crc32(text)) + text
+    return _HEAD.pack(MAGIC, len(text), crc32(text)) + text
 
 
 def decode_tombstone(data: bytes, where: str) -> Tombstone:
@@ -53,7 +53,7 @@ def decode_tombstone(data: bytes, where: str) -> Tombstone:
         raise CorruptionError(f"{where} is not a tombstone")
     _, length, crc = _HEAD.unpack_from(data)
     text = data[_HEAD.size :]
-    if len(text) != length or zlib.crc32(text) != crc:
+    if len(text) != length or crc32(text) != crc:
         raise CorruptionError(f"{where} is truncated or altered (checksum does not match)")
     try:
         raw = json.loads(text)

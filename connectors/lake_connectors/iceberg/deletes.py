@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +13,7 @@ from lake_connectors.iceberg.entries import Entry
 from lake_connectors.iceberg.locations import Locations
 from lake_engines.files.base import WrittenFile
 from lake_engines.files.parquet_reader import ParquetReader
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError
 from lake_format.positions import bitmap_of
 from lake_format.store.base import ByteRange
@@ -82,7 +82,7 @@ def _apply_vector(locations: Locations, entry: Entry, targets: Mapping[str, _Tar
 def _decoded(stored: bytes, where: str) -> BitMap64:
     """The positions in a blob ``deletion-vector-v1``: length, magic, portable 64-bit roaring bitmap, CRC-32."""
     body, checksum = stored[4:-4], int.from_bytes(stored[-4:], "big")
-    if int.from_bytes(stored[:4], "big") != len(body) or body[:4] != _MAGIC or zlib.crc32(body) != checksum:
+    if int.from_bytes(stored[:4], "big") != len(body) or body[:4] != _MAGIC or crc32(body) != checksum:
         raise CorruptionError(f"{where} is damaged: its length, magic or checksum is wrong")
     try:
         return BitMap64.deserialize(body[4:])

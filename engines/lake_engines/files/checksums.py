@@ -7,10 +7,10 @@ tail, which is checked whenever a file is opened, and of each block, checked by 
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass
 
 from lake_engines.files.layout import seal, unseal
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError
 from lake_format.store.base import ObjectWriter
 
@@ -81,12 +81,12 @@ class StreamLayout:
 
     def check_tail(self, tail: bytes | memoryview, path: str) -> None:
         """Check the last bytes of the file, all ``tail_length`` of them."""
-        if len(tail) != self.tail_length or zlib.crc32(tail) != self.tail_crc:
+        if len(tail) != self.tail_length or crc32(tail) != self.tail_crc:
             raise CorruptionError(f"the footer of data file {path!r} fails its checksum")
 
     def check_block(self, block: int, data: bytes | memoryview, path: str) -> None:
         """Check block ``block``, given whole."""
-        if zlib.crc32(data) != self.block_crcs[block]:
+        if crc32(data) != self.block_crcs[block]:
             start = block * self.block_bytes
             raise CorruptionError(
                 f"data file {path!r} is damaged: bytes {start} to {start + len(data)} fail their checksum"
@@ -113,7 +113,7 @@ class HashingWriter:
         at = 0
         while at < len(view):
             part = view[at : at + BLOCK_BYTES - self._size % BLOCK_BYTES]
-            self._crc = zlib.crc32(part, self._crc)
+            self._crc = crc32(part, self._crc)
             self._size += len(part)
             at += len(part)
             if self._size % BLOCK_BYTES == 0:
@@ -146,7 +146,7 @@ class HashingWriter:
             rows=rows,
             size=self._size,
             tail_length=len(self._tail),
-            tail_crc=zlib.crc32(self._tail),
+            tail_crc=crc32(self._tail),
             block_bytes=BLOCK_BYTES,
             block_crcs=tuple(crcs),
         )

@@ -7,8 +7,8 @@ opening the footer (``spec/files.md``, FIL-4).
 from __future__ import annotations
 
 import struct
-import zlib
 
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError, UnsupportedError
 
 __all__ = ["PARQUET_KIND", "VECTOR_KIND", "VORTEX_KIND", "kind_of", "seal", "unseal"]
@@ -24,7 +24,7 @@ _VERSION = 0
 def seal(kind: bytes, body: bytes) -> bytes:
     """``body`` in its envelope: head, body, CRC-32 of both."""
     data = _HEAD.pack(kind, _VERSION, len(body)) + body
-    return data + zlib.crc32(data).to_bytes(4, "little")
+    return data + crc32(data).to_bytes(4, "little")
 
 
 def kind_of(layout: bytes) -> bytes | None:
@@ -51,7 +51,7 @@ def unseal(kind: bytes, layout: bytes, path: str) -> bytes:
         raise CorruptionError(
             f"the layout of {path!r} has {len(layout)} bytes, not {_HEAD.size + length + 4}"
         )
-    if zlib.crc32(layout[:-4]) != int.from_bytes(layout[-4:], "little"):
+    if crc32(layout[:-4]) != int.from_bytes(layout[-4:], "little"):
         raise CorruptionError(f"the layout of {path!r} fails its checksum")
     if version != _VERSION:
         raise UnsupportedError(

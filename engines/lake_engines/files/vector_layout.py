@@ -7,7 +7,6 @@ No I/O: writers fill a :class:`VectorLayout`, readers ask it. The bytes are spec
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +17,7 @@ import pyroaring
 
 from lake_engines.files.base import Positions
 from lake_engines.files.layout import VECTOR_KIND, seal, unseal
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError
 
 __all__ = ["ELEMENTS", "NullBlob", "VectorLayout", "decode_nulls", "encode_nulls", "page_rows_for"]
@@ -282,7 +282,7 @@ def decode_nulls(data: bytes, layout: VectorLayout, path: str) -> _U64:
     """
     if layout.nulls is None:
         return np.empty(0, np.uint64)
-    if zlib.crc32(data) != layout.nulls.crc or len(data) != layout.nulls.length:
+    if crc32(data) != layout.nulls.crc or len(data) != layout.nulls.length:
         raise CorruptionError(f"the NULL positions of {path!r} fail their checksum")
     try:
         bitmap = pyroaring.BitMap64.deserialize(data)

@@ -6,7 +6,6 @@ Nothing is decoded: a mapped Parquet page is the Arrow buffer. Where rows lie is
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from lake_engines.files.base import (
     rows_only,
 )
 from lake_engines.files.vector_layout import ELEMENTS, VectorLayout, decode_nulls
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError, InvalidInputError
 from lake_format.store.base import Store
 
@@ -314,7 +314,7 @@ class VectorReader:
         levels = int(layout.level_lengths[page])
         length = levels + layout.values_of(page) * layout.width
         data = self._bytes.read(int(layout.value_offsets[page]) - levels, length)
-        if zlib.crc32(data) != int(layout.crcs[page]):
+        if crc32(data) != int(layout.crcs[page]):
             first = page * layout.page_rows
             raise CorruptionError(
                 f"vector file {self._path!r} is damaged: rows {first} to {first + layout.rows_of(page)} "

@@ -7,7 +7,6 @@ known the moment it is written; pyarrow's own Parquet writer is not used: it is 
 from __future__ import annotations
 
 import math
-import zlib
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from lake_engines.files.vector_layout import (
     page_rows_for,
 )
 from lake_engines.files.vector_pages import MAGIC, VectorPage, footer, levels, offset_index, page_header
+from lake_format.checksum import crc32
 from lake_format.errors import InvalidInputError
 from lake_format.store.base import Store
 
@@ -133,9 +133,9 @@ class VectorWriter:
     def _emit(self, parts: list[_Floats], valid: _Valid | None, rows: int) -> None:
         head = levels(valid, rows, self._dim, self._schema.field(0).nullable)
         bodies = [np.ascontiguousarray(one, self._dtype).reshape(-1).view(np.uint8).data for one in parts]
-        crc = zlib.crc32(head)
+        crc = crc32(head)
         for body in bodies:
-            crc = zlib.crc32(body, crc)
+            crc = crc32(body, crc)
         size, vectors = sum(len(body) for body in bodies), sum(len(one) for one in parts)
         nulls = rows - vectors
         level_count = vectors * self._dim + nulls
@@ -191,7 +191,7 @@ class VectorWriter:
         if not self._nulls:
             return None, []
         data = encode_nulls(np.concatenate(self._nulls))
-        crc = zlib.crc32(data)
+        crc = crc32(data)
         if len(data) <= INLINE_NULL_BYTES:
             return NullBlob(inline=data, length=len(data), crc=crc), []
         offset = self._out.tell()

@@ -8,7 +8,6 @@ themselves and the refinement region only stream through.
 from __future__ import annotations
 
 import os
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -50,6 +49,7 @@ from lake_engines.index.model import Model, model_id, row_norms
 from lake_engines.index.packing import pack_codes
 from lake_engines.index.refinement import RECORDS_PER_CHECKSUM, chunk_checksums, record_size
 from lake_engines.index.training import check_list_count, train_index
+from lake_format.checksum import crc32
 from lake_format.errors import InvalidInputError
 from lake_format.puffin import ByteSink, PuffinWriter
 
@@ -189,7 +189,7 @@ class _Tail:
         length = memoryview(data).nbytes
         self.written += length
         if self._crc is not None:
-            self._crc = zlib.crc32(data, self._crc)
+            self._crc = crc32(data, self._crc)
         return length
 
     def mark(self) -> None:
@@ -310,7 +310,7 @@ class _Build:
             self.report("encode", stop, count)
         if refine:
             table = np.array(checksums, "<u4").tobytes()
-            container.write(table + zlib.crc32(table).to_bytes(4, "little"))
+            container.write(table + crc32(table).to_bytes(4, "little"))
             container.end(
                 REFINE_BLOB, fields=self.fields, properties={"record-size": str(record_size(model.dimension))}
             )
@@ -465,5 +465,5 @@ def _pack(encoded: _Encoded, model: Model, position: int) -> tuple[ListTable, U8
         if split:
             part[:split] = pack_codes(encoded.codes[ordinals])
         part[split:] = ordinals.astype("<i8").view(np.uint8)
-        table.checksums[number] = zlib.crc32(part.data)
+        table.checksums[number] = crc32(part.data)
     return table, region

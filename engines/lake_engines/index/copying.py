@@ -6,7 +6,6 @@ checked by its checksums first.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,7 @@ from lake_engines.index.list_store import Transfer
 from lake_engines.index.packing import unpack_codes
 from lake_engines.index.reader import IndexReader
 from lake_engines.index.refinement import RECORDS_PER_CHECKSUM, record_size
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError
 from lake_format.store.base import ByteRange, Store
 
@@ -86,7 +86,7 @@ class CopiedShard:
             raise CorruptionError(f"{place.path}: the refinement region is cut off")
         found = np.frombuffer(data, np.uint8).reshape(-1, size)
         for offset, checksum in enumerate(np.frombuffer(stored, "<u4").tolist()):
-            if zlib.crc32(found[offset * step : (offset + 1) * step].data) != checksum:
+            if crc32(found[offset * step : (offset + 1) * step].data) != checksum:
                 raise CorruptionError(
                     f"{place.path}: refinement records from {first + offset * step} are altered (checksum)"
                 )

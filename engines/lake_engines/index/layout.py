@@ -11,7 +11,6 @@ Knows bytes only (spec/index.md, IDX clauses). Stored bytes are untrusted and ch
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from lake_engines.index.interface import I64, METRICS, CalibrationRow, Metric
 from lake_engines.index.packing import packed_length
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError
 
 __all__ = [
@@ -98,7 +98,7 @@ class Head:
             for r in self.calibration
         )
         body = fixed + entries.tobytes() + rows
-        return body + struct.pack("<I", zlib.crc32(body))
+        return body + struct.pack("<I", crc32(body))
 
     @classmethod
     def decode(cls, data: bytes, *, scan_length: int, where: str) -> Head:
@@ -137,7 +137,7 @@ class Flat:
     def encode(self) -> bytes:
         """Return the bytes, checksum last."""
         body = _FLAT.pack(_FLAT_MAGIC, METRICS.index(self.metric), self.dimension, self.count)
-        return body + struct.pack("<I", zlib.crc32(body))
+        return body + struct.pack("<I", crc32(body))
 
     @classmethod
     def decode(cls, data: bytes, where: str) -> Flat:
@@ -152,7 +152,7 @@ class Flat:
 def _check(data: bytes, magic: bytes, least: int, what: str, where: str) -> None:
     if len(data) < least + 4 or data[:4] != magic:
         raise CorruptionError(f"{where}: not the bytes of an index {what}")
-    if zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
+    if crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
         raise CorruptionError(f"{where}: the index {what}'s checksum does not match")
 
 

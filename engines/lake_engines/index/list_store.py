@@ -7,7 +7,6 @@ knows about scores.
 from __future__ import annotations
 
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from lake_engines.index.interface import I64, U8
 from lake_engines.index.kernel import ListScanner
 from lake_engines.index.layout import ALIGNMENT, ListTable
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError
 from lake_format.store.base import ByteRange, Store
 from lake_format.store.ranges import plan_reads
@@ -290,7 +290,7 @@ def _aligned(length: int) -> U8:
 
 
 def _check_list(data: memoryview, checksum: int, number: int, where: str) -> None:
-    if zlib.crc32(data) != checksum:
+    if crc32(data) != checksum:
         raise CorruptionError(f"{where}: list {number} of the index is altered (its checksum does not match)")
 
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from lake_engines.index.interface import F32, F64, METRICS, Metric
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError
 
 __all__ = [
@@ -202,14 +202,14 @@ class Model:
             self.centroids[:, : self.dimension].astype("<f2").tobytes(),
         )
         body = b"".join(parts)
-        return body + struct.pack("<I", zlib.crc32(body))
+        return body + struct.pack("<I", crc32(body))
 
     @classmethod
     def decode(cls, data: bytes, where: str) -> Model:
         """Read and check a model's bytes; CorruptionError if they are not what :meth:`encode` writes."""
         if len(data) < _HEADER.size + 4 or data[:4] != _MAGIC:
             raise CorruptionError(f"{where}: not the bytes of an index model")
-        if zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
+        if crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
             raise CorruptionError(f"{where}: the index model's checksum does not match")
         _, metric, dimension, lists, subquantisers, sub, tables, scale = _HEADER.unpack_from(data)
         padded = subquantisers * sub

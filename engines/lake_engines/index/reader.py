@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +17,7 @@ from lake_engines.index.planning import Plan, plan_search
 from lake_engines.index.refinement import RefineRegion
 from lake_engines.index.searching import Search, Shard
 from lake_engines.index.selection import Selection
+from lake_format.checksum import crc32
 from lake_format.errors import (
     CorruptionError,
     InvalidInputError,
@@ -109,7 +109,7 @@ class IndexReader:
                 f"{path}: the index file has {actual} bytes, the manifest says {size}",
                 fix="rebuild the index",
             )
-        if head_crc is not None and zlib.crc32(tail) != head_crc:
+        if head_crc is not None and crc32(tail) != head_crc:
             raise CorruptionError(f"{path}: the index head is altered (checksum)", fix="rebuild the index")
         metadata = decode_footer(tail, size=size, where=path)
         if metadata.find(FLAT_BLOB):

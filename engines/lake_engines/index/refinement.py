@@ -7,11 +7,10 @@ and are checked at first touch.
 
 from __future__ import annotations
 
-import zlib
-
 import numpy as np
 
 from lake_engines.index.interface import F32, I64, U8, Metric
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError
 
 __all__ = [
@@ -61,7 +60,7 @@ def score(records: U8, query: F32) -> F32:
 def chunk_checksums(records: U8) -> list[int]:
     """CRC-32 of each run of 64 records (the last may be shorter)."""
     step = RECORDS_PER_CHECKSUM
-    return [zlib.crc32(records[start : start + step].data) for start in range(0, len(records), step)]
+    return [crc32(records[start : start + step].data) for start in range(0, len(records), step)]
 
 
 class RefineRegion:
@@ -85,7 +84,7 @@ class RefineRegion:
                 f"{where}: the refinement region has {len(blob)} bytes, not as its head says"
             )
         table = blob[end:-4].tobytes()
-        if zlib.crc32(table) != int.from_bytes(blob[-4:].tobytes(), "little"):
+        if crc32(table) != int.from_bytes(blob[-4:].tobytes(), "little"):
             raise CorruptionError(f"{where}: the refinement region's checksums are altered")
         self._records = blob[:end].reshape(count, record_size(dimension))
         self._checksums = np.frombuffer(table, "<u4")
@@ -102,7 +101,7 @@ class RefineRegion:
     def _check(self, chunks: I64) -> None:
         for chunk in chunks[~self._checked[chunks]].tolist():
             start = chunk * RECORDS_PER_CHECKSUM
-            if zlib.crc32(self._records[start : start + RECORDS_PER_CHECKSUM].data) != self._checksums[chunk]:
+            if crc32(self._records[start : start + RECORDS_PER_CHECKSUM].data) != self._checksums[chunk]:
                 raise CorruptionError(
                     f"{self._where}: refinement records from {start} are altered (checksum)"
                 )

@@ -12,12 +12,12 @@ The only place that encodes and decodes them. Nothing is taken on trust: see :me
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError
 from lake_format.puffin import MAGIC
 from lake_format.row_ids import U64
@@ -86,7 +86,7 @@ class RunHead:
     @classmethod
     def decode(cls, data: bytes, crc: int, entries: int, head_offset: int, where: str) -> RunHead:
         """Read a head; CorruptionError where it is altered or does not fit what the version says of the run."""
-        if len(data) < _HEAD.size or zlib.crc32(data) != crc:
+        if len(data) < _HEAD.size or crc32(data) != crc:
             raise CorruptionError(f"the head of key index run {where!r} is truncated or altered")
         per_page, blocks, count, rows, filter_crc = _HEAD.unpack_from(data)
         pages = -(-count // per_page) if per_page else 0

@@ -7,10 +7,8 @@ of bytes; runs never change.
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from threading import Lock
 from typing import Any
 
@@ -19,6 +17,7 @@ import numpy.typing as npt
 
 from lake_engines.keys.bloom import BLOCK_BYTES, may_contain
 from lake_engines.keys.layout import ENTRY_BYTES, PAGES_START, RunHead, page_entries
+from lake_format.checksum import crc32
 from lake_format.errors import CorruptionError, NotFoundError, StorageError
 from lake_format.key_index import KeyRun
 from lake_format.row_ids import U64
@@ -125,7 +124,7 @@ class RunReader:
 
     def _take_filter(self, data: bytes | memoryview) -> None:
         assert self.head is not None
-        if len(data) != self.head.blocks * BLOCK_BYTES or zlib.crc32(data) != self.head.filter_crc:
+        if len(data) != self.head.blocks * BLOCK_BYTES or crc32(data) != self.head.filter_crc:
             raise CorruptionError(f"the filter of key index run {self._where!r} is altered")
         self._filter = np.frombuffer(data, "<u4").reshape(-1, 8)
 
@@ -139,7 +138,7 @@ class RunReader:
 
     def candidates(self, hashes: U64) -> tuple[I64, I64]:
         """Which hashes may be in which page: their index, and the page's number."""
-        if self._inline is not None:
+        if self._is_small(len(hashes)):
             return np.empty(0, np.int64), np.empty(0, np.int64)
         assert self.head is not None
         chosen = np.arange(len(hashes))
@@ -152,6 +151,10 @@ class RunReader:
         before = np.cumsum(counts) - counts
         pages = np.repeat(first - before, counts) + np.arange(int(counts.sum()))
         return np.repeat(chosen, counts), pages
+
+    def _is_small(self, hashes: int) -> bool:
+        """Whether all entries are at hand, and so few that each is looked for among so many hashes instead."""
+        return self._inline is not None or (self._pages is not None and self.run.run.entries <= hashes)
 
     def missing(self, pages: I64) -> list[ByteRange]:
         """The pages (ascending, distinct) that have to be fetched."""
@@ -175,6 +178,8 @@ class RunReader:
         """
         if self._inline is not None:
             return _equal(hashes, *self._inline)
+        if self._pages is not None and self._is_small(len(hashes)):
+            return _equal(hashes, *self._unpacked(self._pages, 0))
         if len(index) == 0:
             return index, index
         assert self.head is not None
@@ -221,18 +226,18 @@ class RunReader:
         """All entries of the pages ``[start, stop)``; of an inline run, all."""
         if self._inline is not None:
             return self._inline
-        assert self.head is not None
-        distinct = np.arange(start, stop)
         if self._pages is not None:
-            table = self._pages[start:stop]
-            self._check(distinct, list(table))
-        else:
-            size = self.head.page_bytes
-            data = store.get_ranges(
-                [ByteRange(self._where, PAGES_START + start * size, (stop - start) * size)]
-            )[0]
-            table = np.frombuffer(data, np.uint8).reshape(stop - start, size)
-            self._check(distinct, list(table))
+            return self._unpacked(self._pages[start:stop], start)
+        assert self.head is not None
+        size = self.head.page_bytes
+        place = ByteRange(self._where, PAGES_START + start * size, (stop - start) * size)
+        data = store.get_ranges([place])[0]
+        return self._unpacked(np.frombuffer(data, np.uint8).reshape(stop - start, size), start)
+
+    def _unpacked(self, table: npt.NDArray[np.uint8], start: int) -> tuple[U64, I64]:
+        """The entries of some pages, which are the run's from ``start`` on."""
+        assert self.head is not None
+        self._check(np.arange(start, start + len(table)), list(table))
         per_page = self.head.per_page
         hashes = np.ascontiguousarray(table[:, : 8 * per_page]).view("<u8").ravel()
         ordinals = np.ascontiguousarray(table[:, 8 * per_page :]).view("<u4").ravel().astype(np.int64)
@@ -245,7 +250,7 @@ class RunReader:
         for page, data in zip(pages.tolist(), contents, strict=True):
             if self._checked is not None and self._checked[page]:
                 continue
-            if zlib.crc32(data) != crcs[page]:
+            if crc32(data) != crcs[page]:
                 raise CorruptionError(
                     f"page {page} of key index run {self._where!r} is altered",
                     fix="run verify() on the table",
@@ -301,24 +306,48 @@ def look_up(store: Store, readers: Sequence[RunReader], hashes: U64) -> Iterator
 
 
 def _search(table: npt.NDArray[np.uint8], per_page: int, wanted: U64, at: I64, index: I64) -> tuple[I64, I64]:
-    """Entries equal to the wanted hashes, page by page: a page is looked at while a processor's cache has it."""
+    """Entries equal to the wanted hashes, each looked for in the page it may be in, all side by side.
+
+    Parameters
+    ----------
+    table
+        Pages, shape ``(pages, 12 * per_page)``; ``per_page`` is a power of two.
+    at, index
+        The page of each wanted hash, and what to tell of it where it is found.
+    """
     stride = table.strides[0]
     hashes = np.ndarray((len(table), per_page), "<u8", table, strides=(stride, 8))
     ordinals = np.ndarray((len(table), per_page), "<u4", table, 8 * per_page, strides=(stride, 4))
-    low = np.empty(len(wanted), np.int64)
-    starts = np.flatnonzero(_begins(at)).tolist()
-    for start, stop in pairwise([*starts, len(at)]):
-        low[start:stop] = hashes[at[start]].searchsorted(wanted[start:stop])
+    low = _first_not_below(table, per_page, wanted, at)
     places: list[I64] = []
     found: list[I64] = []
     rows = np.arange(len(wanted))
-    while len(rows):  # equal hashes lie side by side; more than one is next to unheard of
+    while len(
+        rows
+    ):  # once, but where hashes share their upper half or occur twice, which is next to unheard of
         rows = rows[low[rows] < per_page]
-        rows = rows[hashes[at[rows], low[rows]] == wanted[rows]]
-        places.append(index[rows])
-        found.append(ordinals[at[rows], low[rows]].astype(np.int64))
+        entry = hashes[at[rows], low[rows]]
+        hit = rows[entry == wanted[rows]]
+        places.append(index[hit])
+        found.append(ordinals[at[hit], low[hit]].astype(np.int64))
+        rows = rows[entry <= wanted[rows]]
         low[rows] += 1
     return np.concatenate(places), np.concatenate(found)
+
+
+def _first_not_below(table: npt.NDArray[np.uint8], per_page: int, wanted: U64, at: I64) -> I64:
+    """The first entry of each page whose hash has an upper half not below that of the wanted one.
+
+    Halving steps in step for all hashes, and half of each hash: as many pages as there are hashes lie in no cache.
+    """
+    words = table.reshape(-1).view("<u4")
+    upper = (wanted >> np.uint64(32)).astype(np.uint32)
+    page = at * (table.shape[1] // 4)
+    low = np.zeros(len(wanted), np.int64)
+    half = per_page
+    while half := half // 2:
+        low += half * (words.take(page + 2 * (low + half) - 1) < upper)
+    return np.asarray(low + (words.take(page + 2 * low + 1) < upper))
 
 
 def _begins(numbers: I64) -> npt.NDArray[np.bool_]:
@@ -329,8 +358,9 @@ def _begins(numbers: I64) -> npt.NDArray[np.bool_]:
 
 
 def _equal(wanted: U64, hashes: U64, ordinals: I64) -> tuple[I64, I64]:
-    low = np.searchsorted(hashes, wanted)
-    counts = np.searchsorted(hashes, wanted, side="right") - low
-    before = np.cumsum(counts) - counts
-    places = np.repeat(low - before, counts) + np.arange(int(counts.sum()))
-    return np.repeat(np.arange(len(wanted)), counts), ordinals[places]
+    """Which of the wanted hashes, ascending and distinct, each of some entries has, where it has one."""
+    if len(wanted) == 0:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    at = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
+    hit = wanted[at] == hashes
+    return at[hit], ordinals[hit]

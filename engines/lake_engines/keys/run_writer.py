@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from uuid import UUID
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from lake_engines.keys.bloom import block_count, build_filter
 from lake_engines.keys.layout import FILTER_BLOB, HEAD_BLOB, PAGES_BLOB, RunHead, page_entries
+from lake_format.checksum import crc32
 from lake_format.key_index import NewKeyRun
 from lake_format.keys import hash_keys
 from lake_format.paths import key_run_path
@@ -61,7 +61,7 @@ def write_run(
             count += len(hashes)
             page = _page(hashes, ordinals, per_page)
             fences.append(int(hashes[0]))
-            crcs.append(zlib.crc32(page))
+            crcs.append(crc32(page))
             build_filter(hashes, blocks, bits)
             puffin.write(page)
         puffin.end(PAGES_BLOB, fields=field_ids)
@@ -74,7 +74,7 @@ def write_run(
             blocks,
             count,
             rows,
-            zlib.crc32(filter_bytes),
+            crc32(filter_bytes),
             np.array(fences, np.uint64),
             np.array(crcs, np.uint32),
         ).encode()
@@ -88,7 +88,7 @@ def write_run(
         size=size,
         head_offset=offset,
         head_length=len(head),
-        head_crc=zlib.crc32(head),
+        head_crc=crc32(head),
         filter_length=len(filter_bytes),
         entries=count,
         row_count=rows,
