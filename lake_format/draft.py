@@ -38,7 +38,8 @@ class Draft:
     Attributes
     ----------
     version
-        The version so far; its number and stamps are still the parent's.
+        The version so far; its number and stamps are still the parent's. Fragments added to it are in none of its
+        manifests until somebody looks at them or it is settled: then they are encoded, all at once.
     """
 
     def __init__(self, parent: Version, manifests: ManifestSet) -> None:
@@ -46,11 +47,13 @@ class Draft:
         self._parent = parent
         self._manifests = manifests
         self._snapshot: Snapshot | None = None
+        self._added: list[Fragment] = []
 
     @property
     def snapshot(self) -> Snapshot:
         """The draft as a snapshot: where rows live with everything done so far."""
         if self._snapshot is None:
+            self._list_added()
             version = self.version
             if version is not self._parent:  # whoever keeps something about a snapshot goes by its commit id
                 version = replace(version, commit_id=f"{version.commit_id}/{next(_DRAFTS)}")
@@ -114,12 +117,14 @@ class Draft:
         """Put new entries in place of fragments, by fragment id; None removes the fragment."""
         if not entries:
             return
+        self._list_added()
         references, gone = self._manifests.without(self.version.manifests, entries.keys())
         kept = [entry for entry in entries.values() if entry is not None]
         rows = sum(f.row_count - f.deleted_count for f in kept)
         features = {"deletion-bitmaps"} if any(f.deletions is not None for f in kept) else set()
+        self._added += kept
         self._change(
-            manifests=self._manifests.add(references, kept),
+            manifests=references,
             row_count=self.version.row_count + rows - gone,
             required_features=self.version.required_features | features,
         )
@@ -261,6 +266,7 @@ class Draft:
     def restore(self, old: Version) -> None:
         """Make the schema, rows and indexes of an older version current; no counter goes back (IDN-2)."""
         self._add_partition_specs(old.partition_specs)
+        self._added = []
         index, key = old.key_index, key_field_ids(self.version.properties)
         self._change(
             schema_id=old.schema_id,
@@ -298,6 +304,7 @@ class Draft:
 
     def settled(self, spilled: Spilled) -> Version:
         """The version with its manifests merged where they are many; ``spilled`` is what earlier attempts wrote."""
+        self._list_added()
         return replace(self.version, manifests=self._manifests.settle(self.version.manifests, spilled))
 
     def _put(
@@ -314,13 +321,18 @@ class Draft:
         require_room(base.next_row_id, base.next_row_id if next_row_id is None else next_row_id)
         if any(fragment.deletions is not None for fragment in added):
             features = {*features, "deletion-bitmaps"}
+        self._added += added
         self._change(
-            manifests=self._manifests.add(base.manifests, added),
             next_row_id=base.next_row_id if next_row_id is None else next_row_id,
             next_fragment_id=next_fragment_id,
             row_count=base.row_count + sum(fragment.row_count - fragment.deleted_count for fragment in added),
             required_features=base.required_features | frozenset(features),
         )
+
+    def _list_added(self) -> None:
+        if self._added:
+            added, self._added = self._added, []
+            self._change(manifests=self._manifests.add(self.version.manifests, added))
 
     def _change(self, **values: object) -> None:
         self.version = replace(self.version, **values)  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ from lake_format.statistics import ColumnStatistics, encode_integers
 from lake_format.store.paths import check_object_path, split_external
 
 __all__ = ["MANIFEST_SCHEMA", "FragmentTable", "decode_manifest", "encode_manifest", "inline_manifest"]
-__all__ += ["live_rows", "named_files", "placed_in", "with_file_paths"]
+__all__ += ["live_rows", "manifest_table", "named_files", "placed_in", "with_file_paths"]
 
 _GROUP = pa.struct(
     [
@@ -88,12 +88,13 @@ _SUPERSEDED = 1 << 31
 _ROW_IDS = np.uint64(1 << 63)
 _NO_STATISTICS = pa.array([], MANIFEST_SCHEMA.field("statistics").type)
 _Column = tuple[pa.BinaryArray, pa.BinaryArray, pa.UInt64Array, pa.UInt64Array]
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+_READ_OPTIONS = pa.ipc.IpcReadOptions(use_threads=False)  # waking threads takes longer than a manifest
 
 
 def encode_manifest(fragments: pa.Table | Sequence[Fragment]) -> bytes:
     """The bytes of a manifest holding these fragments, in this order."""
-    table = fragments if isinstance(fragments, pa.Table) else _to_table(fragments)
+    table = fragments if isinstance(fragments, pa.Table) else manifest_table(fragments)
     unused = [name for name in _OPTIONAL if table.column(name).null_count == table.num_rows]
     table = table.drop_columns(unused)
     sink = pa.BufferOutputStream()
@@ -102,7 +103,8 @@ def encode_manifest(fragments: pa.Table | Sequence[Fragment]) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _to_table(fragments: Sequence[Fragment]) -> pa.Table:
+def manifest_table(fragments: Sequence[Fragment]) -> pa.Table:
+    """These fragments as rows of a manifest."""
     return pa.Table.from_pylist(
         [_fragment_to_row(fragment) for fragment in fragments], schema=MANIFEST_SCHEMA
     )
@@ -110,7 +112,7 @@ def _to_table(fragments: Sequence[Fragment]) -> pa.Table:
 
 def inline_manifest(fragments: pa.Table | Sequence[Fragment]) -> ManifestReference:
     """A manifest of at least one fragment, carried inside the version object itself."""
-    table = fragments if isinstance(fragments, pa.Table) else _to_table(fragments)
+    table = fragments if isinstance(fragments, pa.Table) else manifest_table(fragments)
     body = encode_manifest(table)
     ids = pc.min_max(table.column("fragment_id")).as_py()
     row_ids, bounds = summarise(FragmentTable([table]))
@@ -134,7 +136,7 @@ def decode_manifest(data: bytes, reference: ManifestReference) -> pa.Table:
     if len(data) != reference.size or crc32(data) != reference.crc:
         raise CorruptionError(f"manifest {where} is truncated or altered (checksum does not match)")
     try:
-        table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
+        table = pa.ipc.open_file(pa.py_buffer(data), options=_READ_OPTIONS).read_all()
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptionError(f"manifest {where} cannot be read: {error}") from error

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake_format.errors import CorruptionError, StorageError
-from lake_format.manifest import FragmentTable, decode_manifest, inline_manifest, live_rows
+from lake_format.manifest import FragmentTable, decode_manifest, inline_manifest, live_rows, manifest_table
 from lake_format.model import Fragment, ManifestReference, Version
 from lake_format.paths import manifest_path
 from lake_format.row_ids import U64
@@ -69,9 +69,13 @@ class ManifestSet:
         self, references: Sequence[ManifestReference], fragments: Sequence[Fragment]
     ) -> tuple[ManifestReference, ...]:
         """The manifests with these fragments appended as a further inline manifest."""
-        if not fragments:
-            return tuple(references)
-        return (*references, inline_manifest(fragments))
+        return (*references, self._made(manifest_table(fragments))) if fragments else tuple(references)
+
+    def _made(self, table: pa.Table) -> ManifestReference:
+        """A manifest of these fragments, which need not be decoded in order to be read."""
+        reference = inline_manifest(table)
+        self._remember(reference, table)
+        return reference
 
     @property
     def store(self) -> Store:
@@ -141,7 +145,7 @@ class ManifestSet:
         settled = self._settle_inline(list(references), spilled)
         while (window := _merge_window(settled)) is not None:
             start, stop = window
-            merged = inline_manifest(self._merged(settled[start:stop]))
+            merged = self._made(self._merged(settled[start:stop]))
             settled[start:stop] = [self._spill(merged, spilled)]
         return tuple(settled)
 
@@ -160,7 +164,7 @@ class ManifestSet:
         if len(inline) <= MERGE_WIDTH and sum(reference.size for reference in inline) <= INLINE_BYTES:
             return references
         stored = [reference for reference in references if reference.path is not None]
-        merged = inline_manifest(self._merged(inline))
+        merged = self._made(self._merged(inline))
         return [*stored, merged if merged.size <= INLINE_BYTES // 2 else self._spill(merged, spilled)]
 
     def _merged(self, references: Sequence[ManifestReference]) -> pa.Table:
