@@ -19,6 +19,7 @@ from lake_format.engine import (
     SearchRequest,
 )
 from lake_format.errors import InvalidInputError
+from lake_format.keys import key_columns
 from lake_format.operation_record import OperationRecord
 from lake_format.queries import (
     METRICS,
@@ -215,12 +216,12 @@ class Table(
             forbids it. Nothing was written.
         """
         self._require_writable()
-        if self.key:
-            return self._append_keyed(data, idempotency, progress)
         mark = checked_idempotency(idempotency)
         if mark and self.refresh()._is_done(mark):
             return self
         version = self._snapshot.version
+        if key_columns(version):
+            return self._append_keyed(data, idempotency, progress)
         written = self._engine.write(self._store, self._write_request(data, version, progress))
         if written.rows == 0:
             return self

@@ -107,3 +107,12 @@ def test_an_order_whose_column_is_dropped_meanwhile_is_given_up(columns: str | l
     assert (report.commits, report.yielded) == (1, 2)
     assert sorted(lake.open(table.uri).to_arrow().column("id").to_pylist()) == list(range(30))
     assert not lake.open(table.uri).verify().problems
+
+
+def test_a_job_begun_before_the_table_had_a_key_is_held_to_it() -> None:
+    """An append with a token goes by the newest version, and so by its key. spec: CHG-7"""
+    late = table_of(1, 2)
+    lake.open(late.uri).set_key("id")
+    with pytest.raises(lake.DuplicateKeyError, match=r"\b2\b"):
+        late.append(rows(2, 3), idempotency=("job", 0))
+    assert late.append(rows(3), idempotency=("job", 0)).to_arrow().column("id").to_pylist() == [1, 2, 3]

@@ -92,6 +92,12 @@ class Branch:
         """Whether one of the two lines, or both, has another key than they had."""
         return len({self.fork.key, self.main.latest.key, self.world.latest.key}) > 1
 
+    @property
+    def _parted_twice(self) -> bool:
+        """Whether both lines were partitioned anew since the fork."""
+        lines = (self.world.since(self.world.versions[1]), self.main.since(self.fork))
+        return all(any("property:partitioning" in one.claims for one in line) for line in lines)
+
     def delete(self) -> None:
         """End it; main says so in one commit."""
         self.main.open().delete_branch(NAME)
@@ -134,10 +140,12 @@ class Branch:
     def _may_conflict(self, mine: Sequence[Effect], theirs: Sequence[Effect]) -> bool:
         """Whether the matrix, as far as the model can tell, lets some pair conflict, or what comes of it cannot be.
 
-        A restore on the branch is refused always; so are another key, and rows written for columns of the branch
-        where main got others (IDN-16).
+        A restore on the branch is refused always; so are another key, rows written for columns of the branch
+        where main got others (IDN-16), and partitions that each line numbered for itself (BRA-17).
         """
         if self._other_key or any(one.kind == "restore" for one in mine):
+            return True
+        if self._parted_twice:
             return True
         if self.world.latest.horizon > 1 or self.main.latest.horizon > self.fork.number:
             return True  # what was done in expired versions cannot be told

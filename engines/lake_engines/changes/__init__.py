@@ -5,7 +5,8 @@
     request ─ planning ─┬─ matching   rows of a filter, or
                         ├─ source, lookup   rows handed in, and the rows that have their keys
                         ├─ assignments, merging, rekeying   new values; new keys, known to be free
-                        └─ placing ── costs   rewrite a column group, lay a patch over it, or move rows
+                        ├─ placing ── costs   rewrite a column group, lay a patch over it, or move rows
+                        └─ whole_rows   rows handed in whole: written as they are, while their keys are looked up
 
 Rows fetched by their key (getting) are found the same way. Nothing here commits; :mod:`lake_format.row_changes` does.
 """
