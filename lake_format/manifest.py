@@ -6,7 +6,7 @@ A manifest is columnar so that a hundred thousand fragments are pruned by vector
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -270,16 +270,23 @@ class FragmentTable:
                     "a fragment has row ids of 2**63 or more", fix="run verify() on the table"
                 )
             high = low + rows - np.uint64(1)
-            column = self.table.column("first_row_id")
-            if column.null_count:
-                places = np.flatnonzero(column.is_null().to_numpy())
-                sequences = self.table.column("row_id_sequence").take(pa.array(places)).to_pylist()
-                for place, sequence in zip(places.tolist(), sequences, strict=True):
-                    if sequence is None:
-                        raise CorruptionError("a fragment has neither a first row id nor a row-id sequence")
-                    low[place], high[place] = row_id_limits(sequence, int(rows[place]))
+            for place, sequence in self._sequences():
+                low[place], high[place] = row_id_limits(sequence, int(rows[place]))
             self._row_ids = low, high
         return self._row_ids
+
+    def _sequences(self) -> Iterator[tuple[int, bytes]]:
+        """The row-id sequences, each with the row its fragment is in; chunk by chunk, which Arrow's take is not."""
+        start = 0
+        for first, sequence in zip(
+            *(self.table.column(name).chunks for name in ("first_row_id", "row_id_sequence")), strict=True
+        ):
+            for index in np.flatnonzero(first.is_null()).tolist() if first.null_count else ():
+                found = sequence[index].as_py()
+                if found is None:
+                    raise CorruptionError("a fragment has neither a first row id nor a row-id sequence")
+                yield start + index, found
+            start += len(first)
 
     def fragments(self, selected: npt.NDArray[np.bool_] | None = None) -> list[Fragment]:
         """The fragments where ``selected`` is true (all without it), in order."""

@@ -118,7 +118,9 @@ class RowLocations:
         left = np.flatnonzero(owners < 0)
         if len(left) == 0 or len(self._others) == 0:
             return owners, positions
-        distinct, back = np.unique(row_ids[left], return_inverse=True)
+        distinct, back = row_ids[left], np.arange(len(left))
+        if (distinct[1:] <= distinct[:-1]).any():
+            distinct, back = np.unique(distinct, return_inverse=True)
         moved, at = _nowhere(len(distinct))
         wanted = _Wanted(distinct)
         for owner, fragment in self._others_near(distinct):

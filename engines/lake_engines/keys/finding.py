@@ -68,7 +68,8 @@ def find_keys(snapshot: Snapshot, index: KeyIndex, hashes: U64, pool: RunPool) -
     """
     readers = pool.readers(snapshot.store, index.runs, len(hashes))
     ids = [reader.run.row_ids(found) for reader, _, found in look_up(snapshot.store, readers, hashes)]
-    row_ids = np.unique(np.concatenate(ids)) if ids else np.empty(0, np.uint64)
+    row_ids = np.sort(np.concatenate([np.empty(0, np.uint64), *ids]))
+    row_ids = row_ids[np.r_[True, row_ids[1:] != row_ids[:-1]][: len(row_ids)]]
     owners, positions = snapshot.locations.locate(row_ids)
     live = owners >= 0
     return FoundKeys(Rows(owners[live], positions[live]), unanswered_rows(snapshot, index))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lake_engines.keys.bloom import BLOCK_BYTES, may_contain
 from lake_engines.keys.layout import ENTRY_BYTES, PAGES_START, RunHead, page_entries
-from lake_format.checksum import crc32
+from lake_format.checksum import crc32, joined_crc32
 from lake_format.errors import CorruptionError, NotFoundError, StorageError
 from lake_format.key_index import KeyRun
 from lake_format.row_ids import U64
@@ -30,6 +30,8 @@ _KEPT_BYTES = 64 << 20
 _WHOLE = 128 << 10
 """A file up to this size is read at once."""
 _STEP = 65_536
+_SIDE_BY_SIDE = 16
+"""From so many neighbouring pages on one checksum of all is worth working out what it has to be."""
 _TOP = (1 << 64) - 1
 
 I64 = npt.NDArray[np.int64]
@@ -179,13 +181,14 @@ class RunReader:
         if self._inline is not None:
             return _equal(hashes, *self._inline)
         if self._pages is not None and self._is_small(len(hashes)):
+            self._check_held(np.arange(len(self._pages)))
             return _equal(hashes, *self._unpacked(self._pages, 0))
         if len(index) == 0:
             return index, index
         assert self.head is not None
         if self._pages is not None:
             table, at = self._pages, pages
-            self._check(distinct, [table[page] for page in distinct.tolist()])
+            self._check_held(distinct)
         else:
             self._check(distinct, fetched)
             table = np.frombuffer(b"".join(fetched), np.uint8).reshape(len(distinct), -1)
@@ -227,17 +230,18 @@ class RunReader:
         if self._inline is not None:
             return self._inline
         if self._pages is not None:
+            self._check_held(np.arange(start, stop))
             return self._unpacked(self._pages[start:stop], start)
         assert self.head is not None
         size = self.head.page_bytes
         place = ByteRange(self._where, PAGES_START + start * size, (stop - start) * size)
-        data = store.get_ranges([place])[0]
-        return self._unpacked(np.frombuffer(data, np.uint8).reshape(stop - start, size), start)
+        table = np.frombuffer(store.get_ranges([place])[0], np.uint8).reshape(stop - start, size)
+        self._check(np.arange(start, stop), list(table))
+        return self._unpacked(table, start)
 
     def _unpacked(self, table: npt.NDArray[np.uint8], start: int) -> tuple[U64, I64]:
         """The entries of some pages, which are the run's from ``start`` on."""
         assert self.head is not None
-        self._check(np.arange(start, start + len(table)), list(table))
         per_page = self.head.per_page
         hashes = np.ascontiguousarray(table[:, : 8 * per_page]).view("<u8").ravel()
         ordinals = np.ascontiguousarray(table[:, 8 * per_page :]).view("<u4").ravel().astype(np.int64)
@@ -248,15 +252,26 @@ class RunReader:
         assert self.head is not None
         crcs = self.head.page_crcs
         for page, data in zip(pages.tolist(), contents, strict=True):
-            if self._checked is not None and self._checked[page]:
-                continue
             if crc32(data) != crcs[page]:
                 raise CorruptionError(
                     f"page {page} of key index run {self._where!r} is altered",
                     fix="run verify() on the table",
                 )
-            if self._checked is not None:
-                self._checked[page] = True
+
+    def _check_held(self, pages: I64) -> None:
+        """Check pages at hand, ascending, that were not checked before: those side by side by one checksum."""
+        assert self.head is not None
+        assert self._pages is not None
+        assert self._checked is not None
+        new = pages[~self._checked[pages]]
+        for run in np.split(new, np.flatnonzero(np.diff(new) != 1) + 1):
+            held = self._pages[run[0] : run[-1] + 1] if len(run) else self._pages[:0]
+            if len(run) >= _SIDE_BY_SIDE:
+                wanted = joined_crc32(self.head.page_crcs[run], self.head.page_bytes)
+                if crc32(held.reshape(-1)) == wanted:
+                    continue
+            self._check(run, list(held))
+        self._checked[new] = True
 
 
 class RunPool:
