@@ -31,7 +31,7 @@ from lake_engines.files.base import (
     rows_only,
 )
 from lake_engines.files.checksums import TAIL_BYTES, StreamLayout
-from lake_engines.files.column_cache import ColumnCache
+from lake_engines.files.column_cache import DECODED
 from lake_engines.files.layout import PARQUET_KIND
 from lake_engines.files.parquet_excerpt import GroupPlan, assemble, plan_group, ranges_of, shared_breaks
 from lake_engines.files.parquet_meta import FileMeta, Pages, RowGroup, parse_footer, parse_pages
@@ -47,7 +47,6 @@ _FEW_ROWS = 4096
 _AS_THEY_ARE = {"PLAIN", "RLE"}  # values, and their levels
 _SMALL_BYTES = 1 << 20
 """A take from a file up to this size decodes whole columns and keeps them: measured quicker than a few pages."""
-_columns = ColumnCache(64 << 20)
 
 
 class ParquetReader:
@@ -301,7 +300,7 @@ class ParquetReader:
 
     def _decoded(self, names: Sequence[str]) -> list[pa.Array]:
         """Whole columns, from the cache where they are in it."""
-        found = {name: _columns.get(self._owner, name) for name in names}
+        found = {name: DECODED.get(self._owner, name) for name in names}
         missing = [name for name, array in found.items() if array is None]
         if missing:
             source = self._open()
@@ -314,7 +313,7 @@ class ParquetReader:
             for name in missing:
                 with self._reading():
                     whole = restore(_one_chunk(table.column(name)), self._schema.field(name).type)
-                _columns.put(self._owner, name, whole)
+                DECODED.put(self._owner, name, whole)
                 found[name] = whole
         return [found[name] for name in names]
 

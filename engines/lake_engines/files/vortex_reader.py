@@ -1,5 +1,9 @@
 """Reads a Vortex file: scans by row window, takes by position, in the exact Arrow types that were written.
 
+Columns of local files that are taken from again and again are decoded once and kept in memory, as long as they are
+small enough (:class:`~lake_engines.files.column_cache.Demand`): a take through vortex costs some 100 microseconds a
+column, however few its rows.
+
 Rows are decoded chunk by chunk through vortex's iterator, not through its C stream: a panic over damaged bytes
 is an exception in the first and ends the process in the second (vortex-data 0.93).
 """
@@ -21,10 +25,12 @@ from lake_engines.files.base import (
     check_increasing,
     check_window,
     empty_batch,
+    gather,
     project,
     rows_only,
 )
 from lake_engines.files.checksums import StreamLayout
+from lake_engines.files.column_cache import DECODED, LARGEST_COLUMN, Demand
 from lake_engines.files.dictionaries import encoded
 from lake_engines.files.layout import VORTEX_KIND
 from lake_engines.files.vortex_errors import reading
@@ -56,6 +62,9 @@ class VortexReader:
             file.layout, VORTEX_KIND, path=file.path, rows=file.rows, size=file.size
         )
         self._bytes = FileBytes(store, file.path, file.size, checksums=self._layout if verify_reads else None)
+        self._keeps = self._bytes.local_path is not None and not verify_reads
+        self._demand = Demand(file.rows)
+        self._owner = object()  # of kept columns: they must not keep the file's map alive
         self._file = self._open(verify_reads)
         if len(self._file) != file.rows:
             raise CorruptionError(
@@ -107,8 +116,6 @@ class VortexReader:
 
     def take(self, positions: Positions, columns: Sequence[str] | None = None) -> pa.RecordBatch:
         """The rows at ``positions`` (strictly increasing), as one batch."""
-        import vortex  # noqa: PLC0415 - 40 ms that only readers of Vortex files should pay
-
         names = check_columns(columns, self._schema, self._path)
         # vortex ends the process over an index past the end, so that this check is not a courtesy
         places = check_increasing(positions, self.rows, self._path)
@@ -117,11 +124,61 @@ class VortexReader:
         wanted = project(self._schema, names)
         if not len(places):
             return empty_batch(wanted)
+        kept = self._kept(names) if self._keeps else {}
+        missing = [name for name in names if name not in kept]
+        if not kept:
+            return self._take_stored(places, wanted)
+        index = places.astype(np.int64)
+        found = gather(pa.RecordBatch.from_arrays(list(kept.values()), list(kept)), index)
+        arrays = dict(zip(kept, found.columns, strict=True))
+        if missing:
+            stored = self._take_stored(places, project(self._schema, missing))
+            arrays |= dict(zip(missing, stored.columns, strict=True))
+        return pa.RecordBatch.from_arrays([arrays[name] for name in names], schema=wanted)
+
+    def _take_stored(self, places: Positions, wanted: pa.Schema) -> pa.RecordBatch:
+        """Rows through vortex, which reads no more than their blocks."""
+        import vortex  # noqa: PLC0415 - 40 ms that only readers of Vortex files should pay
+
         with self._reading():
             indices = vortex.array(pa.array(np.ascontiguousarray(places), pa.uint64()))
-            found = self._file.scan(names, indices=indices, batch_size=_TAKE_BATCH_ROWS)
+            found = self._file.scan(wanted.names, indices=indices, batch_size=_TAKE_BATCH_ROWS)
         parts = list(self._decoded(found, wanted, len(places)))
-        return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+        batch = parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+        if self._keeps:
+            self._demand.note(batch)
+        return batch
+
+    def _kept(self, names: list[str]) -> dict[str, pa.Array]:
+        """Those of the columns that are at hand as a whole, and those that it pays to decode now."""
+        found = {}
+        for name in names:
+            array = DECODED.get(self._owner, name)
+            if array is None and self._demand.wants(name):
+                array = self._whole(name)
+            if array is not None:
+                found[name] = array
+        return found
+
+    def _whole(self, name: str) -> pa.Array | None:
+        """A column decoded and kept; None if it turns out to be too large, which is seen before it fills memory.
+
+        None also where any of it cannot be decoded: rows that are not damaged can still be taken one by one.
+        """
+        parts: list[pa.Array] = []
+        size = 0
+        try:
+            for batch in self.scan([name]):
+                parts.append(batch.column(0))
+                size += int(parts[-1].get_total_buffer_size())
+                if size > LARGEST_COLUMN:
+                    raise _TooLargeError
+        except (_TooLargeError, CorruptionError):
+            self._demand.refuse(name)
+            return None
+        array = pa.concat_arrays(parts)
+        DECODED.put(self._owner, name, array)
+        return array
 
     def _decoded(
         self, chunks: Any, wanted: pa.Schema, rows: int, *, dictionaries: bool = False
@@ -146,6 +203,10 @@ class VortexReader:
     def verify(self) -> None:
         """Read the whole file and check every block."""
         self._bytes.verify(self._layout)
+
+
+class _TooLargeError(Exception):
+    """A column is larger than what is kept; never leaves this module."""
 
 
 def _as_stored(chunk: Any, wanted: pa.Schema) -> pa.Schema:
