@@ -6,6 +6,7 @@ Row ids and some fields' bounds, over all fragments of a manifest (spec/tables.m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,7 +104,7 @@ class ManifestBounds:
                 else tuple(encode_bound(pa.scalar(end, pa.int64())) for end in one.row_ids)
                 for one in self._references
             ]
-        elif len(self._kinds(identity)) != 1:  # bounds of other kinds do not compare (STAT-8)
+        elif len(self._kinds.get(identity, ())) != 1:  # bounds of other kinds do not compare (STAT-8)
             return None
         else:
             known = [{field: (low, high) for field, low, high in one.bounds} for one in self._references]
@@ -136,10 +137,11 @@ class ManifestBounds:
         first = np.searchsorted(wanted, low)
         return np.asarray(np.searchsorted(wanted, high, side="right") > first)
 
-    def _kinds(self, identity: int) -> set[str | None]:
-        return {
-            bound_kind(field.type)
-            for schema in self._schemas.values()
-            for field in walk_fields(schema)
-            if field_id(field) == identity
-        }
+    @cached_property
+    def _kinds(self) -> dict[int, set[str | None]]:
+        """What each field was or is, in any of the version's schemas."""
+        kinds: dict[int, set[str | None]] = {}
+        for schema in self._schemas.values():
+            for field in walk_fields(schema):
+                kinds.setdefault(field_id(field), set()).add(bound_kind(field.type))
+        return kinds

@@ -29,6 +29,8 @@ __all__ = ["count_rows", "matching_positions", "prune", "scan_parts", "scan_rows
 _BATCH_ROWS = 131_072
 _DENSE = 0.25
 """Above this share of surviving rows a window's other columns are read whole and filtered."""
+_ENOUGH = 1024
+"""Survivors for which the other columns are read without waiting for more."""
 
 
 def prune(
@@ -152,15 +154,14 @@ def _filtered(
     """Matching rows: filter columns first, then the rest of the windows that have survivors."""
     columns, encoded = request.columns, request.dictionaries
     rest = [name for name in columns if name not in predicate.columns]
-    for window in _windows(reader, sorted(predicate.columns), predicate, batch_rows, dictionaries=encoded):
-        kept = int(window.mask.sum())
-        if kept == 0:
-            continue
-        known = keep(window.batch, window.mask)
+    windows = _windows(reader, sorted(predicate.columns), predicate, batch_rows, dictionaries=encoded)
+    for together in _together(windows, batch_rows if rest else 0):
+        parts = [keep(window.batch, window.mask) for window in together]
+        known = parts[0] if len(parts) == 1 else _joined(parts)
         if not rest:
             yield known.select(list(columns))
             continue
-        others = _rest_of_window(reader, rest, window, kept, dictionaries=encoded)
+        others = _rest_of(reader, rest, together, dictionaries=encoded)
         yield pa.RecordBatch.from_arrays(
             [(known if name in predicate.columns else others).column(name) for name in columns],
             schema=pa.schema(
@@ -169,11 +170,45 @@ def _filtered(
         )
 
 
+def _together(windows: Iterator[_Window], most: int) -> Iterator[list[_Window]]:
+    """Windows with survivors; those with few of them in groups, since a file is asked once for each group.
+
+    A group has at most about ``most`` survivors and is not waited for long, for a reader that stops early.
+    """
+    group: list[_Window] = []
+    survivors = 0
+    for window in windows:
+        kept = int(window.mask.sum())
+        dense = kept >= len(window.mask) * _DENSE
+        far = bool(group) and window.start - group[0].start >= _BATCH_ROWS
+        if group and (far or (kept and dense) or survivors + kept > most):
+            yield group
+            group, survivors = [], 0
+        if kept:
+            group.append(window)
+            survivors += kept
+            if dense or survivors >= min(_ENOUGH, most):
+                yield group
+                group, survivors = [], 0
+    if group:
+        yield group
+
+
+def _rest_of(
+    reader: FragmentReader, names: list[str], windows: list[_Window], *, dictionaries: bool
+) -> pa.RecordBatch:
+    """The other columns of the rows that survive."""
+    if len(windows) == 1:
+        return _rest_of_window(reader, names, windows[0], dictionaries=dictionaries)
+    positions = [window.start + np.flatnonzero(window.mask) for window in windows]
+    return reader.take(np.concatenate(positions).astype(np.uint64), names)
+
+
 def _rest_of_window(
-    reader: FragmentReader, names: list[str], window: _Window, kept: int, *, dictionaries: bool
+    reader: FragmentReader, names: list[str], window: _Window, *, dictionaries: bool
 ) -> pa.RecordBatch:
     rows = len(window.mask)
-    if kept < rows * _DENSE:
+    if int(window.mask.sum()) < rows * _DENSE:
         positions = (window.start + np.flatnonzero(window.mask)).astype(np.uint64)
         return reader.take(positions, names)
     stop = window.start + rows

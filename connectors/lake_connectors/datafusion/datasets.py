@@ -26,6 +26,7 @@ from lake_connectors.adapter.requests import NearestRequest, ReadRequest, mentio
 from lake_connectors.adapter.types import fitted
 from lake_connectors.datafusion.predicates import conjuncts
 from lake_connectors.datafusion.types import TYPES
+from lake_engines.predicate.bound import BoundPredicate
 from lake_engines.predicate.tree import Column, Expression, walk
 from lake_format.engine import ScanRequest
 from lake_format.errors import InvalidInputError, UnsupportedError
@@ -36,6 +37,7 @@ from lake_format.table import METRICS
 __all__ = ["LakeDataset", "NearestDataset", "TableDataset", "TableFollower", "show"]
 
 TableFollower: TypeAlias = Follower[pa.Schema]
+Terms: TypeAlias = tuple[Expression, ...]
 _BATCH_ROWS = 16_384
 
 
@@ -233,6 +235,7 @@ class TableDataset(LakeDataset):
     def __init__(self, follower: TableFollower, partitions: int) -> None:
         super().__init__(follower)
         self._partitions = partitions
+        self._understood: tuple[object, Terms, BoundPredicate | None] | None = None
         self.nearest: NearestDataset | None = None
 
     def order_by(self, request: NearestRequest) -> NearestDataset:
@@ -247,7 +250,7 @@ class TableDataset(LakeDataset):
         self.was_planned = True
         if self.nearest is not None:
             return self.nearest.get_fragments(filter)
-        where = Conditions(conjuncts(filter), "duckdb").bound(self.snapshot.schema)
+        _, where = self._where(filter)
         groups: list[tuple[int, list[int]]] = [(0, []) for _ in range(self._partitions)]
         for fragment_id, rows in self.follower.engine.scan_parts(self.snapshot, where):
             at = min(range(len(groups)), key=lambda index: groups[index][0])
@@ -260,13 +263,14 @@ class TableDataset(LakeDataset):
         self, fragments: frozenset[int]
     ) -> Callable[[Sequence[str] | None, pc.Expression | None], _Reading]:
         def reading(columns: Sequence[str] | None, filter_: pc.Expression | None) -> _Reading:
-            schema, terms = self._projected(columns), conjuncts(filter_)
+            schema = self._projected(columns)
+            terms, where = self._where(filter_)
 
             def batches() -> Iterator[pa.RecordBatch]:
                 self._tell(schema.names, terms)
                 scan = ScanRequest(
                     columns=tuple(schema.names) or (self._narrowest(),),
-                    where=Conditions(terms, "duckdb").bound(self.snapshot.schema),
+                    where=where,
                     batch_rows=_BATCH_ROWS,
                     fragments=fragments,
                 )
@@ -276,6 +280,15 @@ class TableDataset(LakeDataset):
             return _Reading(schema, batches)
 
         return reading
+
+    def _where(self, filter_: pc.Expression | None) -> tuple[Terms, BoundPredicate | None]:
+        """What a filter says; read once for a plan, which gives each part the same one."""
+        known = self._understood
+        if known is None or known[0] is not filter_:
+            terms = conjuncts(filter_)
+            known = (filter_, terms, Conditions(terms, "duckdb").bound(self.snapshot.schema))
+            self._understood = known
+        return known[1], known[2]
 
     def _narrowest(self) -> str:
         """A column that costs little to read, where only the number of rows counts."""

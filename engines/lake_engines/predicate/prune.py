@@ -124,14 +124,14 @@ def _without_impossible(condition: Truth, found: Outcomes, view: StatisticsView)
     """Equality is TRUE nowhere but where the view says that the field may have such a value."""
     match condition:
         case Compare(FieldValue() as value, Operator.EQUAL, constant):
-            options = [constant]
-        case Member(FieldValue() as value, members):
-            options = list(members)
+            options = pa.array([constant], value_type(value.dtype))
+        case Member(FieldValue() as value, options):
+            pass
         case _:
             return found
     if value.field_id is None:
         return found
-    possible = view.may_equal(value.field_id, pa.array(options, value_type(value.dtype)))
+    possible = view.may_equal(value.field_id, options)
     return found if possible is None else Outcomes(found.true & possible, found.false, found.null)
 
 
@@ -257,7 +257,7 @@ def _within(constant: bytes, field: _Field) -> Mask:
 
 
 def _member(condition: Member, field: _Field) -> Outcomes:
-    options = sorted({encode_bound(option) for option in condition.options})
+    options = condition.encoded
     within = _may(pc.less_equal, field.lower, options[-1]) & _may(pc.greater_equal, field.upper, options[0])
     near = np.flatnonzero(within)
     if bound_kind(condition.value.dtype) in _NUMBERS:

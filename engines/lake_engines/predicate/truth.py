@@ -12,11 +12,14 @@ from functools import cached_property, reduce
 from typing import Any
 from typing import Literal as OneOf
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake_engines.predicate.tree import Operator
 from lake_engines.predicate.values import Value
+from lake_format.statistics import encode_bound
 
 __all__ = [
     "All",
@@ -45,6 +48,7 @@ _KERNELS: dict[Operator, Callable[..., Any]] = {
     Operator.GREATER_EQUAL: pc.greater_equal,
 }
 _FEW = 4  # options up to which comparing one by one beats hashing
+_FEW_NUMBERS = 32  # the same for whole numbers by NumPy, which compares them in a third of the time
 _NULL = pa.scalar(None, pa.bool_())
 
 
@@ -170,8 +174,22 @@ class Member(Truth):
     options: pa.Array
     has_null: bool
 
+    @cached_property
+    def encoded(self) -> list[bytes]:
+        """The options as bounds, ascending, for comparison with statistics."""
+        return sorted({encode_bound(option) for option in self.options})
+
+    @cached_property
+    def _numbers(self) -> npt.NDArray[np.generic] | None:
+        """The options, where comparing whole numbers with each of them is quickest."""
+        few = pa.types.is_integer(self.options.type) and len(self.options) <= _FEW_NUMBERS
+        return np.asarray(self.options.to_numpy()) if few else None
+
     def _found(self, array: Any) -> Any:
-        if len(self.options) <= _FEW:
+        if self._numbers is not None and isinstance(array, pa.Array) and not array.null_count:
+            values = array.to_numpy()
+            found = pa.array(reduce(np.logical_or, (values == option for option in self._numbers)))
+        elif len(self.options) <= _FEW:
             found = reduce(pc.or_, (pc.equal(array, option) for option in self.options))
         else:
             found = pc.is_in(array, value_set=self.options)
