@@ -31,6 +31,7 @@ CAPABILITIES: Mapping[str, str] = {
     "evolution": "any version after columns were added, dropped, renamed, widened, filled",
     "imported": "an Iceberg table where it lies: columns that changed, deleted rows, vectors, later snapshots",
     "mapped vectors": "local vectors arrive as the mapped file, not copied",
+    "mistakes": "named in the engine's own error, lost files too; the session goes on with the table it had",
 }
 
 
@@ -86,7 +87,19 @@ class Session(Protocol):
         """Rows a batch at a time, as the engine hands them out; nothing is read before the first is asked for."""
         ...
 
-    def knn_of_a_column(self) -> object:
+    def attach(self, table: Reached) -> None:
+        """Let ``items`` be another table from now on; where that is refused it stays what it was."""
+        ...
+
+    def attach_with(self, **options: object) -> None:
+        """Reach the table again, with an option more."""
+        ...
+
+    def search(self, vector: object, k: object = 3, **options: object) -> object:
+        """A search whose arguments need not be right; options are some of :attr:`EngineUnderTest.options`."""
+        ...
+
+    def search_by_a_column(self, name: str) -> object:
         """A search whose vector is a column of the rows beside it, where the engine has one vector a search."""
         ...
 
@@ -114,6 +127,14 @@ class EngineUnderTest(Protocol):
     """Filters for which it selects other rows here than from its own copy, and why; a test holds that they differ."""
     errors: tuple[type[BaseException], ...]
     """What the engine raises, in its own types."""
+    options: frozenset[str]
+    """What may be said in a search, of metric, recall, column, exact, table; and option, if by name."""
+    words: Mapping[str, str]
+    """Patterns of refusals in words other than the table's, by the name of the mistake."""
+
+    def owns(self, error: BaseException) -> bool:
+        """Whether an error of one of these types is the engine's own, and not one that slipped through it."""
+        ...
 
     def open(self, table: Reached, copy: pa.Table | None = None) -> Session:
         """Reach a table; ``copy`` are its rows, for :meth:`Session.copied`."""

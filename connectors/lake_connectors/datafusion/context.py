@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +20,8 @@ from lake_connectors.datafusion.datasets import LakeDataset, NearestDataset, Tab
 from lake_connectors.datafusion.functions import distance_functions
 from lake_connectors.datafusion.plans import Ordered, Scan, constant, ordered, scans
 from lake_connectors.datafusion.settling import passing, readers, settle
-from lake_format.errors import InvalidInputError, NotFoundError, UnsupportedError
+from lake_format.errors import InvalidInputError, LakeError, NotFoundError, UnsupportedError
+from lake_format.queries import check_k
 from lake_format.schema import is_vector
 from lake_format.store.consent import AllowExternal
 from lake_format.table import Table
@@ -49,6 +50,7 @@ class LakeContext(SessionContext):
         super().__init__(config or SessionConfig(), runtime)
         self._mentions = Mentions()
         self._parameters: Mapping[str, Any] = {}
+        self._refused: LakeError | None = None
         self._partitions = os.cpu_count() or 1
         catalog = self.catalog(_CATALOG)
         self._tables = LakeTables(self._mentions, self._partitions)
@@ -140,13 +142,18 @@ class LakeContext(SessionContext):
     ) -> DataFrame:
         """A frame over a query, as DataFusion's ``sql``; searches in it are found and use the index."""
         with self._mentions.lock:
-            self._parameters = param_values or {}
+            self._parameters, self._refused = param_values or {}, None
             self._mentions.taken()
             try:
                 frame = super().sql(query, options, param_values, **named_params)
                 self._settle(frame, self._mentions.taken())
+            except ValueError:
+                if self._refused is None:
+                    raise
+                # DataFusion puts the whole traceback into its message: what is wrong would be lost in it.
+                raise ValueError(f"Error during planning: {self._refused}") from self._refused
             finally:
-                self._parameters = {}
+                self._parameters, self._refused = {}, None
             return frame
 
     # --- inside -------------------------------------------------------------------------------------------
@@ -189,6 +196,13 @@ class LakeContext(SessionContext):
 
     def _knn(self, *arguments: Any) -> NearestDataset:
         """The table function: ``knn(table, vector, k [, column, metric, recall, exact])``."""
+        try:
+            return self._searched(arguments)
+        except LakeError as error:
+            self._refused = error
+            raise
+
+    def _searched(self, arguments: Sequence[Any]) -> NearestDataset:
         if not 2 <= len(arguments) <= len(_KNN):
             raise InvalidInputError(
                 f"knn() takes a table, a vector and k, not {len(arguments)} arguments",
@@ -198,11 +212,11 @@ class LakeContext(SessionContext):
         follower = self._named(given["table"])
         request = NearestRequest(
             vector=_vector(given["vector"]),
-            k=int(_number("k", given.get("k", 10))),
+            k=check_k(given.get("k", 10)),
             ordered=False,
             metric=given.get("metric"),
             recall=_number("recall", given.get("recall", 0.95)),
-            exact=bool(given.get("exact") or False),
+            exact=_truth("exact", given.get("exact")),
             column=given.get("column"),
         )
         dataset = NearestDataset(follower, request)
@@ -276,6 +290,12 @@ def _vector(value: Any) -> Any:
             "the query vector is NULL or holds something that is no number",
             fix="search with finite numbers only",
         ) from error
+
+
+def _truth(name: str, value: Any) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise InvalidInputError(f"knn(): {name} must be true or false, not {value!r}")
+    return bool(value)
 
 
 def _number(name: str, value: Any) -> float:

@@ -141,11 +141,14 @@ def attach(
         raise InvalidInputError("the table's name is empty", fix="give name=")
     with _lock:
         state = attachments(raw, interface)
+        follower = follow(
+            chosen, found, max_staleness, observer
+        )  # may refuse a type: before the old one goes
         if chosen.lower() in state.followers:
             detach(raw, chosen)
         else:
             _refuse_taken(raw, chosen)
-        put(raw, state, follow(chosen, found, max_staleness, observer))
+        put(raw, state, follower)
         state.tables[chosen.lower()] = found
     return chosen
 

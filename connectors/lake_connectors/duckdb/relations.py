@@ -151,7 +151,7 @@ class Nearest:
         for name in (KNN, GATE, DISTANCE):
             if name in request.columns or any(mentions(term, name) for term in request.predicates):
                 raise InvalidInputError(
-                    "the query vector and k of a neighbour search must be constants or parameters",
+                    "the query vector and k of a neighbour search must be constants or parameters, and numbers",
                     fix=f"for one search a row use knn_vec_{self._follower.name}(vector, k) with LATERAL",
                 )
         self._follower.tell(snapshot, request)

@@ -70,7 +70,7 @@ def read_request(text: str) -> NearestRequest:
         alone=alone is not None,
         metric=_text(metric),
         recall=0.95 if recall == _NULL else _number("recall", recall),
-        exact=exact.lower() == "true",
+        exact=exact != _NULL and _truth("exact", exact),
         column=_text(column),
         condition=None if condition == _NULL else read_condition(_text(condition) or ""),
     )
@@ -99,6 +99,12 @@ def _k(text: str, *, ordered: bool) -> int | None:
     if not text.isdigit() or (int(text) < 1 and not ordered):
         raise InvalidInputError(f"k must be a positive whole number, not {text}")
     return int(text)
+
+
+def _truth(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise InvalidInputError(f"{name} must be true or false, not {text!r}")
+    return text.lower() == "true"
 
 
 def _number(name: str, text: str) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import udtf
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -128,7 +127,7 @@ class _Nearest:
             return
         table = _opened(path, version, _options(storage), allow)
         names = [*_names(table, columns), ROW_ID, DISTANCE]
-        found = table.search(np.asarray(q, np.float32), int(k), where=filter, select=names).to_arrow()
+        found = table.search(q, k, where=filter, select=names).to_arrow()
         shown = TYPES.schema(found.schema)
         for batch in found.to_batches():
             yield from zip(*(column.to_pylist() for column in as_spark_batch(batch, shown)), strict=True)

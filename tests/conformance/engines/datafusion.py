@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import pyarrow as pa
 from datafusion import udf
 
-import lake_format as lake
 from conformance.engine import Reached, Support
 from conformance.mapped import lies_in_mapped_file
 from conformance.sql import select
@@ -16,12 +16,15 @@ from lake_connectors.datafusion import LakeContext, connect
 from lake_connectors.datafusion.types import TYPES
 
 FLOATS = pa.list_(pa.float32())
+_OWN = re.compile("DataFusion error: |Schema error: |Error during planning: ")
+"""How the messages of DataFusion's errors begin, whose types are Python's."""
 
 
 class DataFusionSession:
-    def __init__(self, ctx: LakeContext, table: lake.Table) -> None:
+    def __init__(self, ctx: LakeContext, table: Reached) -> None:
         self.ctx = ctx
-        self.table = table
+        self.reached = table
+        self.table = table.open()
 
     def _rows(self, sql: str, **parameters: object) -> pa.Table:
         return self.ctx.sql(sql, param_values=parameters or None).to_arrow_table()
@@ -56,8 +59,26 @@ class DataFusionSession:
         for batch in self.ctx.sql(select("items", columns)).execute_stream():
             yield pa.table(batch.to_pyarrow())
 
-    def knn_of_a_column(self) -> object:
-        return self._rows("SELECT n.id FROM copied c, knn('items', c.vec, 3) n")
+    def attach(self, table: Reached) -> None:
+        self._attach(table, {})
+        self.reached, self.table = table, table.open()
+
+    def attach_with(self, **options: object) -> None:
+        self._attach(self.reached, options)
+
+    def _attach(self, table: Reached, more: Mapping[str, object]) -> None:
+        options = {"version": table.version, "allow_external": table.allow_external}
+        options |= {"storage_options": dict(table.storage_options), **more}
+        self.ctx.attach(table.uri, "items", **options)
+
+    def search(self, vector: object, k: object = 3, **options: object) -> object:
+        table = options.pop("table", "items")
+        given = {"column": "vec", "metric": "l2", "recall": 0.95, "exact": False} | options
+        more = ", ".join(repr(given[name]) for name in ("column", "metric", "recall", "exact"))
+        return self._rows(f"SELECT id FROM knn('{table}', $q, {k}, {more})", q=vector)
+
+    def search_by_a_column(self, name: str) -> object:
+        return self._rows(f"SELECT n.id FROM copied c, knn('items', c.{name}, 3) n")
 
     def ask_with_an_unknown_option(self, name: str) -> object:
         return self._rows(f"SELECT id FROM knn('items', [1, 2], 3, {name} => 1)")
@@ -80,7 +101,16 @@ class DataFusionSession:
 class DataFusion:
     name = "DataFusion"
     slow = False
-    errors = (Exception,)  # DataFusion raises plain ones
+    errors = (Exception,)  # DataFusion raises plain ones, see `owns`
+    options = frozenset({"option", "metric", "recall", "column", "exact", "table"})
+    words: Mapping[str, str] = MappingProxyType(
+        {
+            "unknown option": "Unsupported function argument type: probes => 1",
+            "text for a vector": "knn\\(\\): the vector 'abc' is no list of numbers",
+            "column for a vector": r"vector must be a constant or a parameter, not Expr\(c\.vec\)",
+            "column of text for a vector": r"vector must be a constant or a parameter, not Expr\(c\.title\)",
+        }
+    )
     differs: Mapping[str, str] = MappingProxyType({})
     support: Mapping[str, Support] = MappingProxyType(
         {
@@ -101,20 +131,19 @@ class DataFusion:
             "evolution": "pushed",
             "imported": "pushed",
             "mapped vectors": "pushed",
+            "mistakes": "answered",
         }
     )
 
     def open(self, table: Reached, copy: pa.Table | None = None) -> DataFusionSession:
-        ctx = connect().attach(
-            table.uri,
-            "items",
-            version=table.version,
-            storage_options=dict(table.storage_options),
-            allow_external=table.allow_external,
-        )
+        session = DataFusionSession(connect(), table)
+        session.attach(table)
         if copy is not None:
-            ctx.from_arrow(copy.cast(TYPES.schema(copy.schema)), "copied")
-        return DataFusionSession(ctx, table.open())
+            session.ctx.from_arrow(copy.cast(TYPES.schema(copy.schema)), "copied")
+        return session
+
+    def owns(self, error: BaseException) -> bool:
+        return type(error) in (Exception, ValueError) and _OWN.match(str(error)) is not None
 
     def takes(self, kind: pa.DataType) -> bool:
         return True

@@ -15,8 +15,9 @@ from lake_connectors.duckdb.types import TYPES
 
 
 class DuckDBSession:
-    def __init__(self, con: LakeConnection) -> None:
+    def __init__(self, con: LakeConnection, table: Reached) -> None:
         self.con = con
+        self.table = table
 
     def _rows(self, sql: str) -> pa.Table:
         return self.con.sql(sql).to_arrow_table()
@@ -55,8 +56,26 @@ class DuckDBSession:
         with self.con.sql(select("items", columns)).to_arrow_reader(500) as reader:
             yield from (pa.table(batch) for batch in reader)
 
-    def knn_of_a_column(self) -> object:
-        return self._rows("SELECT n.id FROM copied c, knn('items', c.vec, 3) n")
+    def attach(self, table: Reached) -> None:
+        self._attach(table, {})
+        self.table = table
+
+    def attach_with(self, **options: object) -> None:
+        self._attach(self.table, options)
+
+    def _attach(self, table: Reached, more: Mapping[str, object]) -> None:
+        options = {"version": table.version, "allow_external": table.allow_external}
+        options |= {"storage_options": dict(table.storage_options), **more}
+        self.con.attach(table.uri, "items", **options)
+
+    def search(self, vector: object, k: object = 3, **options: object) -> object:
+        table = options.pop("table", "items")
+        named = {"vector_column" if name == "column" else name: value for name, value in options.items()}
+        more = "".join(f", {name} := {value!r}" for name, value in named.items())
+        return self.con.execute(f"SELECT id FROM knn('{table}', ?, {k}{more})", [vector]).fetchall()
+
+    def search_by_a_column(self, name: str) -> object:
+        return self._rows(f"SELECT n.id FROM copied c, knn('items', c.{name}, 3) n")
 
     def ask_with_an_unknown_option(self, name: str) -> object:
         return self._rows(f"SELECT id FROM knn('items', [1, 2], 3, {name} := 1)")
@@ -72,7 +91,15 @@ class DuckDB:
     name = "DuckDB"
     slow = False
     differs: Mapping[str, str] = MappingProxyType({})
-    errors = (duckdb.Error, OSError)
+    errors = (duckdb.Error,)
+    options = frozenset({"option", "metric", "recall", "column", "exact", "table"})
+    words: Mapping[str, str] = MappingProxyType(
+        {
+            "unknown option": r"knn\(\) does not support the supplied arguments.*recall := NULL",
+            "text for a vector": r"the query vector and k .* must be constants or parameters, and numbers",
+            "column of text for a vector": r"can't be cast to .* FLOAT\[\] when casting from source column title",
+        }
+    )
     support: Mapping[str, Support] = {
         "types": "pushed",
         "projection": "pushed",
@@ -91,22 +118,21 @@ class DuckDB:
         "evolution": "pushed",
         "imported": "pushed",
         "mapped vectors": "absent",
+        "mistakes": "answered",
     }
 
     def open(self, table: Reached, copy: pa.Table | None = None) -> DuckDBSession:
         con = connect()
         con.execute("SET TimeZone = 'UTC'")
-        con.attach(
-            table.uri,
-            "items",
-            version=table.version,
-            storage_options=dict(table.storage_options),
-            allow_external=table.allow_external,
-        )
+        session = DuckDBSession(con, table)
+        session.attach(table)
         if copy is not None:
             con.register("source", copy.cast(TYPES.schema(copy.schema)))
             con.execute("CREATE TABLE copied AS SELECT * FROM source")
-        return DuckDBSession(con)
+        return session
+
+    def owns(self, error: BaseException) -> bool:
+        return isinstance(error, self.errors)
 
     def takes(self, kind: pa.DataType) -> bool:
         return not (pa.types.is_decimal(kind) and kind.precision > 38)

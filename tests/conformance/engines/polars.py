@@ -17,9 +17,8 @@ from lake_connectors.polars.types import TYPES
 
 
 class PolarsSession:
-    def __init__(self, table: lake.Table, copy: pa.Table | None) -> None:
-        self.table = table
-        self.frame = scan(table)
+    def __init__(self, table: Reached, copy: pa.Table | None) -> None:
+        self.attach(table)
         self.copy = copy
 
     def read(
@@ -51,11 +50,22 @@ class PolarsSession:
         for batch in self.frame.select(columns).collect_batches(chunk_size=500, maintain_order=True):
             yield batch.to_arrow()
 
-    def knn_of_a_column(self) -> object:
+    def attach(self, table: Reached) -> None:
+        found = table.open()
+        self.frame = scan(found)
+        self.reached, self.table = table, found
+
+    def attach_with(self, **options: object) -> None:
+        self.frame = scan(self.reached.uri, **options)
+
+    def search(self, vector: object, k: object = 3, **options: object) -> object:
+        raise NotImplementedError
+
+    def search_by_a_column(self, name: str) -> object:
         raise NotImplementedError
 
     def ask_with_an_unknown_option(self, name: str) -> object:
-        return scan(self.table, **{name: 1}).collect()
+        raise NotImplementedError
 
     def maps_vectors(self) -> bool:
         found = self.frame.select("vec").collect().to_arrow()
@@ -73,6 +83,8 @@ class Polars:
     slow = False
     differs: Mapping[str, str] = MappingProxyType({})
     errors = (pl.exceptions.PolarsError, lake.LakeError)
+    options: frozenset[str] = frozenset()
+    words: Mapping[str, str] = MappingProxyType({})
     support: Mapping[str, Support] = {
         "types": "pushed",
         "projection": "pushed",
@@ -91,10 +103,14 @@ class Polars:
         "evolution": "pushed",
         "imported": "pushed",
         "mapped vectors": "pushed",
+        "mistakes": "answered",
     }
 
     def open(self, table: Reached, copy: pa.Table | None = None) -> PolarsSession:
-        return PolarsSession(table.open(), copy)
+        return PolarsSession(table, copy)
+
+    def owns(self, error: BaseException) -> bool:
+        return isinstance(error, self.errors)
 
     def takes(self, kind: pa.DataType) -> bool:
         return not (pa.types.is_decimal(kind) and kind.precision > 38)

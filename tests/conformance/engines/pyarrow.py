@@ -65,8 +65,8 @@ def expression(where: str | None) -> pc.Expression | None:
 
 
 class PyArrowSession:
-    def __init__(self, table: lake.Table, copy: pa.Table | None) -> None:
-        self.table = table
+    def __init__(self, table: Reached, copy: pa.Table | None) -> None:
+        self.attach(table)
         self.copy = copy
 
     def read(
@@ -100,8 +100,17 @@ class PyArrowSession:
         for batch in dataset.to_batches(columns=list(columns)):
             yield pa.table(batch)
 
-    def knn_of_a_column(self) -> object:
-        return self.table.search(pc.field("vec"), 3)
+    def attach(self, table: Reached) -> None:
+        self.table = table.open()
+
+    def attach_with(self, **options: object) -> None:
+        self.table = lake.open(self.table.uri, **options)
+
+    def search(self, vector: object, k: object = 3, **options: object) -> object:
+        return self.table.search(vector, k, **options)
+
+    def search_by_a_column(self, name: str) -> object:
+        return self.table.search(pc.field(name), 3)
 
     def ask_with_an_unknown_option(self, name: str) -> object:
         return self.table.to_table(**{name: 1})
@@ -117,6 +126,13 @@ class PyArrow:
     slow = False
     differs: Mapping[str, str] = MappingProxyType({})
     errors = (pa.ArrowException, lake.LakeError)
+    options = frozenset({"option", "metric", "recall", "column"})
+    words: Mapping[str, str] = MappingProxyType(
+        {
+            "column for a vector": "query is not a vector of numbers: .*Expression",
+            "column of text for a vector": "query is not a vector of numbers: .*Expression",
+        }
+    )
     support: Mapping[str, Support] = {
         "types": "pushed",
         "projection": "pushed",
@@ -135,10 +151,14 @@ class PyArrow:
         "evolution": "pushed",
         "imported": "pushed",
         "mapped vectors": "pushed",
+        "mistakes": "answered",
     }
 
     def open(self, table: Reached, copy: pa.Table | None = None) -> PyArrowSession:
-        return PyArrowSession(table.open(), copy)
+        return PyArrowSession(table, copy)
+
+    def owns(self, error: BaseException) -> bool:
+        return isinstance(error, self.errors)
 
     def takes(self, kind: pa.DataType) -> bool:
         return True

@@ -34,15 +34,17 @@ class SparkSession:
             frame = self.spark.createDataFrame(pa.Table.from_batches(batches, shown))
             frame.createOrReplaceTempView(self._copied)
 
-    def _frame(self, columns: Sequence[str] | None) -> Any:
+    def _frame(self, table: Reached, **options: object) -> Any:
         reading = self.spark.read.format("lake")
-        for name, value in self.table.storage_options.items():
+        for name, value in table.storage_options.items():
             reading = reading.option(f"storage.{name}", value)
-        if self.table.allow_external:
-            reading = reading.option("allowExternal", ",".join(self.table.allow_external))
-        if self.table.version is not None:
-            reading = reading.option("version", self.table.version)
-        return reading.load(self.table.uri)
+        if table.allow_external:
+            reading = reading.option("allowExternal", ",".join(table.allow_external))
+        if table.version is not None:
+            reading = reading.option("version", table.version)
+        for name, value in options.items():
+            reading = reading.option(name, value)
+        return reading.load(table.uri)
 
     def _rows(self, sql: str) -> pa.Table:
         return self.spark.sql(sql.replace('"', "`")).toArrow()
@@ -61,7 +63,7 @@ class SparkSession:
                 allow_external=self.table.allow_external,
             )
             return fast.toArrow()
-        self._frame(columns).createOrReplaceTempView(self.items)
+        self._frame(self.table).createOrReplaceTempView(self.items)
         return self._rows(select(self.items, columns, where, limit))
 
     def copied(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
@@ -69,21 +71,23 @@ class SparkSession:
 
     def knn(self, vector: Sequence[float], k: int, where: str | None = None) -> list[tuple[int, float]]:
         literal = ", ".join(f"float({one})" for one in vector)
-        options = ", ".join(f"'{name}', '{value}'" for name, value in self.table.storage_options.items())
-        reach = (
-            f"storage => map({options})" if options else f"allow => '{','.join(self.table.allow_external)}'"
-        )
         wanted = "" if where is None else f""", filter => "{where}\""""
         found = self.spark.sql(
             f"""SELECT id, _distance FROM lake_knn(path => '{self.table.uri}', q => array({literal}), k => {k},
-            columns => 'id', {reach}{wanted})"""
+            columns => 'id', {self._reach()}{wanted})"""
         )
         return [(row.id, row._distance) for row in found.collect()]  # a sort would search twice
+
+    def _reach(self) -> str:
+        options = ", ".join(f"'{name}', '{value}'" for name, value in self.table.storage_options.items())
+        return (
+            f"storage => map({options})" if options else f"allow => '{','.join(self.table.allow_external)}'"
+        )
 
     def ordered(self, vector: Sequence[float], k: int, where: str | None = None) -> list[int]:
         raise NotImplementedError
 
-    def joined(self, vectors: Sequence[Sequence[float]], k: int) -> list[list[int]]:
+    def joined(self, vectors: Sequence[Sequence[float]], k: int, **more: Any) -> list[list[int]]:
         rows = [(number, [float(one) for one in vector]) for number, vector in enumerate(vectors)]
         queries = self.spark.createDataFrame(rows, "q int, v array<float>")
         options = dict(self.table.storage_options)
@@ -95,6 +99,7 @@ class SparkSession:
             columns=["id"],
             storage_options=options,
             allow_external=self.table.allow_external,
+            **more,
         ).collect()
         nearest = sorted((row.q, row._distance, row.id) for row in found)
         return [[one for query, _, one in nearest if query == number] for number in range(len(vectors))]
@@ -105,17 +110,40 @@ class SparkSession:
 
     def stream(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         schema = pa.schema([self.table.open().schema.field(name) for name in columns])
-        rows = self._frame(columns).select(*columns).toLocalIterator()
+        rows = self._frame(self.table).select(*columns).toLocalIterator()
         while some := list(itertools.islice(rows, 500)):
             yield pa.Table.from_pylist([row.asDict() for row in some], schema)
 
-    def knn_of_a_column(self) -> object:
+    def attach(self, table: Reached) -> None:
+        self._frame(table)  # looks for its schema
+        self.table = table
+
+    def attach_with(self, storage_options: Mapping[str, str] | None = None, **options: object) -> None:
+        stored = {f"storage.{name}": value for name, value in (storage_options or {}).items()}
+        self._frame(self.table, **options, **stored)
+
+    def search(self, vector: Any, k: object = 3, **options: Any) -> object:
+        if "recall" in options:  # the function has none, a join with neighbours does
+            return self.joined([vector], 3, recall=options["recall"])
+        if "metric" in options:  # nor a metric, which belongs to an index here
+            stored = dict(self.table.storage_options)
+            return lake_spark.create_index(
+                self.spark, self.table.uri, "vec", options["metric"], storage_options=stored
+            )
+        folder, name = self.table.uri.rsplit("/", 1)
+        path = f"{folder}/{options.get('table', name)}"
         return self._rows(
-            f"SELECT n.id FROM {self._copied} c, lake_knn(path => '{self.table.uri}', q => c.title, k => 3) n"
+            f"SELECT id FROM lake_knn(path => '{path}', q => {_literal(vector)}, k => {k}, {self._reach()})"
         )
 
+    def search_by_a_column(self, name: str) -> object:
+        lateral = "" if name == "vec" else "LATERAL "  # which rightly takes one vector a row
+        found = f"lake_knn(path => '{self.table.uri}', q => c.{name}, k => 3, {self._reach()})"
+        return self._rows(f"SELECT n.id FROM {self._copied} c, {lateral}{found} n")
+
     def ask_with_an_unknown_option(self, name: str) -> object:
-        return self.spark.read.format("lake").option(name, 1).load(self.table.uri).collect()
+        found = f"lake_knn(path => '{self.table.uri}', q => array(1f), k => 3, {self._reach()}, {name} => 1)"
+        return self._rows(f"SELECT id FROM {found}")
 
     def maps_vectors(self) -> bool:
         return False
@@ -123,10 +151,25 @@ class SparkSession:
     def close(self) -> None: ...
 
 
+def _literal(vector: Any) -> str:
+    if isinstance(vector, str):
+        return repr(vector)
+    values = ("NULL" if one is None else f"float('{one}')" for one in vector)
+    return f"array({', '.join(values)})"
+
+
 class Spark:
     name = "Spark"
     slow = True
     errors = (PySparkException, Py4JJavaError, LakeError)
+    options = frozenset({"option", "metric", "recall", "table"})
+    words: Mapping[str, str] = MappingProxyType(
+        {
+            "unknown option": r"'lake_knn'.*unexpected keyword argument 'probes'",
+            "column for a vector": r"UNRESOLVED_COLUMN.*`c`\.`vec`",
+            "column of text for a vector": "query is not a vector of numbers: could not convert string to float",
+        }
+    )
     differs: Mapping[str, str] = MappingProxyType({})
     support: Mapping[str, Support] = MappingProxyType(
         {
@@ -147,12 +190,16 @@ class Spark:
             "evolution": "pushed",
             "imported": "pushed",
             "mapped vectors": "absent",
+            "mistakes": "answered",
         }
     )
 
     def open(self, table: Reached, copy: pa.Table | None = None) -> SparkSession:
         table.open()
         return SparkSession(table, copy)
+
+    def owns(self, error: BaseException) -> bool:
+        return isinstance(error, self.errors)
 
     def takes(self, kind: pa.DataType) -> bool:
         try:
