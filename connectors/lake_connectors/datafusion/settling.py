@@ -65,15 +65,18 @@ def passing(scan: Scan, frame_of: Callable[[Any], DataFrame]) -> Places:
 def settle(dataset: NearestDataset, wanted: int, places: Callable[[], Places]) -> None:
     """Set the least number of candidates of which ``wanted`` pass, or all there are.
 
+    A search that knows part of the conditions begins with as many as are wanted, since most of those may pass.
+
     Parameters
     ----------
     places
         Puts the rows that the dataset hands out to the conditions, and tells which pass.
     """
     rows = dataset.snapshot.version.row_count
-    dataset.candidates = min(max(wanted, 1), rows)
-    if dataset.candidates == rows:
+    if wanted >= rows:
+        dataset.candidates = rows
         return
+    dataset.candidates = min(wanted if dataset.carried else max(wanted * _GROWTH, _LEAST), rows)
     dataset.at_once = True
     found = places()
     while len(found) < wanted and not dataset.exhausted and dataset.candidates < rows:
