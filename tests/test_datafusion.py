@@ -178,13 +178,16 @@ def test_a_frame_may_be_collected_again_and_built_upon(items: Lake) -> None:
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("SELECT * FROM knn('items', [1.0, 2.0], 3)", "dimension"),
+        ("SELECT * FROM knn('items', [1.0, 2.0], 3)", "column 'vec' has dimension 6"),
         ("SELECT * FROM knn('nothing', [1.0], 3)", "no lake table 'nothing'"),
         ("SELECT * FROM knn('items', [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 0)", "k must be"),
         ("SELECT * FROM knn('items', [1, 2, 3, 4, 5, 6], 3, 'title')", "title"),
         ("SELECT * FROM knn('items', [1, 2, 3, 4, 5, 6], 3, 'vec', 'hamming')", "hamming"),
-        ("SELECT * FROM knn('items', [1, 2, 3, 4, 5, NULL], 3)", "NULL|finite|NaN"),
-        ("SELECT k.* FROM items i, knn('items', i.vec, 3) k", "constant|i.vec|field"),
+        ("SELECT * FROM knn('items', [1, 2, 3, 4, 5, NULL], 3)", "holds a NaN"),
+        (
+            "SELECT k.* FROM items i, knn('items', i.vec, 3) k",
+            r"vector must be a constant or a parameter, not .*i\.vec",
+        ),
         ("SELECT * FROM knn('items', $missing, 3)", "missing"),
         ("SELECT no_such FROM items", "no_such"),
     ],

@@ -127,7 +127,7 @@ def test_a_column_that_went_is_named() -> None:
     frame.collect_schema()
     assert frame.collect().rows() == [(2,)]
     lake.open("memory://polars-gone").drop_column("b")
-    with pytest.raises(pl.exceptions.PolarsError, match="b"):
+    with pytest.raises(pl.exceptions.PolarsError, match='column "b"'):
         frame.collect()
 
 

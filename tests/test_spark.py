@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from index_samples import clustered
+from pyspark.errors import PySparkException
 from spark_session import session
 
 import lake_format as lake
@@ -405,9 +406,15 @@ def test_mistakes_in_what_is_written_or_searched(spark: Any, table: Table, tmp_p
     for mode in ("ErrorIfExists", "Ignore"):  # Spark's own refusal, which says what to do
         with pytest.raises(Exception, match=f'in the "{mode}" mode. Please use either the "Append" or'):
             spark.range(2).write.format("lake").mode(mode.lower()).save(table.uri)
-    with pytest.raises(Exception, match="dimension"):
+    for vector, message in (
+        ("vex", "the queries have no column 'vex'"),
+        ("id", "'id' of the queries has the type"),
+    ):
+        with pytest.raises(lake.InvalidInputError, match=message):
+            lake_spark.nearest_join(spark.range(2), table.uri, vector)
+    with pytest.raises(PySparkException, match="column 'vec' has dimension"):
         spark.sql(f"SELECT * FROM lake_knn(path => '{table.uri}', q => array(1f), k => 3)").collect()
-    with pytest.raises(Exception, match="prize"):
+    with pytest.raises(PySparkException, match="the table has no column 'prize'"):
         spark.sql(
             f"SELECT * FROM lake_knn(path => '{table.uri}', q => array(1f), k => 3, columns => 'prize')"
         ).collect()

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
@@ -189,21 +188,36 @@ def nearest_join(
         uri, version, storage_options=dict(storage_options or {}), allow_external=tuple(allow_external)
     )
     table = place.open()
-    taken = next((name for name in columns if name in queries.columns), None)
-    if taken is not None:
-        raise InvalidInputError(f"both sides have a column {taken!r}", fix="rename it on one side")
-    unknown = next((name for name in columns if name not in table.schema.names), None)
-    if unknown is not None:
-        raise InvalidInputError(f"the table has no column {unknown!r}")
-    if not any(is_vector(field.type) for field in table.schema):
-        raise InvalidInputError("the table has no vector column")
     own = to_arrow_schema(queries.schema, timezone="UTC", prefers_large_types=False)
+    _check_join(own, vector, table.schema, columns)
     found = [TYPES.field(table.schema.field(name)) for name in columns]
     shown = pa.schema([*own, *found, pa.field(ROW_ID, pa.int64()), pa.field(DISTANCE, DISTANCE_FIELD.type)])
     schema = from_arrow_schema(shown, prefer_timestamp_ntz=True)
     target = to_arrow_schema(schema, timezone="UTC", prefers_large_types=False)
     pinned = replace(place, version=table.version)
     return queries.mapInArrow(partial(_search, pinned, vector, k, tuple(columns), recall, target), schema)
+
+
+def _check_join(own: pa.Schema, vector: str, schema: pa.Schema, columns: Sequence[str]) -> None:
+    """Refuse, before any task runs, what the queries or the table cannot give."""
+    taken = next((name for name in columns if name in own.names), None)
+    if taken is not None:
+        raise InvalidInputError(f"both sides have a column {taken!r}", fix="rename it on one side")
+    unknown = next((name for name in columns if name not in schema.names), None)
+    if unknown is not None:
+        raise InvalidInputError(f"the table has no column {unknown!r}")
+    if not any(is_vector(field.type) for field in schema):
+        raise InvalidInputError("the table has no vector column")
+    if vector not in own.names:
+        raise InvalidInputError(
+            f"the queries have no column {vector!r}", fix=f"columns are {', '.join(own.names)}"
+        )
+    kind = own.field(vector).type
+    numbers = (pa.types.is_floating, pa.types.is_integer, pa.types.is_decimal)
+    if not pa.types.is_list(kind) or not any(fits(kind.value_type) for fits in numbers):
+        raise InvalidInputError(
+            f"column {vector!r} of the queries has the type {kind}", fix="query vectors are arrays of numbers"
+        )
 
 
 def _search(
@@ -222,8 +236,9 @@ def _search(
         lists = batch.column(vector)
         if lists.null_count:
             raise InvalidInputError(f"column {vector!r} holds NULL", fix="leave such rows out")
-        matrix = np.asarray(lists.to_pylist(), np.float32)
-        found = table.search(matrix, k, recall=recall, select=[*columns, ROW_ID, DISTANCE]).to_arrow()
+        found = table.search(
+            lists.to_pylist(), k, recall=recall, select=[*columns, ROW_ID, DISTANCE]
+        ).to_arrow()
         rows = batch.take(found.column("_query").combine_chunks())
         for name in (*columns, ROW_ID, DISTANCE):
             rows = rows.append_column(name, found.column(name).combine_chunks())
