@@ -44,6 +44,8 @@ from lake_format.store.table_store import name_of
 __all__ = ["FragmentReader", "ReaderPool", "output_schema"]
 
 _OPEN_FILES = 512
+_FRAGMENTS = 64
+"""Readers of fragments that are kept: single rows are asked for faster than a reader can be made."""
 
 
 class ReaderPool:
@@ -55,6 +57,22 @@ class ReaderPool:
         self._readers: OrderedDict[str, FileReader] = OrderedDict()
         self.key_runs = RunPool()
         self._opening: dict[str, Lock] = {}
+        self._latest: Snapshot | None = None
+        self._fragments: dict[int, FragmentReader] = {}
+
+    def fragment(self, snapshot: Snapshot, owner: int) -> FragmentReader:
+        """The reader of a fragment by its row of the fragment table; some of the snapshot asked for last are kept."""
+        with self._lock:
+            if snapshot is not self._latest:
+                self._latest, self._fragments = snapshot, {}
+            kept = self._fragments
+            reader = kept.get(owner)
+        if reader is None:
+            reader = FragmentReader(snapshot, snapshot.fragments.fragment(owner), self)
+            with self._lock:
+                if reader.is_small and len(kept) < _FRAGMENTS:
+                    kept[owner] = reader
+        return reader
 
     def get(self, store: Store, group: ColumnGroup, rows: int, schema: pa.Schema) -> FileReader:
         """The reader of a column group's file."""
@@ -103,10 +121,16 @@ class FragmentReader:
         self._pool = pool
         self._owner = {field: group for group in fragment.groups for field in group.live_field_ids}
         self._patches = FragmentPatches(fragment)
-        self._projections: dict[tuple[str, int], tuple[pa.DataType, Projection]] = {}
+        self._projections: dict[tuple[str, int], tuple[pa.Field, Projection]] = {}
         self._readers: dict[str, FileReader] = {}
         self._schemas: dict[str, pa.Schema] = {}
         self._row_ids: U64 | None = None
+        self._prepared: tuple[tuple[str, ...], _Columns] | None = None
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it keeps nothing that grows with the rows of the fragment: row ids in no order, patches."""
+        return self.fragment.first_row_id is not None and not self.fragment.patches
 
     @cached_property
     def is_local(self) -> bool:
@@ -162,7 +186,7 @@ class FragmentReader:
 
         With ``dictionaries``, columns of text may come as dictionaries, batch by batch.
         """
-        plan = self._plan(names)
+        plan = self._columns(names).groups
         window = _Window(start, stop, batch_rows, dictionaries)
         streams = [self._scanned(group, self.fragment.row_count, columns, window) for group, columns in plan]
         layers = [self._layer(patch, columns, window) for patch, columns in self._over(names)]
@@ -175,14 +199,14 @@ class FragmentReader:
             positions = np.arange(position, position + rows)
             overlays = [layer.take(position, position + rows) for layer in layers]
             over = [one for one in overlays if one is not None]
-            yield position, self._assemble(names, plan, parts, positions, over)
+            yield position, self._assemble(names, parts, positions, over)
             position += rows
         if position != stop:
             raise CorruptionError(f"fragment {self.fragment.fragment_id} ended at row {position}, not {stop}")
 
     def take(self, positions: Positions, names: Sequence[str]) -> pa.RecordBatch:
         """The rows at strictly increasing positions."""
-        plan = self._plan(names)
+        plan = self._columns(names).groups
         over = [(one, columns, *self._patches.over(one, positions)) for one, columns in self._over(names)]
         over = [one for one in over if len(one[2])]
         takes = [
@@ -197,7 +221,7 @@ class FragmentReader:
         overlays = [
             Overlay(patch, at, part) for (patch, _, at, _), part in zip(over, parts[len(plan) :], strict=True)
         ]
-        return self._assemble(names, plan, parts[: len(plan)], positions.astype(np.int64), overlays)
+        return self._assemble(names, parts[: len(plan)], positions.astype(np.int64), overlays)
 
     def _reader(self, file: ColumnGroup, rows: int) -> FileReader:
         if file.path not in self._readers:
@@ -281,18 +305,17 @@ class FragmentReader:
     def _stored_name(self, file: ColumnGroup, identity: int) -> str:
         return str(self._schema_of(file).names[file.field_ids.index(identity)])
 
-    def _values(self, file: ColumnGroup, part: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    def _values(self, file: ColumnGroup, part: pa.RecordBatch, field: pa.Field, identity: int) -> pa.Array:
         """Values of a column as a file has them, as values of its present type; text as a dictionary stays one."""
-        identity = field_id(field)
         key = (file.path, identity)
         if key not in self._projections:
             written = self._schema_of(file).field(file.field_ids.index(identity))
-            self._projections[key] = written.type, self._projection(file, written, field)
-        array = part.column(self._stored_name(file, identity))
-        stored, project = self._projections[key]
-        if is_encoded(array, stored) and stored == field.type:
+            self._projections[key] = written, self._projection(file, written, field)
+        written, project = self._projections[key]
+        array = part.column(written.name)
+        if is_encoded(array, written.type) and written.type == field.type:
             return array
-        return project(plain(array, stored))
+        return project(plain(array, written.type))
 
     def _projection(self, file: ColumnGroup, written: pa.Field, field: pa.Field) -> Projection:
         """How values of a file become values of a column; what they cannot become is told with the file's name."""
@@ -309,39 +332,68 @@ class FragmentReader:
     def _assemble(
         self,
         names: Sequence[str],
-        plan: list[tuple[ColumnGroup, list[str]]],
         parts: list[pa.RecordBatch],
         positions: npt.NDArray[np.int64],
         overlays: Sequence[Overlay],
     ) -> pa.RecordBatch:
-        schema = output_schema(self._snapshot, names)
-        found = {group.path: part for (group, _), part in zip(plan, parts, strict=False)}
+        columns = self._columns(names)
+        found = {group.path: part for (group, _), part in zip(columns.groups, parts, strict=False)}
         arrays = []
-        for name, target in zip(names, schema, strict=True):
-            if name == ROW_ID:
+        for target, (field, identity) in zip(columns.schema, columns.fields, strict=True):
+            if field is None:
                 arrays.append(pa.array(self.row_ids_at(positions)))
                 continue
-            field = self._snapshot.schema.field(name)
-            group = self._owner.get(field_id(field))
+            group = self._owner.get(identity)
             if group is None:
                 array = default_values(field, len(positions))
             else:
-                array = self._values(group, found[group.path], field)
+                array = self._values(group, found[group.path], field, identity)
             layers = [
                 (
                     one.at,
-                    relabel(self._values(one.patch.file, one.values, field), target.type),
+                    relabel(self._values(one.patch.file, one.values, field, identity), target.type),
                 )
                 for one in overlays
-                if field_id(field) in one.patch.file.live_field_ids
+                if identity in one.patch.file.live_field_ids
             ]
             if layers or not is_encoded(array, target.type):
                 array = relabel(plain(array, target.type), target.type)
-            arrays.append(overlaid(array, layers))
+            arrays.append(overlaid(array, layers) if layers else array)
         if not arrays:
             return rows_only(len(positions))
-        fields = [field.with_type(array.type) for field, array in zip(schema, arrays, strict=True)]
-        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+        schema = columns.schema
+        if any(is_encoded(array, kind) for array, kind in zip(arrays, schema.types, strict=True)):
+            schema = pa.schema(
+                [field.with_type(array.type) for field, array in zip(schema, arrays, strict=True)]
+            )
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def _columns(self, names: Sequence[str]) -> _Columns:
+        """What is known of columns before any row is read; of those asked for last it is kept."""
+        wanted = tuple(names)
+        prepared = self._prepared
+        if prepared is None or prepared[0] != wanted:
+            schema = self._snapshot.schema
+            fields = [None if name == ROW_ID else schema.field(name) for name in wanted]
+            prepared = (
+                wanted,
+                _Columns(
+                    groups=self._plan(wanted),
+                    schema=output_schema(self._snapshot, wanted),
+                    fields=[(field, -1 if field is None else field_id(field)) for field in fields],
+                ),
+            )
+            self._prepared = prepared
+        return prepared[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Columns to read: which file has which, how they are shown, and their fields (None: row ids) with their ids."""
+
+    groups: list[tuple[ColumnGroup, list[str]]]
+    schema: pa.Schema
+    fields: list[tuple[pa.Field | None, int]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,17 +50,17 @@ def take_located(
     schema = output_schema(snapshot, columns)
     if len(owners) == 0:
         return schema.empty_table()
-    alone = bool((owners == owners[0]).all())
-    distinct = [int(owners[0])] if alone else np.unique(owners).tolist()
+    if bool((owners == owners[0]).all()):
+        batch = _take_fragment(pool.fragment(snapshot, int(owners[0])), positions, schema)
+        return pa.Table.from_batches([batch], schema)
+    distinct = np.unique(owners).tolist()
     order = [np.flatnonzero(owners == owner) for owner in distinct]
-    readers = [FragmentReader(snapshot, snapshot.fragments.fragment(owner), pool) for owner in distinct]
+    readers = [pool.fragment(snapshot, owner) for owner in distinct]
     takes = [
         partial(_take_fragment, reader, positions[rows], schema)
         for reader, rows in zip(readers, order, strict=True)
     ]
     parts = run_all(takes, together=not readers[0].is_local)
-    if len(parts) == 1:
-        return pa.Table.from_batches(parts, schema)
     merged = pa.concat_batches(parts)
     back = np.empty(len(owners), np.int64)
     back[np.concatenate(order)] = np.arange(len(owners))
@@ -78,17 +78,21 @@ def _take_fragment(reader: FragmentReader, positions: _Indexes, schema: pa.Schem
     ]
     if others:
         calls.append(partial(_take_others, reader, others, positions))
-    found: dict[str, pa.Array] = {ROW_ID: pa.array(reader.row_ids_at(positions))}
-    for columns in run_all(calls, together=not reader.is_local):
+    found: dict[str, pa.Array] = {}
+    if ROW_ID in schema.names:
+        found[ROW_ID] = pa.array(reader.row_ids_at(positions))
+    for columns in run_all(calls, together=len(calls) > 1 and not reader.is_local):
         found |= columns
     return pa.RecordBatch.from_arrays([found[name] for name in schema.names], schema=schema)
 
 
 def _take_others(reader: FragmentReader, names: list[str], positions: _Indexes) -> Mapping[str, pa.Array]:
-    distinct, inverse = np.unique(positions.astype(np.uint64), return_inverse=True)
-    batch = reader.take(distinct, names)
-    if len(distinct) != len(positions) or (inverse[1:] < inverse[:-1]).any():
-        batch = gather(batch, inverse.astype(np.int64))
+    wanted = positions.astype(np.uint64)
+    if (wanted[1:] > wanted[:-1]).all():
+        batch = reader.take(wanted, names)
+    else:
+        distinct, inverse = np.unique(wanted, return_inverse=True)
+        batch = gather(reader.take(distinct, names), inverse.astype(np.int64))
     return dict(zip(names, batch.columns, strict=True))
 
 
