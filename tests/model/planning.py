@@ -8,7 +8,7 @@ all that a remap has to do again.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -100,8 +100,8 @@ class Plan:
         return getattr(self.intent, "whole", False)
 
 
-def plan(intent: Intent, base: Snapshot, readable: Iterable[int] = ()) -> Plan:
-    """Plan an intent. ``readable`` are the version numbers that still exist; RefusedError if not possible."""
+def plan(intent: Intent, base: Snapshot, readable: Mapping[int, Snapshot] | None = None) -> Plan:
+    """Plan an intent. ``readable`` are the versions that still exist; RefusedError if not possible."""
     rows = base.rows()
     found = effect(intent, rows, base.columns, base.keyed)
     own = Plan(intent=intent, base=base, record=OperationRecord(kind=KINDS[type(intent)]))
@@ -115,8 +115,10 @@ def plan(intent: Intent, base: Snapshot, readable: Iterable[int] = ()) -> Plan:
                 raise RefusedError("nothing to expire")
             return own
         case Restore(number) | SetRef(_, number):
-            if number not in readable:
+            if number not in (readable or {}):
                 raise RefusedError(f"version {number} is gone")
+            if isinstance(intent, Restore) and base.keyed and not (readable or {})[number].keyed:
+                raise RefusedError(f"version {number} was not held to the key")
             if isinstance(intent, SetRef):
                 return replace(own, record=replace(own.record, claims=frozenset({f"ref:{intent.name}"})))
             return replace(own, record=replace(own.record, fields_written=frozenset({KEY, *base.columns})))
