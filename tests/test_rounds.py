@@ -40,6 +40,7 @@ def served(range_server: Callable[..., RangeServer]) -> tuple[RangeServer, np.nd
             }
         )
     table.create_index("vec")
+    server.latency *= 4  # a busy machine may take that long to start the threads of one round
     server.reset()
     return server, vectors
 
