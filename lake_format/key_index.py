@@ -217,11 +217,7 @@ class KeyIndex:
 
 def intervals_of(row_ids: U64) -> Intervals:
     """Row ids, in any order, as runs."""
-    ids = np.unique(row_ids)
-    if len(ids) == 0:
-        return ids, ids
-    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1] + np.uint64(1)])
-    return ids[starts], np.diff(np.r_[starts, len(ids)]).astype(np.uint64)
+    return _arrays(RowRuns.from_ids(row_ids))
 
 
 def runs_of(intervals: Intervals) -> RowRuns:
