@@ -22,11 +22,7 @@ NOTHING: IdRanges = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 def from_ids(ids: U64) -> IdRanges:
     """The set of these row ids, given in any order, without repeats."""
-    if len(ids) == 0:
-        return NOTHING
-    ordered = np.sort(ids).astype(np.int64)
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1] + 1])
-    return ordered[starts], ordered[np.r_[starts[1:] - 1, len(ordered) - 1]] + 1
+    return from_runs(RowRuns.from_ids(ids))
 
 
 def from_runs(runs: RowRuns) -> IdRanges:
