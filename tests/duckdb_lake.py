@@ -40,12 +40,15 @@ class Lake:
     seen: list[Pushdown] = field(default_factory=list)
 
     def same(self, sql: str, parameters: object = None, *, ordered: bool = False) -> list[Any]:
-        """Run a statement over ``items`` and over the copy; the rows, which are the same."""
+        """Run a statement over ``items``, twice, and over the copy; the rows, which are the same."""
+        first = self.con.execute(sql, parameters).fetchall()
         found = self.con.execute(sql, parameters).fetchall()
+        if not ordered:
+            first = sorted(first, key=repr)
         expected = self.con.duckdb.execute(sql.replace("items", "copied"), parameters).fetchall()
         if not ordered:
             found, expected = sorted(found, key=repr), sorted(expected, key=repr)
-        assert repr(found) == repr(expected), sql  # by text, as NaN is not equal to itself
+        assert repr(first) == repr(found) == repr(expected), sql  # by text, as NaN is not equal to itself
         return found
 
     def nearest(self, condition: str, k: int, query: list[float]) -> list[int]:

@@ -250,6 +250,6 @@ def test_what_the_table_was_asked_is_observed(items: Lake) -> None:
 def test_a_request_that_holds_no_condition_is_refused(items: Lake, text: str) -> None:
     with pytest.raises(lake.InvalidInputError, match="no condition"):
         read_condition(text)
-    request = f"row('knn_alone', 5, NULL, NULL, NULL, '{text}', {query()}::FLOAT[], NULL)::VARCHAR"
+    request = f"row('knn_alone', 5, NULL, NULL, NULL, '{text}', {query()}::FLOAT[]::VARCHAR, NULL)::VARCHAR"
     with pytest.raises(duckdb.Error, match="no condition"):
         items.con.duckdb.execute(f'FROM "lake$rows:items" WHERE _knn = {request}').fetchall()

@@ -89,11 +89,19 @@ class Carried:
         The nodes of these parameters, in order.
     compares_text
         Whether it counts on DuckDB to compare text by code points.
+    form
+        The part of the text that no parameter changes.
     """
 
     sql: str
     parameters: tuple[Node, ...]
     compares_text: bool
+    form: str
+
+    def text(self, given: Mapping[str, object]) -> str:
+        """What ``sql`` comes to with these values of the statement's parameters, by name."""
+        values = (_written(given[node["identifier"]]) for node in self.parameters)
+        return _SEPARATOR.join([self.form, *(value.encode().hex() for value in values)])
 
 
 def kinds_of(parameters: object) -> tuple[tuple[str, str], ...]:
@@ -113,6 +121,11 @@ def _kind(value: object) -> str | None:
     if type(value) is int and not -(2**63) <= value < 2**63:
         return None
     return _KINDS.get(type(value))
+
+
+def _written(value: object) -> str:
+    """A parameter's value as DuckDB casts it to text; it has one of the kinds above."""
+    return str(value).lower() if isinstance(value, bool | float) else str(value)
 
 
 def carry(node: Node, alias: str, fields: Mapping[str, pa.Field], kinds: Mapping[str, str]) -> Carried | None:
@@ -141,7 +154,7 @@ def carry(node: Node, alias: str, fields: Mapping[str, pa.Field], kinds: Mapping
     sql = text_literal(text)
     if names:
         sql = f"concat_ws('{_SEPARATOR}', {', '.join([sql, *names])})"
-    return Carried(sql, tuple(node for node, _ in reader.parameters), reader.compares_text)
+    return Carried(sql, tuple(node for node, _ in reader.parameters), reader.compares_text, text)
 
 
 @lru_cache(maxsize=512)

@@ -18,6 +18,7 @@ from lake_connectors.adapter.following import Observer
 from lake_connectors.duckdb.attaching import attach, attachments, detach, end_pending_result, put, register
 from lake_connectors.duckdb.folders import Folder, Resolver
 from lake_connectors.duckdb.inserting import Insertion, insertion, write
+from lake_connectors.duckdb.plans import Plans
 from lake_connectors.duckdb.rewriting import Rewriter
 from lake_format.errors import LakeError, NotFoundError
 from lake_format.store.consent import AllowExternal
@@ -54,6 +55,9 @@ class LakeConnection:
     Statements like ``SELECT … FROM items WHERE … ORDER BY array_distance(vec, ?) LIMIT 10`` use the table's index;
     the result is that of DuckDB's own evaluation, up to the recall of the index.
 
+    Pass vectors as parameters of :meth:`execute`: a search that is run again with another vector costs the least, as
+    DuckDB then keeps its plan, as a prepared statement of this connection named ``lake_plan_…``.
+
     Attributes
     ----------
     duckdb
@@ -64,7 +68,8 @@ class LakeConnection:
         self.duckdb = con
         self._state = attachments(con, interface)
         self._resolver = Resolver(con, self._state)
-        self._rewriter = Rewriter(con.cursor(), self._state, self._resolver)
+        self._plans = Plans(con)
+        self._rewriter = Rewriter(con.cursor(), self._state, self._resolver, self._plans)
         self._lock = threading.RLock()
 
     # --- tables -------------------------------------------------------------------------------------------
@@ -119,6 +124,7 @@ class LakeConnection:
     def detach(self, name: str) -> Self:
         """Take an attached table out again."""
         detach(self.duckdb, name)
+        self._plans.forget()
         return self
 
     # --- statements ---------------------------------------------------------------------------------------
@@ -127,8 +133,16 @@ class LakeConnection:
         """Run a statement, as DuckDB's ``execute``; INSERT and CREATE TABLE AS may write to tables of a lake."""
         if (what := self._insertion(query)) is not None:
             return self._insert(what, sys._getframe(1), parameters)
-        ready = self._ready(query, parameters)
-        _seen_from(sys._getframe(1), self.duckdb.execute, ready, *_given(parameters))
+        if not isinstance(query, str) or not self._has_tables:
+            _seen_from(sys._getframe(1), self.duckdb.execute, query, *_given(parameters))
+            return self
+        with self._rewriting() as rewriter:
+            text, left, recipe = rewriter.at_once(query, parameters)
+            if recipe is not None:  # its request is handed over to this run and no other
+                if not self._plans.run(recipe):
+                    _seen_from(sys._getframe(1), self.duckdb.execute, text, *_given(left))
+                return self
+        _seen_from(sys._getframe(1), self.duckdb.execute, text, *_given(left))
         return self
 
     def executemany(self, query: object, parameters: object = None) -> Self:
@@ -214,13 +228,22 @@ class LakeConnection:
 
     def _ready(self, query: object, parameters: object = None) -> object:
         """The statement to run: rewritten where a search was recognised."""
-        if not isinstance(query, str) or not (self._state.followers or self._resolver.folders):
+        if not isinstance(query, str) or not self._has_tables:
             return query
-        with self._lock:
+        with self._rewriting() as rewriter:
+            return rewriter(query, parameters)
+
+    @property
+    def _has_tables(self) -> bool:
+        return bool(self._state.followers or self._resolver.folders)
+
+    @contextmanager
+    def _rewriting(self) -> Iterator[Rewriter]:
+        """The rewriter, by one thread at a time and with the tables as DuckDB will see them."""
+        with self._lock, _as_duckdb_says():
             if self._state.interface == "public":
                 self._follow_columns()
-            with _as_duckdb_says():
-                return self._rewriter(query, parameters)
+            yield self._rewriter
 
     def _follow_columns(self) -> None:
         """Register tables again whose columns changed: a dataset's schema is kept by DuckDB from its first sight."""

@@ -15,7 +15,19 @@ from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["DISTANCE_FUNCTIONS", "Found", "FoundCall", "KnownTable", "find_call", "find_searches", "nodes_in"]
+from lake_format.schema import DISTANCE, ROW_ID
+
+__all__ = [
+    "DISTANCE_FUNCTIONS",
+    "Found",
+    "FoundCall",
+    "KnownTable",
+    "cte_names",
+    "find_call",
+    "find_searches",
+    "keeps_floats",
+    "nodes_in",
+]
 
 Node = dict[str, Any]
 
@@ -79,6 +91,8 @@ class Found:
         Expression nodes; offset and condition may be None.
     default_order
         Whether the statement leaves the direction to DuckDB's settings.
+    by_distance_alone
+        Whether the distance is the only key of the order, growing, and needed for nothing else.
     """
 
     node: Node
@@ -91,6 +105,18 @@ class Found:
     offset: Node | None
     condition: Node | None
     default_order: bool
+    by_distance_alone: bool
+
+    @property
+    def arguments(self) -> Mapping[str, Node]:
+        """What the search is made of, by parameter of knn(), and its offset."""
+        offset = {} if self.offset is None else {"offset": self.offset}
+        return {"q": self.vector, "k": self.limit, **offset}
+
+    def order_by(self, keys: list[Node]) -> None:
+        """Put other keys into the ORDER BY, in place."""
+        order = next(one for one in self.node["modifiers"] if one["type"] == "ORDER_MODIFIER")
+        order["orders"] = keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +130,7 @@ class FoundCall:
     condition
         The WHERE, if there is one.
     arguments
-        Expression nodes by parameter of knn(); those not given are missing.
+        Expression nodes by parameter of knn(), without the table; those not given are missing.
     """
 
     node: Node
@@ -122,7 +148,7 @@ def find_call(tree: Node, tables: Mapping[str, KnownTable]) -> FoundCall | None:
     """The call of knn() in a statement that reads its rows and nothing else."""
     node = tree["statements"][0]["node"]
     source = node.get("from_table") or {}
-    if node.get("type") != "SELECT_NODE" or any(node.get(name) for name in _FILTERS) or any(_cte_names(tree)):
+    if node.get("type") != "SELECT_NODE" or any(node.get(name) for name in _FILTERS) or any(cte_names(tree)):
         return None
     known = {"type", "alias", "query_location", "query_location_length", "function"}
     if source.get("type") != "TABLE_FUNCTION" or set(source) - known or _has(node, ("SUBQUERY",)):
@@ -133,7 +159,7 @@ def find_call(tree: Node, tables: Mapping[str, KnownTable]) -> FoundCall | None:
     if call.get("function_name", "").lower() != "knn" or call.get("qualified_name") != {"path": ["knn"]}:
         return None
     arguments = _arguments(call)
-    table = tables.get(_text_of(arguments.get("tbl")) or "") if arguments else None
+    table = tables.get(_text_of(arguments.pop("tbl", None)) or "") if arguments else None
     if table is None or "q" not in arguments or not all(map(_is_constant, arguments.values())):
         return None
     return FoundCall(node, table, source.get("alias") or "knn", arguments, node.get("where_clause") or None)
@@ -158,7 +184,7 @@ def _text_of(node: Node | None) -> str | None:
 
 def find_searches(tree: Node, tables: Mapping[str, KnownTable]) -> list[Found]:
     """All searches in a statement, common table expressions and subqueries included."""
-    hidden = {name.lower() for name in _cte_names(tree)}
+    hidden = {name.lower() for name in cte_names(tree)}
     visible = {name: table for name, table in tables.items() if name not in hidden}
     return [found for node in _selects(tree) if (found := _search(node, visible)) is not None]
 
@@ -174,17 +200,17 @@ def _selects(node: Any) -> Iterator[Node]:
             yield from _selects(value)
 
 
-def _cte_names(node: Any) -> Iterator[str]:
+def cte_names(node: Any) -> Iterator[str]:
     """Names that common table expressions give; such a name may not mean the attached table."""
     if isinstance(node, dict):
         entries = node.get("cte_map", {}).get("map", []) if isinstance(node.get("cte_map"), dict) else []
         for entry in entries:
             yield str(entry.get("key", ""))
         for value in node.values():
-            yield from _cte_names(value)
+            yield from cte_names(value)
     elif isinstance(node, list):
         for value in node:
-            yield from _cte_names(value)
+            yield from cte_names(value)
 
 
 def _search(node: Node, tables: Mapping[str, KnownTable]) -> Found | None:
@@ -197,7 +223,7 @@ def _search(node: Node, tables: Mapping[str, KnownTable]) -> Found | None:
         return None
     limit = modifiers["LIMIT_MODIFIER"].get("limit")
     offset = modifiers["LIMIT_MODIFIER"].get("offset")
-    first = modifiers["ORDER_MODIFIER"]["orders"][0]
+    first, *further = modifiers["ORDER_MODIFIER"]["orders"]
     alias = source.get("alias") or source["table_name"]
     key = _order_key(first["expression"], node)
     condition = node.get("where_clause") or None
@@ -220,6 +246,7 @@ def _search(node: Node, tables: Mapping[str, KnownTable]) -> Found | None:
         offset=offset or None,
         condition=condition,
         default_order=str(first.get("type", "")) == "ORDER_DEFAULT",
+        by_distance_alone=not further and first["expression"] is key and _leaves_distance(key, node),
     )
 
 
@@ -276,6 +303,19 @@ def _metric(function: str, direction: str) -> str | None:
     return None
 
 
+def _leaves_distance(key: Node, node: Node) -> bool:
+    """Whether rows may have the distance found as a column more, by which they are sorted as by the function.
+
+    By a similarity NaN would come first, and last by the distance.
+    """
+    names = {name.lower() for item in nodes_in(node["select_list"]) for name in item.get("column_names", ())}
+    names |= {str(item.get("alias", "")).lower() for item in node["select_list"]}
+    hidden = {DISTANCE, ROW_ID} & names
+    return (
+        key["function_name"].lower() in _ASCENDING and not hidden and not _has(node["select_list"], ("STAR",))
+    )
+
+
 def _nulls_last(order: Node) -> bool:
     """Whether rows without a distance come last, or the settings say where."""
     return str(order.get("null_order", "ORDER_DEFAULT")) in ("ORDER_DEFAULT", "NULLS LAST", "NULLS_LAST")
@@ -296,7 +336,7 @@ def _sides(key: Node, table: KnownTable, alias: str) -> tuple[str, Node] | None:
 
 def _own_column(node: Node, table: KnownTable, alias: str) -> str | None:
     """The column, in lower case, that a reference names; casts to arrays are looked through."""
-    if node.get("class") == "CAST" and _keeps_floats(node.get("type_expr", {})):
+    if node.get("class") == "CAST" and keeps_floats(node.get("type_expr", {})):
         return _own_column(node.get("child", {}), table, alias)
     if node.get("class") != "COLUMN_REF":
         return None
@@ -306,7 +346,7 @@ def _own_column(node: Node, table: KnownTable, alias: str) -> str | None:
     return names[0] if len(names) == 1 and names[0] in table.columns else None
 
 
-def _keeps_floats(kind: Node) -> bool:
+def keeps_floats(kind: Node) -> bool:
     """Whether a cast is to an array or list of floats, which leaves every component as it is."""
     members = kind.get("children", [])
     named = kind.get("type_name", "").lower() in ("array", "list")

@@ -22,16 +22,26 @@ from duckdb import Error as DuckDBError
 from lake_connectors.duckdb.attaching import Attachments
 from lake_connectors.duckdb.conditions import Carried, carry, kinds_of
 from lake_connectors.duckdb.folders import Resolver
+from lake_connectors.duckdb.handing import (
+    HandedOver,
+    Recipe,
+    are_readable,
+    given_by_name,
+    parameters_in,
+)
 from lake_connectors.duckdb.macros import alone_subquery, ordered_subquery
 from lake_connectors.duckdb.mentions import find_mentions, may_travel
-from lake_connectors.duckdb.names import text_literal
+from lake_connectors.duckdb.names import identifier, text_literal
+from lake_connectors.duckdb.plans import Plans, is_keepable
 from lake_connectors.duckdb.recognition import (
     DISTANCE_FUNCTIONS,
     Found,
     FoundCall,
     KnownTable,
+    cte_names,
     find_call,
     find_searches,
+    nodes_in,
 )
 from lake_connectors.duckdb.showing import TableFollower
 from lake_connectors.duckdb.token import request_sql
@@ -73,12 +83,15 @@ class _Rewritten:
         Whether it counts on DuckDB to put NULL last, and on its default order.
     compares_text
         Whether it counts on DuckDB to compare text by code points.
+    recipe
+        How the request is made where it can be handed over in memory.
     """
 
     text: str
     orders: bool = False
     default_order: bool = False
     compares_text: bool = False
+    recipe: Recipe | None = None
 
 
 class Rewriter:
@@ -90,10 +103,15 @@ class Rewriter:
         A cursor of its own, so that parsing never disturbs a result being fetched.
     resolver
         Attaches the versions and tables of folders that statements mention.
+    plans
+        Those of the connection, given up together with the texts.
     """
 
-    def __init__(self, parser: DuckDBPyConnection, state: Attachments, resolver: Resolver) -> None:
+    def __init__(
+        self, parser: DuckDBPyConnection, state: Attachments, resolver: Resolver, plans: Plans
+    ) -> None:
         self._parser = parser
+        self._plans = plans
         self._resolver = resolver
         self._state = state
         self._known: OrderedDict[_Key, _Rewritten | None] = OrderedDict()
@@ -105,13 +123,29 @@ class Rewriter:
 
     def __call__(self, text: str, parameters: object = None) -> str:
         """The text to run in place of ``text``; ``parameters`` are those it will be run with, where known."""
+        resolved, found = self._found(text, parameters)
+        return found.text if found else resolved
+
+    def at_once(self, text: str, parameters: object) -> tuple[str, object, Recipe | None]:
+        """The same for a statement that is run now: text, the parameters left to it, the recipe it is run by."""
+        resolved, found = self._found(text, parameters)
+        if found is None or found.recipe is None:
+            return (found.text if found else resolved), parameters, None
+        recipe, given = found.recipe, given_by_name(parameters)
+        recipe.handed.request = recipe.request(given)
+        if recipe.handed.request is None:
+            return found.text, parameters, None
+        return recipe.text, {name: given[name] for name in recipe.left} or None, recipe
+
+    def _found(self, text: str, parameters: object) -> tuple[str, _Rewritten | None]:
+        """The text with its tables attached, and what to run in its place; None is the text itself."""
         if len(text) > _LONGEST:
-            return text
+            return text, None
         if self._resolver.folders or may_travel(text):
             text = self._resolved(text)
         tables = self._attached()
         if not tables:
-            return text
+            return text, None
         key = (text, kinds_of(parameters))
         if key not in self._known:
             self._known[key] = self._rewritten(text, tables, dict(key[1]))
@@ -119,8 +153,8 @@ class Rewriter:
                 self._known.popitem(last=False)
         found = self._known[key]
         if found is None or not self._settings_fit(found):
-            return text
-        return found.text
+            return text, None
+        return text, found
 
     def _resolved(self, text: str) -> str:
         """The text with mentions of versions, times and folders as names of attached tables."""
@@ -150,6 +184,7 @@ class Rewriter:
         layout = (self._state.changes, *map(id, shown))
         if layout != self._layout:
             self._layout, self._held = layout, shown
+            self._plans.forget()
             self._known.clear()
             self._fixed.clear()
             self._tables = {}
@@ -194,19 +229,25 @@ class Rewriter:
         tree = self._parse(body)
         if tree is None:
             return self._each_statement(text, tables, kinds)
-        if head.lstrip()[:7].upper() == "PREPARE":  # its parameters come later
+        if _is_prepared(head):  # its parameters come later
             kinds = {}
         if calls and (call := find_call(tree, tables)) is not None:
             return self._with_call(head, tree, call, kinds)
         found = find_searches(tree, tables) if orders else []
         if not found:
             return None
+        parameters = parameters_in(nodes_in(tree))
         carried = [self._replace(search, kinds) for search in found]
+        text = head + self._written(tree)
+        recipe = None
+        if len(found) == 1 and self._is_alone(found[0], carried[0]):
+            recipe = self._recipe(head, tree, found[0], carried[0], parameters)
         return _Rewritten(
-            head + self._written(tree),
+            text,
             orders=True,
             default_order=any(search.default_order for search in found),
             compares_text=any(one.compares_text for one in carried if one),
+            recipe=recipe,
         )
 
     def _with_call(
@@ -218,9 +259,48 @@ class Rewriter:
             carried = carry(call.condition, call.alias, {**call.table.plain, **_FOUND_FIELDS}, kinds)
             if carried is None:
                 return None
+        parameters = parameters_in(nodes_in(tree))
         self._replace_call(call, carried)
         return _Rewritten(
-            head + self._written(tree), compares_text=carried is not None and carried.compares_text
+            head + self._written(tree),
+            compares_text=carried is not None and carried.compares_text,
+            recipe=self._recipe(head, tree, call, carried, parameters),
+        )
+
+    def _recipe(
+        self,
+        head: str,
+        tree: Any,
+        found: Found | FoundCall,
+        carried: Carried | None,
+        parameters: frozenset[str],
+    ) -> Recipe | None:
+        """The statement with a number in place of its request, if the request can be made of its parameters."""
+        if _is_prepared(head) or not are_readable(found.arguments):
+            return None
+        called = isinstance(found, FoundCall)
+        handed, follower = HandedOver(), self._state.followers[found.table.name.lower()]
+        sorts = isinstance(found, Found) and found.by_distance_alone
+        if isinstance(found, Found) and sorts:
+            found.order_by(self._by_distance(found.alias))
+        alone = alone_subquery(
+            found.table.name, found.alias, text_literal(handed.text), found=called or sorts
+        )
+        found.node["from_table"] = self._subquery(alone, found.alias)
+        whole = found.node is tree["statements"][0]["node"] and not head and not any(cte_names(tree))
+        return Recipe(
+            text=head + self._written(tree),
+            left=parameters_in(nodes_in(tree)),
+            handed=handed,
+            follower=follower,
+            shown=follower.shown,
+            keeps=whole and (called or sorts) and is_keepable(found.node),
+            ordered=not called,
+            arguments=found.arguments,
+            condition=carried,
+            metric=None if isinstance(found, FoundCall) else found.metric,
+            column=None if isinstance(found, FoundCall) else found.column,
+            parameters=parameters,
         )
 
     def _each_statement(
@@ -292,7 +372,7 @@ class Rewriter:
 
     def _template(self, found: Found, carried: Carried | None) -> Any:
         """The parsed subquery with names where the statement's own expressions go."""
-        alone = carried is not None or (found.condition is None and self._sees_filters)
+        alone = self._is_alone(found, carried)
         condition = carried.sql if carried else "NULL"
         key = (found.table.name, found.alias, found.metric, found.column, str(alone), condition)
         if key not in self._templates:
@@ -325,6 +405,16 @@ class Rewriter:
         source["alias"] = alias
         return source
 
+    def _by_distance(self, alias: str) -> list[Any]:
+        """The keys of an order by the distance found."""
+        tree = self._parse(f"SELECT 1 ORDER BY {identifier(alias)}.{DISTANCE} ASC NULLS LAST")
+        orders: list[Any] = tree["statements"][0]["node"]["modifiers"][0]["orders"]
+        return orders
+
+    def _is_alone(self, found: Found, carried: Carried | None) -> bool:
+        """Whether nothing filters the rows of a search after it."""
+        return carried is not None or (found.condition is None and self._sees_filters)
+
     @property
     def _sees_filters(self) -> bool:
         """Whether a search is told of every filter, so that one without any may do without counting."""
@@ -344,6 +434,11 @@ def _plain(follower: TableFollower) -> dict[str, pa.Field]:
         for field in follower.snapshot.schema
         if shown.field(field.name).type == field.type
     }
+
+
+def _is_prepared(head: str) -> bool:
+    """Whether a statement is to run later, with parameters that are not known yet."""
+    return head.lstrip()[:7].upper() == "PREPARE"
 
 
 def _parameters(carried: Carried | None) -> dict[str, Any]:

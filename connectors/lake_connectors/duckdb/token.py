@@ -1,8 +1,9 @@
 """The text in which a nearest-neighbour request travels through DuckDB: a predicate on a hidden column.
 
 A pushed predicate is the one thing DuckDB hands to a scan, and equality with text the one kind that survives
-parameters and constant folding. :func:`request_sql` writes the text, :func:`read_request` reads it back. The column
-is compared by its bytes (``COLLATE C``): under another collation, a session's default say, DuckDB pushes nothing.
+parameters and constant folding. :func:`request_sql` writes the text, :func:`read_request` reads it back; of a request
+that was handed over in memory (`handing`) only a number travels. The column is compared by its bytes
+(``COLLATE C``): under another collation, a session's default say, DuckDB pushes nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import numpy.typing as npt
 
 from lake_connectors.adapter.requests import NearestRequest
 from lake_connectors.duckdb.conditions import read_condition
+from lake_connectors.duckdb.handing import handed_over
 from lake_format.errors import InvalidInputError
 
 __all__ = ["read_request", "request_sql"]
 
 _NULL = "NULL"
 _FORM = re.compile(
-    r"\((knn|order)(_alone)?, ([^,]*), ([^,]*), ([^,]*), ([^,]*), ([^,]*), (NULL|\[.*?\]), (.*)\)", re.DOTALL
+    r"\((knn|order)(_alone)?, ([^,]*), ([^,]*), ([^,]*), ([^,]*), ([^,]*), (NULL|'\[.*?\]'), (.*)\)",
+    re.DOTALL,
 )
 
 
@@ -40,11 +43,11 @@ def request_sql(
     """The SQL expression for the text of a request; all arguments are SQL expressions.
 
     One row cast to text is the cheapest to plan of the forms tried: each ``||`` costs DuckDB's planner some 20 µs.
+    The vector is cast to text before: DuckDB 2.0 crashes where the row of a statement it prepares holds a list.
     """
     mode = ("order" if ordered else "knn") + ("_alone" if alone else "")
-    return (
-        f"row('{mode}', {k}, {metric}, {recall}, {exact}, {condition}, {vector}::FLOAT[], {column})::VARCHAR"
-    )
+    settings = f"'{mode}', {k}, {metric}, {recall}, {exact}, {condition}"
+    return f"row({settings}, {vector}::FLOAT[]::VARCHAR, {column})::VARCHAR"
 
 
 def read_request(text: str) -> NearestRequest:
@@ -56,6 +59,8 @@ def read_request(text: str) -> NearestRequest:
         A vector that is NULL or not finite, a k below 1, an argument that is no number or boolean, a condition
         that cannot be read.
     """
+    if (found := handed_over(text)) is not None:
+        return found
     parts = _FORM.fullmatch(text)
     if parts is None:
         raise InvalidInputError(
@@ -64,7 +69,7 @@ def read_request(text: str) -> NearestRequest:
     mode, alone, k, metric, recall, exact, condition, vector, column = parts.groups()
     ordered = mode == "order"
     return NearestRequest(
-        vector=_vector(vector),
+        vector=_vector(_text(vector)),
         k=_k(k, ordered=ordered),
         ordered=ordered,
         alone=alone is not None,
@@ -85,11 +90,11 @@ def _text(text: str) -> str | None:
     return text
 
 
-def _vector(text: str) -> npt.NDArray[np.float32]:
+def _vector(text: str | None) -> npt.NDArray[np.float32]:
     try:
-        return np.array(json.loads(text), dtype=np.float32, ndmin=1)
+        return np.array(json.loads(text or ""), dtype=np.float32, ndmin=1)
     except (ValueError, TypeError) as error:
-        what = "is NULL" if text == _NULL else "holds NULL, NaN or infinite values"
+        what = "is NULL" if text is None else "holds NULL, NaN or infinite values"
         raise InvalidInputError(f"the query vector {what}", fix="search with finite numbers only") from error
 
 
