@@ -168,6 +168,25 @@ def test_a_join_chooses_among_the_neighbours(items: Lake) -> None:
     assert all(row % 2 == 0 for (row,) in found)
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT id FROM knn('items', $q, $k)",
+        "SELECT id FROM knn ( 'items' , $q , 5 )",
+        "SELECT id, $k AS k FROM knn('items', $q, $k)",
+        "SELECT id, $q IS NULL AS missing FROM knn('items', $q, $k)",
+        "SELECT id, '$q' AS q FROM knn('items', $q, 5)",
+        "SELECT id FROM knn('items', $q, 5) ORDER BY array_distance(vec, $q)",
+        "SELECT a.id FROM knn('items', $q, 5) a JOIN knn('items', $q, 5) b ON a.id = b.id ORDER BY a._distance",
+        "SELECT id FROM knn('items', $q, 5) -- the vector is $q",
+    ],
+)
+def test_a_vector_may_stand_anywhere_beside_knn(items: Lake, sql: str) -> None:
+    wanted = items.table.search(query(), k=5).to_arrow().column("id").to_pylist()
+    found = items.rows(sql, q=query(), **({"k": 5} if "$k" in sql else {}))
+    assert [row[0] for row in found] == wanted
+
+
 def test_a_frame_may_be_collected_again_and_built_upon(items: Lake) -> None:
     sql = "SELECT id FROM items ORDER BY array_distance(vec, $q) LIMIT 5"
     frame = items.ctx.sql(sql, param_values={"q": query()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ from lake_format.table import Table
 __all__ = ["LakeContext", "connect"]
 
 _CATALOG, _SCHEMA = "datafusion", "public"
+_VECTOR = re.compile(r"\bknn\s*\(\s*'[^']*'\s*,\s*\$(\w+)\s*[,)]")
 _KNN = ("table", "vector", "k", "column", "metric", "recall", "exact")
 
 
@@ -145,7 +147,8 @@ class LakeContext(SessionContext):
             self._parameters, self._refused = param_values or {}, None
             self._mentions.taken()
             try:
-                frame = super().sql(query, options, param_values, **named_params)
+                left = _without_arguments(query, param_values)
+                frame = super().sql(query, options, left, **named_params)
                 self._settle(frame, self._mentions.taken())
             except ValueError:
                 if self._refused is None:
@@ -160,7 +163,7 @@ class LakeContext(SessionContext):
 
     def _settle(self, frame: DataFrame, made: list[LakeDataset]) -> None:
         """Give every search of a statement the rows it needs."""
-        if not any(isinstance(one, NearestDataset) for one in made) and not _may_order(frame, made):
+        if not made or not _may_need(frame.logical_plan().display_indent(), made):
             return
         found = list(scans(frame.optimized_logical_plan()))
         searches = {at: search for at, scan in enumerate(found) if (search := ordered(scan)) is not None}
@@ -251,9 +254,23 @@ class LakeContext(SessionContext):
         return found
 
 
-def _may_order(frame: DataFrame, made: list[LakeDataset]) -> bool:
-    """Whether a statement that reads tables orders anything; it is told before the plan is optimised."""
-    return bool(made) and "Sort:" in frame.logical_plan().display_indent()
+def _may_need(plan: str, made: list[LakeDataset]) -> bool:
+    """Whether a plan, not optimised yet, may filter what a search finds or order what a table holds."""
+    searches = any(isinstance(one, NearestDataset) for one in made)
+    if searches and ("Filter:" in plan or "Join" in plan):
+        return True
+    return "Sort:" in plan and any(isinstance(one, TableDataset) for one in made)
+
+
+def _without_arguments(query: str, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The parameters without vectors that are nothing but an argument of ``knn``, which reads them itself.
+
+    DataFusion would write each into its plan, and nothing would be left there to read it.
+    """
+    taken = {name for name in _VECTOR.findall(query) if len(re.findall(rf"\${name}\b", query)) == 1}
+    if not parameters or not taken:
+        return parameters
+    return {name: value for name, value in parameters.items() if name not in taken}
 
 
 def _by_reader(read: list[LakeDataset | None]) -> list[tuple[LakeDataset, list[int]]]:

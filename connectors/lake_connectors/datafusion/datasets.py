@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NoReturn, TypeAlias
 
 import pyarrow as pa
@@ -105,7 +106,8 @@ class LakeDataset(ds.Dataset):  # type: ignore[misc]
         raise UnsupportedError("this dataset serves DataFusion scans only")
 
     def _projected(self, columns: Sequence[str] | None) -> pa.Schema:
-        return self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+        schema = self.schema
+        return schema if columns is None else pa.schema([schema.field(name) for name in columns])
 
     def _tell(
         self, columns: Sequence[str], terms: tuple[Expression, ...], nearest: NearestRequest | None = None
@@ -146,12 +148,12 @@ class NearestDataset(LakeDataset):
         self.carried: tuple[Expression, ...] = ()
         self.at_once = False
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         """The table's columns, row id and distance."""
         return pa.schema([*self._shown, _ROW_ID, _DISTANCE])
 
-    @property
+    @cached_property
     def searched(self) -> pa.Schema:
         """The columns that conditions may read, in the table's types."""
         return pa.schema([*self.snapshot.schema, ROW_ID_FIELD, DISTANCE_FIELD])
