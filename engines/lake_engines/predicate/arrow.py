@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -37,6 +38,9 @@ from lake_format.errors import InvalidInputError
 __all__ = ["from_arrow", "runner"]
 
 
+_Rebuild = Callable[[pa.Buffer], pc.Expression]
+
+
 class _UntranslatedError(Exception):
     """The tree has no node with exactly this meaning."""
 
@@ -57,14 +61,28 @@ def from_arrow(expression: pc.Expression) -> Opaque:
         If the expression names columns by position, which has no meaning across column groups.
     """
     try:
-        _, (buffer,) = expression.__reduce__()
-        reader = pa.ipc.open_file(buffer)
-        root = _read_nodes(reader.schema, reader.get_batch(0))
+        rebuild, (buffer,) = expression.__reduce__()
+        return _remembered(rebuild, bytes(buffer)) if buffer.size <= _LONGEST else _read(rebuild, buffer)
     except pa.ArrowNotImplementedError as error:
         raise InvalidInputError(
             f"the expression {expression} cannot be used as a filter: {error}",
             fix="name columns by name, not by position",
         ) from error
+
+
+_LONGEST = 1 << 14
+"""Bytes of an expression that is worth remembering: engines ask with the same filter again and again."""
+
+
+@lru_cache(maxsize=256)
+def _remembered(rebuild: _Rebuild, serialized: bytes) -> Opaque:
+    return _read(rebuild, pa.py_buffer(serialized))
+
+
+def _read(rebuild: _Rebuild, serialized: pa.Buffer) -> Opaque:
+    """The predicate of a serialised expression; ``rebuild`` is pyarrow's way back to it."""
+    reader = pa.ipc.open_file(serialized)
+    root = _read_nodes(reader.schema, reader.get_batch(0))
     translated, complete = [], True
     for conjunct in _split(root):
         try:
@@ -72,6 +90,7 @@ def from_arrow(expression: pc.Expression) -> Opaque:
         except (_UntranslatedError, RecursionError):  # very deep trees are left to Arrow
             complete = False
     paths = tuple(dict.fromkeys(_paths(root)))
+    expression = rebuild(serialized)
     return Opaque(expression, paths, tuple(translated), complete, str(expression))
 
 
