@@ -9,6 +9,7 @@ hint of its own, in a folder of its own.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -37,6 +38,8 @@ from lake_format.tombstone import Tombstone, decode_tombstone, is_tombstone
 __all__ = ["ExpiredError", "VersionLog"]
 
 _CLAIM_ATTEMPTS = 5
+_SURE_SECONDS = 1.0
+"""For so long a version that was read from a remote store is taken to be there without asking."""
 
 
 class ExpiredError(NotFoundError):
@@ -63,6 +66,7 @@ class VersionLog:
         self._store = TableStore.around(store)
         self._sleep = sleep
         self._encoded: tuple[str, bytes] | None = None
+        self._sure: tuple[str, tuple[int, ...] | None, float] = "", None, 0.0
 
     @property
     def uri(self) -> str:
@@ -130,6 +134,44 @@ class VersionLog:
         Numbers are never freed, so a version that was collected since still leads to the newest.
         """
         return self._forward(known.version, known)
+
+    def newest_there(self, known: Version) -> Version:
+        """The newest version of the table that is there now: another one's, where it was removed and made anew.
+
+        What costs no request is looked at each time, a remote store is asked again after a second.
+
+        Raises
+        ------
+        NotFoundError
+            There is no table any more.
+        """
+        newest = self.latest_from(known)
+        if newest is known:
+            if self._is_sure(newest):
+                return newest
+            found = self.find(newest.version)
+            if found is None or found.commit_id != newest.commit_id:
+                newest = self.latest()
+        self._sure = newest.commit_id, self._mark(newest), time.monotonic()
+        return newest
+
+    def _is_sure(self, version: Version) -> bool:
+        """Whether a version is surely where it was read last."""
+        commit, mark, asked = self._sure
+        if commit != version.commit_id or mark != self._mark(version):
+            return False
+        return mark is not None or time.monotonic() - asked < _SURE_SECONDS
+
+    def _mark(self, version: Version) -> tuple[int, ...] | None:
+        """What changes when a version's object goes or is made anew; None where telling costs a request."""
+        try:
+            path = self._store.local_path(version_path(version.version, self.line))
+            if path is None:
+                return None
+            found = os.stat(path)
+        except (NotFoundError, FileNotFoundError):
+            return ()
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _forward(self, number: int, known: Version | Tombstone | None) -> Version:
         """The newest version from a number that is taken by ``known``, or None where that was not read."""

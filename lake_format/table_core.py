@@ -146,10 +146,10 @@ class TableCore(TableDataset):
         Raises
         ------
         NotFoundError
-            The branch was deleted.
+            The table was removed, or the branch deleted.
         """
         if not self._pinned and self._pending is None:
-            newest = self._log.latest_from(self._snapshot.version)
+            newest = self._log.newest_there(self._snapshot.version)
             if newest.is_end:
                 raise NotFoundError(
                     f"the branch {self.branch!r} was deleted", fix="what this object reads is still here"

@@ -402,8 +402,6 @@ def test_a_table_that_changes_while_it_is_read(
                 rf"{name} has no version 9",
             ]
             assert re.search("|".join(lost), str(failure)), str(failure)
-        if change is dropped_and_made_anew:
-            session.attach(served.local(name))
         assert session.read(["id"]).num_rows == lake.open(table.uri).count()
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -95,6 +97,73 @@ def test_any_hint_leads_to_the_newest_version(count: int, data: st.DataObject) -
     assert metered.usage().total_requests <= 3 + 2 * math.ceil(math.log2(lag + 1))
     assert "list" not in metered.usage().requests
     forget_memory(uri)
+
+
+@pytest.fixture(params=["memory", "disk"])
+def anywhere(request: pytest.FixtureRequest, store: Store, tmp_path: Path) -> Store:
+    return store if request.param == "memory" else open_store(str(tmp_path))
+
+
+def made_anew(store: Store, count: int) -> None:
+    """Remove a table and make another with as many versions in its place."""
+    for info in list(store.list("")):
+        store.delete(info.path)
+    for number in range(1, count + 1):
+        store.create(
+            version_path(number), encode_version(replace(bare_version(number), commit_id=f"new-{number}"))
+        )
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_a_table_made_anew_is_followed(anywhere: Store, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer versions than before, as many, or more."""
+    monkeypatch.setattr("lake_format.log._SURE_SECONDS", 0.0)
+    fill(anywhere, 3)
+    log = log_of(anywhere)
+    known = log.newest_there(log.read(2))
+    assert known.version == 3
+    assert log.newest_there(known) is known
+    made_anew(anywhere, count)
+    for _ in range(2):
+        known = log.newest_there(known)
+        assert known.commit_id == f"new-{count}"
+    made_anew(anywhere, 0)
+    for _ in range(2):
+        with pytest.raises(NotFoundError, match="no table at"):
+            log.newest_there(known)
+
+
+def test_a_table_that_goes_at_once_is_missed_on_disk_without_delay(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    fill(store, 3)
+    log = log_of(store)
+    known = log.newest_there(log.read(3))
+    metered = MeteredStore(store)
+    seen = log_of(metered)
+    assert seen.newest_there(known) is known
+    first = metered.usage().total_requests
+    assert seen.newest_there(known) is known
+    assert metered.usage().total_requests == first + 1  # for the next version
+    made_anew(store, 1)
+    assert log.newest_there(known).commit_id == "new-1"
+    assert seen.newest_there(known).commit_id == "new-1"
+
+
+def test_a_remote_store_is_asked_again_after_a_while_only(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 3)
+    metered = MeteredStore(store)
+    log = log_of(metered)
+    known = log.read(3)
+    counts = []
+    for pause in (0.0, 0.0, 2.0, 0.0):
+        now = time.monotonic() + pause
+        monkeypatch.setattr("lake_format.log.time.monotonic", lambda now=now: now)
+        before = metered.usage().total_requests
+        assert log.newest_there(known) is known
+        counts.append(metered.usage().total_requests - before)
+    assert counts == [2, 1, 2, 1]
 
 
 def test_no_table(store: Store) -> None:

@@ -105,7 +105,7 @@ class Follower(Generic[Shown]):
         """Move to the newest version and return it."""
         with self._lock:
             if self._log is not None and time.monotonic() - self._asked >= self._max_staleness:
-                version = self._log.latest_from(self._snapshot.version)
+                version = self._log.newest_there(self._snapshot.version)
                 self._asked = time.monotonic()
                 if version.commit_id != self._snapshot.version.commit_id:
                     self._snapshot = Snapshot(self._snapshot.store, version, self._snapshot.manifests)
