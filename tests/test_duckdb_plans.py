@@ -69,7 +69,7 @@ def outcome(run: Callable[[], list[object]]) -> tuple[type[Exception] | None, ob
         return type(error), str(error).partition("LINE")[0]
 
 
-@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(
     asked=st.lists(
         st.tuples(st.sampled_from([*STATEMENTS]), st.integers(0, 50), st.tuples(*[st.integers(0, 600)] * 2)),
@@ -79,17 +79,17 @@ def outcome(run: Callable[[], list[object]]) -> tuple[type[Exception] | None, ob
 )
 def test_any_statements_in_any_order(items: Lake, asked: list[tuple[str, int, tuple[int, int]]]) -> None:
     for sql, seed, numbers in asked:
-        given_ = parameters(sql, query(seed), numbers)
-        assert repr(items.con.execute(sql, given_).fetchall()) == repr(afresh(items, sql, given_)), sql
+        handed = parameters(sql, query(seed), numbers)
+        assert repr(items.con.execute(sql, handed).fetchall()) == repr(afresh(items, sql, handed)), sql
 
 
 @pytest.mark.parametrize("sql", STATEMENTS)
 def test_each_statement_many_times(items: Lake, sql: str) -> None:
     for seed in range(4):
-        given_ = parameters(sql, query(seed), [400, 500])
-        found = items.con.execute(sql, given_).fetchall()
+        handed = parameters(sql, query(seed), [400, 500])
+        found = items.con.execute(sql, handed).fetchall()
         assert found
-        assert repr(found) == repr(afresh(items, sql, given_))
+        assert repr(found) == repr(afresh(items, sql, handed))
 
 
 def test_plans_are_kept_and_searches_told(items: Lake) -> None:
@@ -122,8 +122,8 @@ VECTORS = {
 @pytest.mark.parametrize("sql", [KNN, ORDERED])
 def test_every_kind_of_vector(items: Lake, sql: str, kind: str) -> None:
     for _ in range(3):
-        given_ = [VECTORS[kind]]
-        assert items.con.execute(sql, given_).fetchall() == afresh(items, sql, given_)
+        handed = [VECTORS[kind]]
+        assert items.con.execute(sql, handed).fetchall() == afresh(items, sql, handed)
 
 
 WRONG = {
@@ -151,14 +151,14 @@ WRONG = {
 def test_wrong_vectors_fare_as_without_a_plan(items: Lake, sql: str, kind: str) -> None:
     for seed in range(3):
         items.con.execute(sql, [query(seed)]).fetchall()
-    given_ = [WRONG[kind]]
-    expected = outcome(lambda: afresh(items, sql, given_))
-    assert outcome(lambda: items.con.execute(sql, given_).fetchall()) == expected
+    handed = [WRONG[kind]]
+    expected = outcome(lambda: afresh(items, sql, handed))
+    assert outcome(lambda: items.con.execute(sql, handed).fetchall()) == expected
     assert items.con.execute(sql, [query(1)]).fetchall() == afresh(items, sql, [query(1)])
 
 
 @pytest.mark.parametrize(
-    "given_",
+    "handed",
     [
         [query(), 0],
         [query(), -1],
@@ -172,11 +172,11 @@ def test_wrong_vectors_fare_as_without_a_plan(items: Lake, sql: str, kind: str) 
         {"1": query()},
     ],
 )
-def test_wrong_k_fares_as_without_a_plan(items: Lake, given_: object) -> None:
+def test_wrong_k_fares_as_without_a_plan(items: Lake, handed: object) -> None:
     sql = "SELECT id FROM knn('items', ?, ?)"
     assert [len(items.con.execute(sql, [query(k), k]).fetchall()) for k in (1, 5, 3, 700)] == [1, 5, 3, 585]
-    expected = outcome(lambda: afresh(items, sql, given_))
-    assert outcome(lambda: items.con.execute(sql, given_).fetchall()) == expected
+    expected = outcome(lambda: afresh(items, sql, handed))
+    assert outcome(lambda: items.con.execute(sql, handed).fetchall()) == expected
 
 
 @pytest.mark.parametrize(
@@ -193,9 +193,9 @@ def test_parameters_of_conditions(condition: str, values: list[object]) -> None:
     with attached("sources", dated()).con as con:
         sql = f"SELECT id FROM knn('items', $v, $k) WHERE {condition.replace('?', '$x')}"
         for value in [*values, *values]:
-            given_ = {"v": query(), "k": 20, "x": value}
-            found = outcome(lambda: con.execute(sql, given_).fetchall())  # noqa: B023
-            assert found == outcome(lambda: con.sql(sql, params=given_).fetchall())  # noqa: B023
+            handed = {"v": query(), "k": 20, "x": value}
+            found = outcome(lambda: con.execute(sql, handed).fetchall())  # noqa: B023
+            assert found == outcome(lambda: con.sql(sql, params=handed).fetchall())  # noqa: B023
 
 
 def dated() -> lake.Table:
@@ -226,10 +226,10 @@ def test_new_rows_are_seen_at_once(fresh: Lake) -> None:
             assert fresh.con.execute(sql, [query(90 + seed)]).fetchone()[0] == 1000 + seed  # type: ignore[index]
 
 
-def with_vector(given_: pa.Table, vector: list[float]) -> pa.Table:
-    place = given_.schema.get_field_index("vec")
-    return given_.set_column(
-        place, given_.schema.field("vec"), pa.array([vector], given_.schema.field("vec").type)
+def with_vector(handed: pa.Table, vector: list[float]) -> pa.Table:
+    place = handed.schema.get_field_index("vec")
+    return handed.set_column(
+        place, handed.schema.field("vec"), pa.array([vector], handed.schema.field("vec").type)
     )
 
 
