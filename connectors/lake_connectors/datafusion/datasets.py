@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NoReturn, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -358,13 +359,14 @@ def _with_nulls(array: pa.Array) -> pa.Array:
 
 def _with_one_nan(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The batch with every NaN the same: DataFusion takes one with a sign for less than any number."""
-    arrays = [
-        pc.if_else(pc.is_nan(array), pa.scalar(float("nan"), array.type), array)
-        if pa.types.is_floating(array.type)
-        else array
-        for array in batch.columns
-    ]
+    arrays = [_one_nan(array) for array in batch.columns]
     return pa.RecordBatch.from_arrays(arrays, schema=batch.schema) if arrays else batch
+
+
+def _one_nan(array: pa.Array) -> pa.Array:
+    if not pa.types.is_floating(array.type) or not np.isnan(array.to_numpy(zero_copy_only=False)).any():
+        return array
+    return pc.if_else(pc.is_nan(array), pa.scalar(float("nan"), array.type), array)
 
 
 def show(schema: pa.Schema) -> pa.Schema:
