@@ -116,6 +116,7 @@ class VersionLog:
             path = hint_path(self.line)
             version = decode_version(self._store.get(path), f"{self._store.uri}/{path}")
             self._store.learn(version.roots)
+            self.note(version)
         except (NotFoundError, CorruptionError, UnsupportedError):
             # Whatever is wrong with a hint, the version objects themselves decide what can be said.
             return None
@@ -146,19 +147,21 @@ class VersionLog:
             There is no table any more.
         """
         newest = self.latest_from(known)
-        if newest is known:
-            if self._is_sure(newest):
-                return newest
+        if newest is known and not self._is_sure(newest):
             found = self.find(newest.version)
             if found is None or found.commit_id != newest.commit_id:
-                newest = self.latest()
-        self._sure = newest.commit_id, self._mark(newest), time.monotonic()
+                return self.latest()
+            self.note(newest)
         return newest
+
+    def note(self, version: Version) -> None:
+        """Remember that a version was read just now."""
+        self._sure = version.commit_id, self._mark(version), time.monotonic()
 
     def _is_sure(self, version: Version) -> bool:
         """Whether a version is surely where it was read last."""
         commit, mark, asked = self._sure
-        if commit != version.commit_id or mark != self._mark(version):
+        if commit != version.commit_id or mark == () or mark != self._mark(version):
             return False
         return mark is not None or time.monotonic() - asked < _SURE_SECONDS
 
@@ -185,7 +188,10 @@ class VersionLog:
                 high = (low + high) // 2
             else:
                 low, found = middle.version, middle
-        return found if isinstance(found, Version) else self.read(low)
+        newest = found if isinstance(found, Version) else self.read(low)
+        if newest is not known:
+            self.note(newest)
+        return newest
 
     def numbers(self) -> list[int]:
         """The numbers of all versions, ascending, by listing."""

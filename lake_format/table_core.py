@@ -48,6 +48,7 @@ class TableCore(TableDataset):
         self._store = TableStore.around(store)
         self._around = surroundings or Surroundings()
         self._log = VersionLog(self._store, self._around.sleep, line=version.line)
+        self._log.note(version)
         self._manifests = ManifestSet(self._store, self._around.new_id)
         self._snapshot = Snapshot(self._store, version, self._manifests)
         self._given_engine = engine

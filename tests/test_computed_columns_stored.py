@@ -23,9 +23,11 @@ import lake_format as lake
 from lake_engines.predicate import parse_sql
 from lake_engines.predicate.stored import bind_stored, stored_expression
 from lake_format import codec
+from lake_format.codec import encode_version
 from lake_format.computed_columns import COMPUTED_FEATURE
 from lake_format.errors import CorruptionError, InvalidInputError, UnsupportedError
 from lake_format.expressions import identifier_sql
+from lake_format.paths import version_path as version_name
 from lake_format.schema import COMPUTED_KEY, assign_field_ids, field_id
 
 
@@ -69,7 +71,10 @@ def test_damaged_expressions_stop_writers_not_readers(table: lake.Table, damaged
     at = schema.get_field_index("total")
     version = table.snapshot.version
     bad = schema.set(at, field.with_metadata({**field.metadata, COMPUTED_KEY: damaged}))
-    table._move_to(replace(version, schemas={**version.schemas, version.schema_id: bad}, commit_id="x"))
+    number, schemas = version.version + 1, {**version.schemas, version.schema_id: bad}
+    stored = replace(version, version=number, parent=version.version, schemas=schemas, commit_id="x")
+    table.snapshot.store.create(version_name(number), encode_version(stored))
+    table.refresh()
     assert table.to_arrow()["total"].null_count == 4
     with pytest.raises((CorruptionError, InvalidInputError)):
         table.append(rows(50))
