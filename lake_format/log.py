@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from lake_format.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
@@ -41,11 +41,24 @@ _CLAIM_ATTEMPTS = 5
 _SURE_SECONDS = 1.0
 """For so long a version that was read from a remote store is taken to be there without asking."""
 
+_SURE_TO_COMMIT = 60.0
+"""The same before a commit, which would otherwise cost a request more."""
+
 
 class ExpiredError(NotFoundError):
     """The version was there once; it expired and was collected."""
 
     code = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """The version seen last: what marks its object, and when that was."""
+
+    table_id: str
+    commit_id: str
+    mark: tuple[int, ...] | None
+    at: float
 
 
 class VersionLog:
@@ -66,7 +79,7 @@ class VersionLog:
         self._store = TableStore.around(store)
         self._sleep = sleep
         self._encoded: tuple[str, bytes] | None = None
-        self._sure: tuple[str, tuple[int, ...] | None, float] = "", None, 0.0
+        self._sight = _Sight("", "", None, 0.0)
 
     @property
     def uri(self) -> str:
@@ -154,16 +167,45 @@ class VersionLog:
             self.note(newest)
         return newest
 
+    def require(self, version: Version) -> None:
+        """Refuse to go on from a version whose table was removed since it was read.
+
+        What costs no request is looked at each time, a remote store is asked where nothing was seen for a minute.
+
+        Raises
+        ------
+        NotFoundError
+            The version is not there, or is another table's.
+        """
+        seen = self._sight
+        remote = seen.mark is None and seen.table_id == version.table_id
+        if version.line != self.line or self._is_sure(version):
+            return
+        if remote and time.monotonic() - seen.at < _SURE_TO_COMMIT:
+            return
+        found = self._look(version.version)
+        if found is None or (isinstance(found, Version) and found.commit_id != version.commit_id):
+            self.refuse_another(version, None)
+        self.note(version)
+
+    def refuse_another(self, known: Version, newest: Version | None) -> None:
+        """Raise NotFoundError where the newest version is not of the known one's table."""
+        if newest is None or newest.table_id != known.table_id:
+            raise NotFoundError(
+                f"the table at {self._store.uri} was removed since its version {known.version} was read",
+                fix="nothing was committed; open the table again if another took its place",
+            )
+
     def note(self, version: Version) -> None:
         """Remember that a version was read just now."""
-        self._sure = version.commit_id, self._mark(version), time.monotonic()
+        self._sight = _Sight(version.table_id, version.commit_id, self._mark(version), time.monotonic())
 
     def _is_sure(self, version: Version) -> bool:
         """Whether a version is surely where it was read last."""
-        commit, mark, asked = self._sure
-        if commit != version.commit_id or mark == () or mark != self._mark(version):
+        seen = self._sight
+        if seen.commit_id != version.commit_id or seen.mark == () or seen.mark != self._mark(version):
             return False
-        return mark is not None or time.monotonic() - asked < _SURE_SECONDS
+        return seen.mark is not None or time.monotonic() - seen.at < _SURE_SECONDS
 
     def _mark(self, version: Version) -> tuple[int, ...] | None:
         """What changes when a version's object goes or is made anew; None where telling costs a request."""
@@ -234,6 +276,7 @@ class VersionLog:
                     return self._settle(version, error)
                 self._sleep(0.05 * 2**attempt)
             else:
+                self.note(version)
                 return True
         raise AssertionError("unreachable")
 

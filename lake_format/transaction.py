@@ -201,6 +201,8 @@ def commit(
     ------
     ConflictError
         A commit made since ``base`` overlaps; nothing became visible. :class:`YieldedError` for upkeep.
+    NotFoundError
+        The table was removed since ``base`` was read.
     NotWrittenError
         The store refused the commit; nothing became visible.
     StateUnknownError
@@ -228,6 +230,7 @@ def _landed(
 ) -> Version:
     """The version that landed, after as many attempts as it takes; ``spilled`` gathers manifests they wrote."""
     parent, planned = base, list(changes)
+    log.require(base)
     for attempt in range(_ATTEMPTS):
         if idempotency and parent.sequences.get(idempotency.writer, -1) >= idempotency.sequence:
             return parent
@@ -244,6 +247,7 @@ def _landed(
             return candidate
         around.sleep(around.chance() * _longest_wait(attempt))
         newest = log.latest_from(parent)  # after the wait: what it shows is to be as fresh as can be
+        log.refuse_another(base, newest)
         _check_unexpired(base, newest)
         try:
             theirs = _committed_between(log, manifests.store, parent, newest, planned)
