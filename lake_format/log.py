@@ -20,6 +20,7 @@ from lake_format.checkpoint import Checkpoint, decode_checkpoint, encode_checkpo
 from lake_format.codec import decode_version, encode_version
 from lake_format.errors import (
     AlreadyExistsError,
+    ConflictError,
     CorruptionError,
     LakeError,
     NotFoundError,
@@ -175,7 +176,9 @@ class VersionLog:
         Raises
         ------
         NotFoundError
-            The version is not there, or is another table's.
+            The version is not there.
+        ConflictError
+            It is another table's.
         """
         seen = self._sight
         remote = seen.mark is None and seen.table_id == version.table_id
@@ -184,17 +187,14 @@ class VersionLog:
         if remote and time.monotonic() - seen.at < _SURE_TO_COMMIT:
             return
         found = self._look(version.version)
-        if found is None or (isinstance(found, Version) and found.commit_id != version.commit_id):
-            self.refuse_another(version, None)
-        self.note(version)
-
-    def refuse_another(self, known: Version, newest: Version | None) -> None:
-        """Raise NotFoundError where the newest version is not of the known one's table."""
-        if newest is None or newest.table_id != known.table_id:
+        if found is None:
             raise NotFoundError(
-                f"the table at {self._store.uri} was removed since its version {known.version} was read",
-                fix="nothing was committed; open the table again if another took its place",
+                f"the table at {self._store.uri} was removed since its version {version.version} was read",
+                fix="nothing was committed; open it again if another took its place",
             )
+        if isinstance(found, Version) and found.commit_id != version.commit_id:
+            raise ConflictError("the table was dropped and made anew meanwhile", fix="open it again")
+        self.note(version)
 
     def note(self, version: Version) -> None:
         """Remember that a version was read just now."""

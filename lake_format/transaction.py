@@ -247,7 +247,6 @@ def _landed(
             return candidate
         around.sleep(around.chance() * _longest_wait(attempt))
         newest = log.latest_from(parent)  # after the wait: what it shows is to be as fresh as can be
-        log.refuse_another(base, newest)
         _check_unexpired(base, newest)
         try:
             theirs = _committed_between(log, manifests.store, parent, newest, planned)
