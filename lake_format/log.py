@@ -36,7 +36,7 @@ from lake_format.store.probe import create_first
 from lake_format.store.table_store import TableStore
 from lake_format.tombstone import Tombstone, decode_tombstone, is_tombstone
 
-__all__ = ["ExpiredError", "VersionLog"]
+__all__ = ["ExpiredError", "VersionLog", "made_anew"]
 
 _CLAIM_ATTEMPTS = 5
 _SURE_SECONDS = 1.0
@@ -50,6 +50,11 @@ class ExpiredError(NotFoundError):
     """The version was there once; it expired and was collected."""
 
     code = "expired"
+
+
+def made_anew() -> ConflictError:
+    """What to raise where another table lies in the place of the one that was read."""
+    return ConflictError("the table was dropped and made anew meanwhile", fix="open it again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,6 @@ class VersionLog:
             path = hint_path(self.line)
             version = decode_version(self._store.get(path), f"{self._store.uri}/{path}")
             self._store.learn(version.roots)
-            self.note(version)
         except (NotFoundError, CorruptionError, UnsupportedError):
             # Whatever is wrong with a hint, the version objects themselves decide what can be said.
             return None
@@ -161,11 +165,13 @@ class VersionLog:
             There is no table any more.
         """
         newest = self.latest_from(known)
-        if newest is known and not self._is_sure(newest):
+        if newest is known:
+            if self._is_sure(newest):
+                return newest
             found = self.find(newest.version)
             if found is None or found.commit_id != newest.commit_id:
-                return self.latest()
-            self.note(newest)
+                newest = self.latest()
+        self.note(newest)
         return newest
 
     def require(self, version: Version) -> None:
@@ -180,10 +186,10 @@ class VersionLog:
         ConflictError
             It is another table's.
         """
-        seen = self._sight
-        remote = seen.mark is None and seen.table_id == version.table_id
         if version.line != self.line or self._is_sure(version):
             return
+        seen = self._sight
+        remote = seen.mark is None and seen.table_id == version.table_id
         if remote and time.monotonic() - seen.at < _SURE_TO_COMMIT:
             return
         found = self._look(version.version)
@@ -193,7 +199,7 @@ class VersionLog:
                 fix="nothing was committed; open it again if another took its place",
             )
         if isinstance(found, Version) and found.commit_id != version.commit_id:
-            raise ConflictError("the table was dropped and made anew meanwhile", fix="open it again")
+            raise made_anew()
         self.note(version)
 
     def note(self, version: Version) -> None:
@@ -230,10 +236,7 @@ class VersionLog:
                 high = (low + high) // 2
             else:
                 low, found = middle.version, middle
-        newest = found if isinstance(found, Version) else self.read(low)
-        if newest is not known:
-            self.note(newest)
-        return newest
+        return found if isinstance(found, Version) else self.read(low)
 
     def numbers(self) -> list[int]:
         """The numbers of all versions, ascending, by listing."""

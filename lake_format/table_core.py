@@ -20,7 +20,7 @@ from lake_format.engine import Engine, Progress, WriteRequest, load_engine
 from lake_format.errors import ConflictError, InvalidInputError, LakeError, NotFoundError, UnsupportedError
 from lake_format.inspect import Inspect
 from lake_format.lines import MAIN
-from lake_format.log import VersionLog
+from lake_format.log import VersionLog, made_anew
 from lake_format.manifest_set import ManifestSet
 from lake_format.model import Version
 from lake_format.pending import PendingCommit
@@ -191,7 +191,7 @@ class TableCore(TableDataset):
         main = self._log.of_line(0)
         newest = main.latest_from(self._snapshot.version) if main is self._log else main.latest()
         if newest.table_id != self._snapshot.version.table_id:
-            raise ConflictError("the table was dropped and made anew meanwhile", fix="open it again")
+            raise made_anew()
         return newest
 
     def _commit_on_main(self, change: Change) -> Version:

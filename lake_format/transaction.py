@@ -21,7 +21,7 @@ from lake_format.conflicts import Action, Decision, decide_all
 from lake_format.draft import Draft
 from lake_format.errors import ConflictError, InvalidInputError, MissingObjectError, NotWrittenError
 from lake_format.keys import decode_key_hashes
-from lake_format.log import VersionLog
+from lake_format.log import VersionLog, made_anew
 from lake_format.manifest_set import ManifestSet, Spilled
 from lake_format.model import Version
 from lake_format.operation_record import OperationRecord
@@ -328,7 +328,7 @@ def _committed_between(
     for number in range(parent.version + 1, newest.version + 1):
         version = newest if number == newest.version else log.read(number)
         if version.table_id != parent.table_id:
-            raise ConflictError("the table was dropped and made anew meanwhile", fix="open it again")
+            raise made_anew()
         if version.is_end:
             raise ConflictError(
                 f"the branch {version.origin and version.origin.name!r} was deleted meanwhile",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import gc
-import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
 import numpy as np
@@ -350,21 +350,17 @@ def test_within_transactions(fresh: Lake) -> None:
 def test_each_cursor_has_plans_of_its_own(fresh: Lake) -> None:
     """Eight threads with a cursor each get the neighbours of their own vectors."""
     expected = {seed: afresh(fresh, KNN, [query(seed)]) for seed in range(40)}
-    wrong: list[int] = []
 
-    def ask(first: int) -> None:
+    def ask(first: int) -> list[int]:
         with fresh.con.cursor() as con:
-            wrong.extend(
+            return [
                 seed
                 for seed in range(first, 40, 2)
                 if con.execute(KNN, [query(seed)]).fetchall() != expected[seed]
-            )
+            ]
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as threads:  # which raises what a thread raised
+        wrong = [seed for found in threads.map(ask, range(8)) for seed in found]
     assert not wrong
 
 

@@ -36,7 +36,7 @@ from lake_engines.predicate.tree import (
 )
 from lake_format.errors import InvalidInputError, LakeError
 
-__all__ = ["Carried", "carry", "kinds_of", "read_condition"]
+__all__ = ["Carried", "carry", "given_by_name", "kinds_of", "read_condition"]
 
 Node = dict[str, Any]
 
@@ -106,13 +106,17 @@ class Carried:
 
 def kinds_of(parameters: object) -> tuple[tuple[str, str], ...]:
     """The kind of each parameter given to a statement; those that no condition can carry are left out."""
+    given = given_by_name(parameters)
+    return tuple((name, kind) for name, value in given.items() if (kind := _kind(value)) is not None)
+
+
+def given_by_name(parameters: object) -> dict[str, object]:
+    """Parameters as given to ``execute``, by name: the first of those given by position is called 1."""
     if isinstance(parameters, Mapping):
-        named = [(str(name), value) for name, value in parameters.items()]
-    elif isinstance(parameters, list | tuple):
-        named = [(str(number), value) for number, value in enumerate(parameters, 1)]
-    else:
-        return ()
-    return tuple((name, kind) for name, value in named if (kind := _kind(value)) is not None)
+        return {str(name): value for name, value in parameters.items()}
+    if isinstance(parameters, list | tuple):
+        return {str(number): value for number, value in enumerate(parameters, 1)}
+    return {}
 
 
 def _kind(value: object) -> str | None:

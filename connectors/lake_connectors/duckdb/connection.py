@@ -133,15 +133,14 @@ class LakeConnection:
         """Run a statement, as DuckDB's ``execute``; INSERT and CREATE TABLE AS may write to tables of a lake."""
         if (what := self._insertion(query)) is not None:
             return self._insert(what, sys._getframe(1), parameters)
-        if not isinstance(query, str) or not self._has_tables:
-            _seen_from(sys._getframe(1), self.duckdb.execute, query, *_given(parameters))
-            return self
-        with self._rewriting() as rewriter:
-            text, left, recipe = rewriter.at_once(query, parameters)
-            if recipe is not None:  # its request is handed over to this run and no other
-                if not self._plans.run(recipe):
-                    _seen_from(sys._getframe(1), self.duckdb.execute, text, *_given(left))
-                return self
+        text, left = query, parameters
+        if isinstance(query, str) and self._has_tables:
+            with self._rewriting() as rewriter:
+                text, left, recipe = rewriter.at_once(query, parameters)
+                if recipe is not None:  # its request is handed over to this run and no other
+                    if not self._plans.run(recipe):
+                        _seen_from(sys._getframe(1), self.duckdb.execute, text, *_given(left))
+                    return self
         _seen_from(sys._getframe(1), self.duckdb.execute, text, *_given(left))
         return self
 

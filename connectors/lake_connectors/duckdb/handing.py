@@ -22,7 +22,7 @@ from lake_connectors.duckdb.conditions import Carried, read_condition
 from lake_connectors.duckdb.recognition import keeps_floats
 from lake_connectors.duckdb.showing import Shown, TableFollower
 
-__all__ = ["HandedOver", "Recipe", "are_readable", "given_by_name", "handed_over", "parameters_in"]
+__all__ = ["HandedOver", "Recipe", "are_readable", "handed_over", "parameters_in"]
 
 Node = dict[str, Any]
 
@@ -67,8 +67,6 @@ class Recipe:
     arguments
         Expression nodes: ``q``, and what else of ``k``, ``offset``, ``metric``, ``recall``, ``exact`` and
         ``vector_column`` the statement gives.
-    metric, column
-        Those that the statement gives otherwise.
     condition
         What filters the rows.
     parameters
@@ -84,8 +82,6 @@ class Recipe:
     ordered: bool
     arguments: Mapping[str, Node]
     condition: Carried | None
-    metric: str | None
-    column: str | None
     parameters: frozenset[str]
 
     def request(self, given: Mapping[str, object]) -> NearestRequest | None:
@@ -96,7 +92,7 @@ class Recipe:
         vector, k = _vector(self.arguments["q"], given), _whole(values.get("k", 10))
         offset = _whole(values.get("offset", 0))
         recall, exact = values.get("recall", 0.95), values.get("exact", False)
-        metric, column = values.get("metric", self.metric), values.get("vector_column", self.column)
+        metric, column = values.get("metric"), values.get("vector_column")
         if vector is None or k is None or offset is None or (k < 1 and not self.ordered):
             return None
         if not isinstance(recall, int | float) or isinstance(recall, bool) or not isinstance(exact, bool):
@@ -114,15 +110,6 @@ class Recipe:
             column=column,
             condition=None if self.condition is None else read_condition(self.condition.text(given)),
         )
-
-
-def given_by_name(parameters: object) -> dict[str, object]:
-    """Parameters as given to ``execute``, by name: the first of those given by position is called 1."""
-    if isinstance(parameters, Mapping):
-        return {str(name): value for name, value in parameters.items()}
-    if isinstance(parameters, list | tuple):
-        return {str(number): value for number, value in enumerate(parameters, 1)}
-    return {}
 
 
 def parameters_in(nodes: Iterable[Node]) -> frozenset[str]:

@@ -18,9 +18,9 @@ from lake_connectors.duckdb.handing import Node, Recipe
 from lake_connectors.duckdb.recognition import nodes_in
 from lake_format.schema import DISTANCE
 
-__all__ = ["WORTHWHILE", "Plans", "is_keepable"]
+__all__ = ["Plans", "is_keepable"]
 
-WORTHWHILE = 2
+_WORTHWHILE = 2
 """The run from which on a statement is prepared: many are run only once."""
 
 _NAMES = tuple(f"lake_plan_{number}" for number in range(32))
@@ -63,7 +63,7 @@ class Plans:
     def run(self, recipe: Recipe) -> bool:
         """Run a statement by its kept plan; False where there is none, and it has to be run as it stands."""
         self._runs[recipe] = self._runs.get(recipe, 0) + 1
-        if not recipe.keeps or recipe.left or self._runs[recipe] < WORTHWHILE:
+        if not recipe.keeps or self._runs[recipe] < _WORTHWHILE:
             return False
         recipe.follower.bind()
         if recipe.follower.shown is not recipe.shown:

@@ -110,8 +110,9 @@ class Found:
     @property
     def arguments(self) -> Mapping[str, Node]:
         """What the search is made of, by parameter of knn(), and its offset."""
+        named = {"metric": _text(self.metric), "vector_column": _text(self.column)}
         offset = {} if self.offset is None else {"offset": self.offset}
-        return {"q": self.vector, "k": self.limit, **offset}
+        return {"q": self.vector, "k": self.limit, **named, **offset}
 
     def order_by(self, keys: list[Node]) -> None:
         """Put other keys into the ORDER BY, in place."""
@@ -174,6 +175,11 @@ def _arguments(call: Node) -> dict[str, Node]:
             return {}
         found[name.lower()] = argument["expression"]
     return found
+
+
+def _text(value: str) -> Node:
+    """A constant text."""
+    return {"class": "CONSTANT", "type": "VALUE_CONSTANT", "literal": {"kind": "STRING", "text": value}}
 
 
 def _text_of(node: Node | None) -> str | None:

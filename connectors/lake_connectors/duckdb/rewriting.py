@@ -20,13 +20,12 @@ from duckdb import DuckDBPyConnection
 from duckdb import Error as DuckDBError
 
 from lake_connectors.duckdb.attaching import Attachments
-from lake_connectors.duckdb.conditions import Carried, carry, kinds_of
+from lake_connectors.duckdb.conditions import Carried, carry, given_by_name, kinds_of
 from lake_connectors.duckdb.folders import Resolver
 from lake_connectors.duckdb.handing import (
     HandedOver,
     Recipe,
     are_readable,
-    given_by_name,
     parameters_in,
 )
 from lake_connectors.duckdb.macros import alone_subquery, ordered_subquery
@@ -278,28 +277,24 @@ class Rewriter:
         """The statement with a number in place of its request, if the request can be made of its parameters."""
         if _is_prepared(head) or not are_readable(found.arguments):
             return None
-        called = isinstance(found, FoundCall)
         handed, follower = HandedOver(), self._state.followers[found.table.name.lower()]
-        sorts = isinstance(found, Found) and found.by_distance_alone
-        if isinstance(found, Found) and sorts:
+        shows_distance = isinstance(found, FoundCall) or found.by_distance_alone
+        if isinstance(found, Found) and shows_distance:
             found.order_by(self._by_distance(found.alias))
-        alone = alone_subquery(
-            found.table.name, found.alias, text_literal(handed.text), found=called or sorts
-        )
+        alone = alone_subquery(found.table.name, found.alias, text_literal(handed.text), found=shows_distance)
         found.node["from_table"] = self._subquery(alone, found.alias)
         whole = found.node is tree["statements"][0]["node"] and not head and not any(cte_names(tree))
+        left = parameters_in(nodes_in(tree))
         return Recipe(
             text=head + self._written(tree),
-            left=parameters_in(nodes_in(tree)),
+            left=left,
             handed=handed,
             follower=follower,
             shown=follower.shown,
-            keeps=whole and (called or sorts) and is_keepable(found.node),
-            ordered=not called,
+            keeps=whole and shows_distance and not left and is_keepable(found.node),
+            ordered=isinstance(found, Found),
             arguments=found.arguments,
             condition=carried,
-            metric=None if isinstance(found, FoundCall) else found.metric,
-            column=None if isinstance(found, FoundCall) else found.column,
             parameters=parameters,
         )
 

@@ -39,6 +39,8 @@ __all__ = ["from_arrow", "runner"]
 
 
 _Rebuild = Callable[[pa.Buffer], pc.Expression]
+_LONGEST = 1 << 14
+"""Bytes of an expression that is worth remembering: engines ask with the same filter again and again."""
 
 
 class _UntranslatedError(Exception):
@@ -62,7 +64,7 @@ def from_arrow(expression: pc.Expression) -> Opaque:
     """
     try:
         rebuild, (buffer,) = expression.__reduce__()
-        return _remembered(rebuild, bytes(buffer)) if buffer.size <= _LONGEST else _read(rebuild, buffer)
+        return _remembered(rebuild, bytes(buffer)) if buffer.size <= _LONGEST else _read(expression, buffer)
     except pa.ArrowNotImplementedError as error:
         raise InvalidInputError(
             f"the expression {expression} cannot be used as a filter: {error}",
@@ -70,17 +72,14 @@ def from_arrow(expression: pc.Expression) -> Opaque:
         ) from error
 
 
-_LONGEST = 1 << 14
-"""Bytes of an expression that is worth remembering: engines ask with the same filter again and again."""
-
-
 @lru_cache(maxsize=256)
 def _remembered(rebuild: _Rebuild, serialized: bytes) -> Opaque:
-    return _read(rebuild, pa.py_buffer(serialized))
+    buffer = pa.py_buffer(serialized)
+    return _read(rebuild(buffer), buffer)
 
 
-def _read(rebuild: _Rebuild, serialized: pa.Buffer) -> Opaque:
-    """The predicate of a serialised expression; ``rebuild`` is pyarrow's way back to it."""
+def _read(expression: pc.Expression, serialized: pa.Buffer) -> Opaque:
+    """The predicate of an expression, by what it is serialised to."""
     reader = pa.ipc.open_file(serialized)
     root = _read_nodes(reader.schema, reader.get_batch(0))
     translated, complete = [], True
@@ -90,7 +89,6 @@ def _read(rebuild: _Rebuild, serialized: pa.Buffer) -> Opaque:
         except (_UntranslatedError, RecursionError):  # very deep trees are left to Arrow
             complete = False
     paths = tuple(dict.fromkeys(_paths(root)))
-    expression = rebuild(serialized)
     return Opaque(expression, paths, tuple(translated), complete, str(expression))
 
 
