@@ -144,8 +144,11 @@ class VersionLog:
         """The newest version: the hint, or else version 1, then forward. NotFoundError where there is no table."""
         start = self.hint() or self._look(1)
         if isinstance(start, Tombstone):  # its horizon is a later version, which is nearer to the newest
-            return self._forward(start.horizon, None)
-        return self.latest_from(start or self._newest_listed())
+            newest = self._forward(start.horizon, None)
+        else:
+            newest = self.latest_from(start or self._newest_listed())
+        self.note(newest)
+        return newest
 
     def latest_from(self, known: Version) -> Version:
         """The newest version, starting from one known to exist: gallops forward, then bisects.
@@ -170,7 +173,7 @@ class VersionLog:
                 return newest
             found = self.find(newest.version)
             if found is None or found.commit_id != newest.commit_id:
-                newest = self.latest()
+                return self.latest()
         self.note(newest)
         return newest
 
