@@ -19,6 +19,9 @@ BIN   := $(VENV)/bin
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(CACHE)/uv/bin/uv)
 
 export VIRTUAL_ENV := $(abspath $(VENV))
+# Tests start hundreds of processes (Spark's workers, commands, examples): compiled modules are kept even where the
+# shell says otherwise, or each process would compile pandas, PyArrow and PySpark anew, for seconds.
+export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long fuzz check bench clean
 
