@@ -140,6 +140,90 @@ def test_joins_choose_among_the_neighbours(items: Lake) -> None:
     assert sorted(row[0] for row in kept) == sorted(one for one in near if one % 2 == 0)
 
 
+ASKING_OTHERS = [
+    "id IN (SELECT sold FROM sold)",
+    "id NOT IN (SELECT sold FROM sold) AND price < 90",
+    "EXISTS (FROM sold WHERE sold = n.id AND kind = 'a')",
+    "NOT EXISTS (FROM sold WHERE sold = n.id)",
+    "small = (SELECT max(small) FROM copied)",
+    "(id IN (SELECT sold FROM sold) OR title LIKE 'x%')",
+    "id > ALL (SELECT sold FROM sold WHERE sold < 90)",
+    "(SELECT count(*) FROM sold WHERE kind = n.category) > 3",
+    "place.city IN (SELECT place.city FROM copied WHERE id = 3)",
+    "id IN (FROM range(1, 200000, 3))",
+    "id IN (SELECT id FROM items ORDER BY array_distance(vec, [0, 0, 0, 0, 0, 1]::FLOAT[6]) LIMIT 100)",
+]
+
+
+@pytest.fixture
+def asked(items: Lake) -> Lake:
+    items.con.duckdb.execute(
+        "CREATE OR REPLACE TABLE sold AS SELECT id AS sold, category AS kind FROM copied WHERE id % 3 = 0"
+    )
+    return items
+
+
+@pytest.mark.parametrize("condition", ASKING_OTHERS)
+def test_conditions_that_ask_other_tables_are_filters_as_well(asked: Lake, condition: str) -> None:
+    """Permissions, say: on our connection k rows come back where k rows match."""
+    sql = f"SELECT id, title FROM knn('items', ?, 7) AS n WHERE {condition}"
+    matching = f"(SELECT * FROM copied AS n WHERE vec IS NOT NULL AND {condition.replace('items', 'copied')})"
+    true = f"SELECT id, title FROM {matching} ORDER BY array_distance(vec, ?::{VECTOR}) LIMIT 7"
+    expected = sorted(asked.con.duckdb.execute(true, [query()]).fetchall(), key=repr)
+    for _ in range(2):
+        assert sorted(asked.con.execute(sql, [query()]).fetchall(), key=repr) == expected
+    around = f"SELECT count(*) FROM ({sql}) AS near JOIN range(3) AS t(i) ON t.i <= near.id + 3"
+    assert asked.con.execute(around, [query()]).fetchone() == (3 * len(expected),)
+
+
+def test_a_search_that_stands_twice_in_a_statement(asked: Lake) -> None:
+    """Both count what passes of theirs, though one may be asked when the other has not heard of all yet."""
+    near = "SELECT id FROM knn('items', ?, 7) WHERE id IN (SELECT sold FROM sold)"
+    expected = sorted(2 * asked.con.execute(near, [query()]).fetchall())
+    assert len(expected) == 14
+    for threads in 10 * [1, 2, 4, 8]:
+        asked.con.duckdb.execute(f"SET threads = {threads}")
+        found = asked.con.execute(f"{near} UNION ALL {near}", 2 * [query()]).fetchall()
+        assert sorted(found) == expected
+
+
+def test_such_conditions_in_statements_of_every_form(asked: Lake) -> None:
+    con, vector = asked.con, query(4)
+    expected = asked.nearest("id IN (SELECT sold FROM sold) AND id > 20", 5, vector)
+    near = "SELECT id FROM knn('items', {}, 5) WHERE id IN (SELECT sold FROM sold) AND id > {}"
+    for sql in (
+        f"WITH near AS ({near}) SELECT id FROM near JOIN sold ON sold = id",
+        f"SELECT n.id FROM ({near}) AS n LEFT JOIN sold ON n.id = sold.sold",
+        f"SELECT n.id FROM sold JOIN ({near.replace('SELECT sold', 'SELECT sold.sold')}) AS n ON n.id = sold.sold",
+        f"{near} UNION SELECT -1 LIMIT 5 OFFSET 0",
+    ):
+        found = con.execute(sql.format("$q", "$least"), {"q": vector, "least": 20}).fetchall()
+        assert sorted(row[0] for row in found if row[0] != -1)[-4:] == sorted(expected)[-4:], sql
+    con.execute(f"PREPARE of_the_sold AS {near.format('$1', '$2')}")
+    assert sorted(con.execute(f"EXECUTE of_the_sold({vector}, 20)").fetchall()) == [
+        (one,) for one in sorted(expected)
+    ]
+    relation = con.sql(near.format("?", 20), params=[vector])
+    assert sorted(relation.fetchall()) == [(one,) for one in sorted(expected)]
+    shown = con.execute(near.format("?", 20).replace("id FROM", "* FROM"), [vector]).description
+    assert shown == con.execute("SELECT * FROM knn('items', ?, 5)", [vector]).description
+
+
+def test_conditions_that_ask_the_statement_around_choose_among_the_neighbours(asked: Lake) -> None:
+    """There is no one search for all rows of the statement."""
+    asking = "SELECT * FROM knn('items', $q, 9) AS n WHERE id IN (SELECT sold FROM sold WHERE sold > least)"
+    for around in (
+        "SELECT least, (SELECT min(id) FROM ({})) FROM range(0, 600, 200) AS t(least)",
+        "SELECT least, id FROM range(0, 600, 200) AS t(least), LATERAL ({})",
+        "SELECT id FROM range(0, 600, 200) AS t(least), LATERAL ({})",
+    ):
+        sql = around.format(asking.replace("least", "t.least") if "SELECT id" in around else asking)
+        expected = asked.con.duckdb.execute(sql, {"q": query()}).fetchall()
+        assert sorted(asked.con.execute(sql, {"q": query()}).fetchall(), key=repr) == sorted(
+            expected, key=repr
+        )
+
+
 def test_prepared_statements_and_variables(items: Lake) -> None:
     con = items.con.duckdb
     con.execute("PREPARE near AS SELECT id FROM knn('items', $1, $2) WHERE id > $3")

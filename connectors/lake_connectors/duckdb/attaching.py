@@ -99,8 +99,9 @@ def attach(
 
     ``SELECT … FROM name`` reads the table, with projection and exact filters pushed down.
     ``SELECT … FROM knn('name', vector, k) WHERE …`` returns the k nearest rows among those that match the WHERE,
-    with ``_row_id`` and ``_distance``. ``knn_vec(vector, k)`` serves LATERAL joins. ``lake('name')`` is the table
-    with ``_row_id``.
+    with ``_row_id`` and ``_distance``. A join chooses among these k rows, and so does a condition that asks other
+    tables (``id IN (SELECT …)``); on a connection of :func:`connect` such a condition counts like any other.
+    ``knn_vec(vector, k)`` serves LATERAL joins. ``lake('name')`` is the table with ``_row_id``.
 
     Parameters
     ----------

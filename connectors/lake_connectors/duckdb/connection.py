@@ -55,6 +55,10 @@ class LakeConnection:
     Statements like ``SELECT … FROM items WHERE … ORDER BY array_distance(vec, ?) LIMIT 10`` use the table's index;
     the result is that of DuckDB's own evaluation, up to the recall of the index.
 
+    ``FROM knn(…) WHERE id IN (SELECT …)`` returns k rows where k match, whatever tables the WHERE asks. Two kinds of
+    subqueries choose among the k nearest instead: those that ask the statement around, for which there is no one
+    search, and, under a JOIN's right side, those whose columns do not say which table they are of.
+
     Pass vectors as parameters of :meth:`execute`: a search that is run again with another vector costs the least, as
     DuckDB then keeps its plan, as a prepared statement of this connection named ``lake_plan_…``.
 

@@ -49,7 +49,6 @@ class Passage:
         self._handed_out = 0
         self._passed: list[npt.NDArray[np.int64]] = []
         self._count = 0
-        self._kept: npt.NDArray[np.int64] | None = None
         self._changed = threading.Condition()
         _open[self._number] = self
 
@@ -84,13 +83,15 @@ class Passage:
             return self._changed.wait_for(lambda: self.enough, seconds)
 
     def kept(self) -> npt.NDArray[np.int64]:
-        """The numbers of the first k rows that passed, nearest first; the passage must be finished."""
+        """The numbers of the first k rows that have passed by now, nearest first.
+
+        All have, once the build side of the passage's own join is complete. The join of another search with the same
+        text may ask before, and has no use for the answer.
+        """
         with self._changed:
-            if self._kept is None:
-                passed = np.sort(np.concatenate(self._passed)) if self._passed else np.empty(0, np.int64)
-                self._kept = passed[: self.k] | (self._number << RANK_BITS)
-                self._passed.clear()
-            return self._kept
+            passed = np.sort(np.concatenate(self._passed)) if self._passed else np.empty(0, np.int64)
+            self._passed = [passed[: self.k]]
+            return self._passed[0] | (self._number << RANK_BITS)
 
 
 def mark_rows(gates: pa.ChunkedArray) -> pa.Array:

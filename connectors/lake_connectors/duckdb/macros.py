@@ -14,7 +14,7 @@ from lake_connectors.duckdb.gate import MARK_FUNCTION
 from lake_connectors.duckdb.names import hidden_name, identifier, text_literal
 from lake_connectors.duckdb.token import request_sql
 
-__all__ = ["alone_subquery", "macros", "ordered_subquery", "vector_macro"]
+__all__ = ["alone_subquery", "counted_subquery", "macros", "vector_macro"]
 
 
 def macros(names: Sequence[str], ranks_sql: str) -> list[str]:
@@ -67,22 +67,26 @@ def _unchecked(kind: str) -> str:
     return f"""{prefix} || replace(lower(tbl), '"', '""') || '"'"""
 
 
-def ordered_subquery(table: str, alias: str, ranks_sql: str, request: str, condition: str) -> str:
-    """The subquery that takes a table's place under a recognised ``ORDER BY distance LIMIT k``.
-
-    It returns the rows with the k smallest distances among those that match; the ORDER BY above it stays.
+def counted_subquery(
+    table: str, alias: str, ranks_sql: str, request: str, condition: str, *, found: bool
+) -> str:
+    """The subquery for a search whose rows DuckDB filters: those with the k smallest distances that match.
 
     Parameters
     ----------
     request, condition
         SQL expressions; column references in them are to ``alias``.
+    found
+        Whether it stands for knn(): with ``_row_id`` and ``_distance`` among its columns, and no LIMIT above it.
     """
+    more = ", n._row_id, n._distance" if found else ""
+    nothing = f"\nUNION ALL SELECT * FROM {identifier(hidden_name('nothing', table))}" if found else ""
     ranks = ranks_sql.format(table=text_literal(identifier(hidden_name("ranks", table))), request=request)
     rows = identifier(hidden_name("rows", table))
     inner = identifier(alias)
-    return f"""SELECT n.* EXCLUDE (_gate, _row_id, _distance) FROM ({ranks}) AS r
+    return f"""SELECT n.* EXCLUDE (_gate, _row_id, _distance){more} FROM ({ranks}) AS r
 JOIN (SELECT * EXCLUDE (_knn) FROM {rows} AS {inner} WHERE {inner}._knn COLLATE C = {request} AND ({condition})) AS n
-  ON r._rank = {MARK_FUNCTION}(n._gate)"""
+  ON r._rank = {MARK_FUNCTION}(n._gate){nothing}"""
 
 
 def alone_subquery(table: str, alias: str, request: str, *, found: bool) -> str:

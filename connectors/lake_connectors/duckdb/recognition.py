@@ -9,7 +9,7 @@ Works on what ``json_serialize_sql`` returns; it must not run SQL.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "KnownTable",
     "cte_names",
     "find_call",
+    "find_counted_calls",
     "find_searches",
     "keeps_floats",
     "nodes_in",
@@ -148,13 +149,65 @@ _FILTERS = ("having", "qualify", "sample")
 def find_call(tree: Node, tables: Mapping[str, KnownTable]) -> FoundCall | None:
     """The call of knn() in a statement that reads its rows and nothing else."""
     node = tree["statements"][0]["node"]
-    source = node.get("from_table") or {}
     if node.get("type") != "SELECT_NODE" or any(node.get(name) for name in _FILTERS) or any(cte_names(tree)):
         return None
-    known = {"type", "alias", "query_location", "query_location_length", "function"}
-    if source.get("type") != "TABLE_FUNCTION" or set(source) - known or _has(node, ("SUBQUERY",)):
+    if _has(node, ("SUBQUERY",)) or any(item.get("filter") for item in nodes_in(node.get("select_list", []))):
         return None
-    if any(item.get("filter") for item in nodes_in(node.get("select_list", []))):
+    return _call(node, tables)
+
+
+def find_counted_calls(tree: Node, tables: Mapping[str, KnownTable]) -> list[FoundCall]:
+    """Calls of knn() whose WHERE asks other tables, each alone in its FROM.
+
+    DuckDB makes joins of such conditions and moves them below no other join: they have to stand next to the search.
+    Those are left alone that may ask the statement around them, for which there is no one search.
+    """
+    found = ((_call(node, tables), beside) for node, beside in _independent(tree["statements"][0]["node"]))
+    return [call for call, beside in found if call is not None and _asks_other_tables(call, beside)]
+
+
+def _independent(node: Any, beside: bool = False) -> Iterator[tuple[Node, bool]]:
+    """SELECTs that are no part of an expression, and whether they stand beside others that they may ask.
+
+    There a bare name may be a column of the others: only names that say which table they are of can be told apart.
+    """
+    if isinstance(node, list):
+        for value in node:
+            yield from _independent(value, beside)
+    elif isinstance(node, dict) and "class" not in node:
+        if node.get("type") == "SELECT_NODE":
+            yield node, beside
+        for name, value in node.items():
+            yield from _independent(value, beside or (name == "right" and node.get("type") == "JOIN"))
+
+
+def _asks_other_tables(call: FoundCall, beside: bool) -> bool:
+    """Whether the WHERE has subqueries, and means the same next to the search."""
+    condition = call.condition
+    if condition is None or not _has(condition, ("SUBQUERY",)):
+        return False
+    own = {*call.table.columns, ROW_ID, DISTANCE, call.alias.lower()}
+    within = [item["subquery"] for item in nodes_in(condition) if item.get("class") == "SUBQUERY"]
+    hidden = {id(item) for inner in within for item in nodes_in(inner)}
+    outer = [item for item in nodes_in(condition) if id(item) not in hidden]
+    if any(item.get("class") in ("WINDOW", "STAR") for item in outer) or not set(_first_names(outer)) <= own:
+        return False
+    sources = {
+        str(item.get(name, "")).lower() for item in nodes_in(within) for name in ("alias", "table_name")
+    }
+    return not beside or set(_first_names(nodes_in(within))) <= own | sources
+
+
+def _first_names(nodes: Iterable[Node]) -> Iterator[str]:
+    """What the column references among nodes begin with."""
+    return (node["column_names"][0].lower() for node in nodes if node.get("class") == "COLUMN_REF")
+
+
+def _call(node: Node, tables: Mapping[str, KnownTable]) -> FoundCall | None:
+    """The call of knn() that is all a SELECT reads from."""
+    source = node.get("from_table") or {}
+    known = {"type", "alias", "query_location", "query_location_length", "function"}
+    if source.get("type") != "TABLE_FUNCTION" or set(source) - known:
         return None
     call = source["function"]
     if call.get("function_name", "").lower() != "knn" or call.get("qualified_name") != {"path": ["knn"]}:
@@ -365,12 +418,7 @@ def _movable(condition: Node, table: KnownTable, alias: str) -> bool:
     """Whether a WHERE means the same next to the table: no subqueries, no aliases of the select list."""
     if _has(condition, ("SUBQUERY", "WINDOW", "STAR")):
         return False
-    for node in nodes_in(condition):
-        if node.get("class") == "COLUMN_REF":
-            first = node["column_names"][0].lower()
-            if first not in table.columns and first != alias.lower():
-                return False
-    return True
+    return set(_first_names(nodes_in(condition))) <= {*table.columns, alias.lower()}
 
 
 def _is_constant(node: Any) -> bool:

@@ -28,7 +28,7 @@ from lake_connectors.duckdb.handing import (
     are_readable,
     parameters_in,
 )
-from lake_connectors.duckdb.macros import alone_subquery, ordered_subquery
+from lake_connectors.duckdb.macros import alone_subquery, counted_subquery
 from lake_connectors.duckdb.mentions import find_mentions, may_travel
 from lake_connectors.duckdb.names import identifier, text_literal
 from lake_connectors.duckdb.plans import Plans, is_keepable
@@ -39,6 +39,7 @@ from lake_connectors.duckdb.recognition import (
     KnownTable,
     cte_names,
     find_call,
+    find_counted_calls,
     find_searches,
     nodes_in,
 )
@@ -217,7 +218,7 @@ class Rewriter:
     ) -> _Rewritten | None:
         """The outcome for a text whose parameters are of these kinds."""
         lowered = text.lower()
-        calls = self._sees_filters and "knn" in lowered
+        calls = "knn" in lowered
         orders = "limit" in lowered and any(name in lowered for name in DISTANCE_FUNCTIONS)
         if not calls and not orders:
             return None
@@ -230,20 +231,23 @@ class Rewriter:
             return self._each_statement(text, tables, kinds)
         if _is_prepared(head):  # its parameters come later
             kinds = {}
-        if calls and (call := find_call(tree, tables)) is not None:
+        if calls and self._sees_filters and (call := find_call(tree, tables)) is not None:
             return self._with_call(head, tree, call, kinds)
+        counted = find_counted_calls(tree, tables) if calls else []
         found = find_searches(tree, tables) if orders else []
-        if not found:
+        if not found and not counted:
             return None
         parameters = parameters_in(nodes_in(tree))
         carried = [self._replace(search, kinds) for search in found]
+        for call in counted:  # what was found within their conditions goes along
+            self._replace_call(call, None)
         text = head + self._written(tree)
         recipe = None
-        if len(found) == 1 and self._is_alone(found[0], carried[0]):
+        if len(found) == 1 and not counted and self._is_alone(found[0], carried[0]):
             recipe = self._recipe(head, tree, found[0], carried[0], parameters)
         return _Rewritten(
             text,
-            orders=True,
+            orders=bool(found),
             default_order=any(search.default_order for search in found),
             compares_text=any(one.compares_text for one in carried if one),
             recipe=recipe,
@@ -347,21 +351,26 @@ class Rewriter:
         return carried
 
     def _replace_call(self, found: FoundCall, carried: Carried | None) -> None:
-        """Put the rows of the search alone in the place of the call, with its WHERE in the request."""
-        given = found.arguments
+        """Put the rows of the search in the place of the call: alone, with a WHERE in the request, or counted."""
+        given, alone = found.arguments, carried is not None or found.condition is None
         names = {name: f"lake_{name}" if name in given else "NULL" for name in _OPTIONAL}
         request = request_sql(
             "lake_q",
             "lake_k" if "k" in given else "10",
-            alone=True,
+            alone=alone,
             metric=names["metric"],
             recall=names["recall"],
             exact=names["exact"],
             condition=carried.sql if carried else "NULL",
             column=names["vector_column"],
         )
-        tree = self._subquery(alone_subquery(found.table.name, found.alias, request, found=True), found.alias)
-        parts = {f"lake_{name}": node for name, node in given.items()}
+        text = (
+            alone_subquery(found.table.name, found.alias, request, found=True)
+            if alone
+            else self._counted(found, request)
+        )
+        tree = self._subquery(text, found.alias)
+        parts = {f"lake_{name}": node for name, node in given.items()} | {"lake_condition": found.condition}
         found.node["from_table"] = _substituted(tree, parts | _parameters(carried))
         found.node.pop("where_clause", None)
 
@@ -385,12 +394,21 @@ class Rewriter:
             self._templates[key] = self._subquery(
                 alone_subquery(found.table.name, found.alias, request, found=False)
                 if alone
-                else ordered_subquery(
-                    found.table.name, found.alias, self._state.ranks_sql, request, "lake_condition"
-                ),
+                else self._counted(found, request),
                 found.alias,
             )
         return self._templates[key]
+
+    def _counted(self, found: Found | FoundCall, request: str) -> str:
+        """The subquery for a search whose rows DuckDB filters."""
+        return counted_subquery(
+            found.table.name,
+            found.alias,
+            self._state.ranks_sql,
+            request,
+            "lake_condition",
+            found=isinstance(found, FoundCall),
+        )
 
     def _subquery(self, text: str, alias: str) -> Any:
         """A parsed subquery to put in a table's place."""
