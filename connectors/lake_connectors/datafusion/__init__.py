@@ -11,6 +11,7 @@ How a statement reaches a table (one module each):
 - ``datasets`` are what DataFusion reads then: parts of a scan, or rows in distance order (``predicates``, ``types``);
 - ``plans`` finds searches in an optimised plan, and the filters above them that DataFusion evaluates itself;
 - ``conditions`` says these filters to the table, where they mean the same there;
+- ``joins`` says which keys joins let through, which DataFusion makes of ``id IN (SELECT …)``;
 - ``settling`` finds out how many rows a search has to hand out where they do not;
 - ``functions`` are distances as SQL functions.
 

@@ -36,7 +36,7 @@ from lake_engines.predicate.tree import (
 )
 from lake_format.errors import LakeError
 
-__all__ = ["Carried", "carry"]
+__all__ = ["Carried", "carry", "column_of"]
 
 _COMPARISONS = {
     "=": Operator.EQUAL,
@@ -109,6 +109,20 @@ def carry(scan: Scan, schema: pa.Schema) -> Carried:
     return Carried(tuple(terms), whole)
 
 
+def column_of(expression: Any, below: tuple[Any, ...], schema: pa.Schema) -> Column | None:
+    """The table's column that an expression is; None where it is none.
+
+    Parameters
+    ----------
+    below
+        What lies between the expression and the scan, the topmost first.
+    """
+    try:
+        return _Reader(below, schema).column(expression)
+    except _NotCarriedError:
+        return None
+
+
 def _conjuncts(expression: Any) -> list[Any]:
     """Split at the ANDs."""
     found, pending = [], [expression]
@@ -136,6 +150,11 @@ class _Reader:
         except (_NotCarriedError, LakeError, RecursionError):
             return None
         return None if mixes_distance(term.node) else term
+
+    def column(self, expression: Any) -> Column:
+        """A column or a member of one, of a type with one way to be equal."""
+        column, dtype = self._column(expression)
+        return column if pa.types.is_integer(dtype) or _is_text(dtype) else _refuse()
 
     def _condition(self, expression: Any) -> _Term:
         kind = expression.variant_name()

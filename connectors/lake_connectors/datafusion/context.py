@@ -19,8 +19,9 @@ from lake_connectors.datafusion.catalog import FolderOfTables, LakeTables, Menti
 from lake_connectors.datafusion.conditions import carry
 from lake_connectors.datafusion.datasets import LakeDataset, NearestDataset, TableDataset, TableFollower
 from lake_connectors.datafusion.functions import distance_functions
+from lake_connectors.datafusion.joins import keys_let_through
 from lake_connectors.datafusion.plans import Ordered, Scan, constant, ordered, scans
-from lake_connectors.datafusion.settling import passing, readers, settle
+from lake_connectors.datafusion.settling import passing, readers, settle, settle_by_count
 from lake_format.errors import InvalidInputError, LakeError, NotFoundError, UnsupportedError
 from lake_format.queries import check_k
 from lake_format.schema import is_vector
@@ -44,8 +45,8 @@ class LakeContext(SessionContext):
 
     Statements see the newest version of a table, each mention of it one version. ``knn(table, vector, k)`` and
     ``ORDER BY array_distance(vec, …) LIMIT k`` use the index, if the statement is given to :meth:`sql`. Conditions on
-    what ``knn`` returns apply before the search, written in WHERE or following from an equality in a join; k rows
-    come back where k rows match.
+    what ``knn`` returns apply before the search, written in WHERE (``id IN (SELECT …)`` too) or following from an
+    equality in a join; k rows come back where k rows match.
     """
 
     def __init__(self, config: SessionConfig | None = None, runtime: Any | None = None) -> None:
@@ -167,13 +168,13 @@ class LakeContext(SessionContext):
             return
         found = list(scans(frame.optimized_logical_plan()))
         searches = {at: search for at, scan in enumerate(found) if (search := ordered(scan)) is not None}
-        filtered = any(scan.filters for scan in found)
+        filtered = any(scan.filters or scan.joins for scan in found)
         if not searches and not (filtered and any(isinstance(one, NearestDataset) for one in made)):
             return
         for dataset, read in _by_reader(readers(found, made, self.create_dataframe_from_logical_plan)):
             if isinstance(dataset, NearestDataset):
                 scan = _only([found[at] for at in read])
-                if scan.filters:
+                if scan.filters or scan.joins:
                     self._fill(scan, dataset, dataset.candidates)
             elif isinstance(dataset, TableDataset) and len(read) == 1 and read[0] in searches:
                 self._order(found[read[0]], searches[read[0]], dataset)
@@ -192,10 +193,12 @@ class LakeContext(SessionContext):
 
     def _fill(self, scan: Scan, dataset: NearestDataset, wanted: int) -> None:
         """Let a search hand out rows of which as many as are wanted pass the filters above it."""
-        carried = carry(scan, dataset.searched)
-        dataset.carried = carried.terms
-        if not carried.whole:
-            settle(dataset, wanted, lambda: passing(scan, self.create_dataframe_from_logical_plan))
+        carried, frame_of = carry(scan, dataset.searched), self.create_dataframe_from_logical_plan
+        dataset.carried = (*carried.terms, *keys_let_through(scan, dataset.searched, frame_of))
+        if scan.joins:
+            settle_by_count(dataset, wanted, frame_of(scan.chain[0]).count)
+        elif not carried.whole:
+            settle(dataset, wanted, lambda: passing(scan, frame_of))
 
     def _knn(self, *arguments: Any) -> NearestDataset:
         """The table function: ``knn(table, vector, k [, column, metric, recall, exact])``."""
@@ -285,7 +288,7 @@ def _by_reader(read: list[LakeDataset | None]) -> list[tuple[LakeDataset, list[i
 def _only(found: list[Scan]) -> Scan:
     """The one scan of a search; of several that ask for the same rows, any."""
     if any(scan.conditions != found[0].conditions for scan in found[1:]) and any(
-        scan.filters for scan in found
+        scan.filters or scan.joins for scan in found
     ):
         raise UnsupportedError(
             "one knn() is filtered in several ways, and each would have other rows for its k",

@@ -6,6 +6,7 @@ filters, projections and aliases between; everything else is left to DataFusion.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,10 @@ DISTANCES = {
 """Functions by which rows may be ordered: the metric, and whether the nearest rows come first in ascending order."""
 
 _BETWEEN = ("Projection", "SubqueryAlias", "Filter")
+_CHOOSING = ("LeftSemi", "LeftAnti", "LeftMark")
+"""Joins that let rows on their left through, each once: what DataFusion makes of IN (SELECT …) and EXISTS."""
+
+_NUMBERED = re.compile(r"__(?:correlated|scalar)_sq_\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +46,15 @@ class Scan:
         The scan itself.
     chain
         What lies straight above it and neither adds nor orders rows, the topmost first.
+    kinds
+        What each of the chain does.
     sort
         What orders the rows of the chain and takes the first of them, where there is such a thing.
     """
 
     plan: Any
     chain: tuple[Any, ...]
+    kinds: tuple[str, ...]
     sort: Any | None
 
     @property
@@ -56,15 +64,29 @@ class Scan:
 
     @property
     def filters(self) -> tuple[tuple[Any, tuple[Any, ...]], ...]:
-        """The filters that DataFusion evaluates itself, from the lowest, each with what lies below it."""
-        places = [at for at, node in enumerate(self.chain) if kind_of(node) == "Filter"]
-        return tuple((self.chain[at], (*self.chain[at + 1 :], self.plan)) for at in reversed(places))
+        """The filters that DataFusion evaluates itself, from the lowest, each with what lies below it.
+
+        Not those above a join, which may read what the join adds.
+        """
+        lowest = max((at for at, kind in enumerate(self.kinds) if kind == "Join"), default=-1)
+        return self._of_kind("Filter", below=lowest)
+
+    @property
+    def joins(self) -> tuple[tuple[Any, tuple[Any, ...]], ...]:
+        """The joins that let some of its rows through, from the lowest, each with what lies below it on the left."""
+        return self._of_kind("Join")
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """The text of everything that its rows have to pass."""
         pushed = (str(one) for one in self.plan.to_variant().filters())
-        return (*pushed, *(str(node.to_variant().predicate()) for node, _ in self.filters))
+        own = (str(node.to_variant().predicate()) for node, _ in self._of_kind("Filter"))
+        others = (f"{node.display()} {node.inputs()[1].display_indent()}" for node, _ in self.joins)
+        return tuple(_NUMBERED.sub("", text) for text in (*pushed, *own, *others))
+
+    def _of_kind(self, kind: str, below: int = -1) -> tuple[tuple[Any, tuple[Any, ...]], ...]:
+        places = [at for at in range(below + 1, len(self.chain)) if self.kinds[at] == kind]
+        return tuple((self.chain[at], (*self.chain[at + 1 :], self.plan)) for at in reversed(places))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +131,30 @@ def kind_of(plan: Any) -> str:
     return type(plan.to_variant()).__name__
 
 
-def scans(plan: Any, chain: tuple[Any, ...] = (), sort: Any | None = None) -> Iterator[Scan]:
-    """All tables that a plan reads; ``chain`` and ``sort`` are what lies straight above it."""
+def scans(
+    plan: Any, chain: tuple[Any, ...] = (), kinds: tuple[str, ...] = (), sort: Any | None = None
+) -> Iterator[Scan]:
+    """All tables that a plan reads; ``chain``, its ``kinds`` and ``sort`` are what lies straight above it."""
     kind = kind_of(plan)
     if kind == "TableScan":
-        yield Scan(plan, chain, sort)
+        yield Scan(plan, chain, kinds, sort)
         return
     limited = kind == "Sort" and plan.to_variant().get_fetch_val() is not None
-    for child in plan.inputs():
-        if kind in _BETWEEN:
-            yield from scans(child, (*chain, plan), sort)
+    for place, child in enumerate(plan.inputs()):
+        if kind in _BETWEEN or (kind == "Join" and place == 0 and _chooses(plan)):
+            yield from scans(child, (*chain, plan), (*kinds, kind), sort)
         else:
-            yield from scans(child, (), plan if limited else None)
+            yield from scans(child, sort=plan if limited else None)
+
+
+def _chooses(plan: Any) -> bool:
+    """Whether a join lets some of the rows on its left through, each once."""
+    return str(plan.to_variant().join_type()) in _CHOOSING
 
 
 def ordered(scan: Scan) -> Ordered | None:
     """The search that a scan is; None where it is none."""
-    if scan.sort is None:
+    if scan.sort is None or scan.joins:
         return None
     sort = scan.sort.to_variant()
     first = sort.sort_exprs()[0]

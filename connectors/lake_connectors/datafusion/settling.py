@@ -19,7 +19,7 @@ from datafusion.expr import Expr
 from lake_connectors.datafusion.datasets import LakeDataset, NearestDataset
 from lake_connectors.datafusion.plans import Scan
 
-__all__ = ["Places", "passing", "readers", "settle"]
+__all__ = ["Places", "passing", "readers", "settle", "settle_by_count"]
 
 Places = npt.NDArray[np.int64]
 _GROWTH = 4
@@ -72,18 +72,60 @@ def settle(dataset: NearestDataset, wanted: int, places: Callable[[], Places]) -
     places
         Puts the rows that the dataset hands out to the conditions, and tells which pass.
     """
-    rows = dataset.snapshot.version.row_count
-    if wanted >= rows:
-        dataset.candidates = rows
+    if not _begin(dataset, wanted):
         return
-    dataset.candidates = min(wanted if dataset.carried else max(wanted * _GROWTH, _LEAST), rows)
     dataset.at_once = True
     found = places()
-    while len(found) < wanted and not dataset.exhausted and dataset.candidates < rows:
-        likely = int(_MARGIN * dataset.candidates * wanted / max(len(found), 1))
-        most = dataset.candidates * _MOST_GROWTH
-        dataset.candidates = min(max(dataset.candidates * _GROWTH, _LEAST, min(likely, most)), rows)
+    while _grows(dataset, wanted, len(found)):
         found = places()
     dataset.at_once = False
     if len(found) >= wanted > 0:
         dataset.candidates = int(found[wanted - 1]) + 1
+
+
+def settle_by_count(dataset: NearestDataset, wanted: int, count: Callable[[], int]) -> None:
+    """The same where joins let rows through: what comes out of them cannot be told apart, but counted.
+
+    A row more handed out is at most a row more that passes, so that there is a number of which just ``wanted`` pass.
+
+    Parameters
+    ----------
+    count
+        How many of the rows that the dataset hands out pass.
+    """
+    if not _begin(dataset, wanted):
+        return
+    fewer, below = 0, 0
+    tried, found = dataset.candidates, count()
+    while _grows(dataset, wanted, found):
+        fewer, below = tried, found
+        tried, found = dataset.candidates, count()
+    enough, guessing = tried, True
+    while found > wanted:
+        step = (enough - fewer) * (wanted - below) // (found - below) if guessing else (enough - fewer) // 2
+        dataset.candidates = min(max(fewer + step, fewer + 1), enough - 1)
+        passed, guessing = count(), not guessing
+        if passed >= wanted:
+            enough, found = dataset.candidates, passed
+        else:
+            fewer, below = dataset.candidates, passed
+    dataset.candidates = enough
+
+
+def _begin(dataset: NearestDataset, wanted: int) -> bool:
+    """Set how many candidates are tried first; whether anything has to be tried."""
+    rows = dataset.snapshot.version.row_count
+    first = wanted if dataset.carried else max(wanted * _GROWTH, _LEAST)
+    dataset.candidates = min(first, rows)
+    return wanted < rows
+
+
+def _grows(dataset: NearestDataset, wanted: int, found: int) -> bool:
+    """Set how many are tried next, where of those tried too few were found and there are more."""
+    rows = dataset.snapshot.version.row_count
+    if found >= wanted or dataset.exhausted or dataset.candidates >= rows:
+        return False
+    likely = int(_MARGIN * dataset.candidates * wanted / max(found, 1))
+    most = dataset.candidates * _MOST_GROWTH
+    dataset.candidates = min(max(dataset.candidates * _GROWTH, _LEAST, min(likely, most)), rows)
+    return True
