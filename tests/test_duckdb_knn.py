@@ -209,6 +209,63 @@ def test_such_conditions_in_statements_of_every_form(asked: Lake) -> None:
     assert shown == con.execute("SELECT * FROM knn('items', ?, 5)", [vector]).description
 
 
+FEW_KEYS = {
+    "id IN (SELECT sold FROM sold WHERE sold < ?)": True,
+    "small IN (SELECT sold * 100000 FROM sold WHERE sold < ?) OR id < 9": False,
+    "small IN (SELECT sold FROM sold WHERE sold < ?) AND price < 90": True,
+    "id IN (SELECT id FROM items WHERE price < ?)": True,
+    "id IN (SELECT s.sold FROM sold AS s JOIN copied ON id = sold WHERE price < ?)": True,
+    "id IN (SELECT max(sold) FROM sold WHERE sold < ? GROUP BY kind)": True,
+    "id IN (SELECT -sold FROM sold WHERE sold BETWEEN 1 AND ?)": True,
+    "id IN (SELECT sold / 3 FROM sold WHERE sold < ?)": False,
+    "id NOT IN (SELECT sold FROM sold WHERE sold < ?)": False,
+    "id IN (SELECT sold FROM of_the_sold_view WHERE sold < ?)": False,
+    "id IN (SELECT sold FROM sold WHERE kind = n.category AND sold < ?)": False,
+    "id IN (SELECT sold FROM sold WHERE kind = category AND sold < ?)": False,
+    "id IN (SELECT unnest(range(?)))": True,
+    "id IN (FROM range(?))": False,
+    "id IN (SELECT sold FROM sold ORDER BY sold LIMIT ?)": False,
+}
+
+
+@pytest.mark.parametrize(("condition", "told"), FEW_KEYS.items())
+def test_few_keys_of_other_tables_reach_the_search(asked: Lake, condition: str, told: bool) -> None:
+    """Those that can be asked for beforehand: then the search looks at no other rows."""
+    asked.con.duckdb.execute("CREATE OR REPLACE VIEW of_the_sold_view AS FROM sold")
+    true = f"""SELECT id FROM copied AS n WHERE vec IS NOT NULL AND {condition.replace("items", "copied")}
+        ORDER BY array_distance(vec, $2::{VECTOR}) LIMIT 7""".replace("?", "$1")
+    sql = f"SELECT id FROM knn('items', $2, 7) AS n WHERE {condition}".replace("?", "$1")
+    for least in (25, 60):
+        given = [least, query(least)]
+        asked.seen.clear()
+        found = asked.con.execute(sql, given).fetchall()
+        searches = [read.nearest for read in asked.seen if read.nearest is not None]
+        assert [search.condition is not None for search in searches] == [told]
+        assert sorted(found) == sorted(asked.con.duckdb.execute(true, given).fetchall())
+
+
+def test_what_is_read_once_is_not_asked_before(asked: Lake) -> None:
+    """Python objects may be streams; a name that may be the statement's would end a transaction."""
+    stream = pa.table({"item": [3, 6, 9, 12]}).to_reader()
+    assert stream is not None
+    sql = "SELECT id FROM knn('items', ?, 7) AS n WHERE id IN (SELECT item FROM {})"
+    assert sorted(asked.con.execute(sql.format("stream"), [query()]).fetchall()) == [(3,), (6,), (9,), (12,)]
+    asked.con.execute("CREATE OR REPLACE SEQUENCE numbers")
+    asked.con.execute(sql.format("(SELECT nextval('numbers') AS item FROM sold LIMIT 2)"), [query()])
+    assert asked.con.execute("SELECT nextval('numbers')").fetchone() in {(3,), (201,)}
+    asked.con.execute("BEGIN")
+    around = (
+        "SELECT id FROM knn('items', ?, 7) AS n WHERE id IN (SELECT sold FROM sold WHERE kind = category)"
+    )
+    assert len(asked.con.execute(around, [query()]).fetchall()) == 7
+    asked.con.execute("DELETE FROM sold WHERE sold > 30")
+    seen = asked.con.execute(
+        "SELECT max(id) FROM knn('items', ?, 7) WHERE id IN (FROM sold SELECT sold)", [query()]
+    )
+    assert seen.fetchone()[0] <= 30
+    asked.con.execute("ROLLBACK")
+
+
 def test_conditions_that_ask_the_statement_around_choose_among_the_neighbours(asked: Lake) -> None:
     """There is no one search for all rows of the statement."""
     asking = "SELECT * FROM knn('items', $q, 9) AS n WHERE id IN (SELECT sold FROM sold WHERE sold > least)"

@@ -19,7 +19,7 @@ from lake_engines.predicate.tree import Expression, In, Literal
 
 __all__ = ["keys_let_through"]
 
-_MOST_KEYS = 4096
+_MOST_KEYS = 1024
 _KEY = "key"
 
 

@@ -9,6 +9,7 @@ How a statement reaches a table (one module each):
 
 - ``connection`` takes SQL text; ``mentions`` finds the tables in it, ``folders`` attaches what is not yet;
   ``rewriting`` finds ``ORDER BY distance LIMIT k`` (``recognition``), ``inserting`` runs statements that write;
+- ``asking`` asks for the keys of ``id IN (SELECT …)`` beforehand, so that the search knows them;
 - ``attaching`` puts a table into a connection: relations under hidden names, and the macros of ``macros``;
 - ``relations`` answers what DuckDB asks of them, in the types of ``showing``, through ``streams``;
 - ``gate`` tells when enough of them passed DuckDB's own filters;

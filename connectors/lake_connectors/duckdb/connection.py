@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -15,11 +16,15 @@ import duckdb
 from duckdb import DuckDBPyConnection
 
 from lake_connectors.adapter.following import Observer
+from lake_connectors.duckdb.asking import keys_asked
 from lake_connectors.duckdb.attaching import attach, attachments, detach, end_pending_result, put, register
+from lake_connectors.duckdb.conditions import given_by_name
 from lake_connectors.duckdb.folders import Folder, Resolver
+from lake_connectors.duckdb.handing import Recipe
 from lake_connectors.duckdb.inserting import Insertion, insertion, write
 from lake_connectors.duckdb.plans import Plans
 from lake_connectors.duckdb.rewriting import Rewriter
+from lake_engines.predicate.tree import And
 from lake_format.errors import LakeError, NotFoundError
 from lake_format.store.consent import AllowExternal
 from lake_format.table import Table
@@ -142,6 +147,7 @@ class LakeConnection:
             with self._rewriting() as rewriter:
                 text, left, recipe = rewriter.at_once(query, parameters)
                 if recipe is not None:  # its request is handed over to this run and no other
+                    self._tell_keys(recipe, parameters)
                     if not self._plans.run(recipe):
                         _seen_from(sys._getframe(1), self.duckdb.execute, text, *_given(left))
                     return self
@@ -228,6 +234,13 @@ class LakeConnection:
                 rows = write(what, reader, self._resolver)
         self.duckdb.execute("SELECT ?::BIGINT AS Count", [rows])
         return self
+
+    def _tell_keys(self, recipe: Recipe, parameters: object) -> None:
+        """Ask for the keys that other tables let through, and add them to the request that is handed over."""
+        request, given = recipe.handed.request, given_by_name(parameters)
+        keys = keys_asked(self.duckdb, recipe.asked, given, self._state.followers)
+        if request is not None and keys:
+            recipe.handed.request = replace(request, condition=And(keys) if len(keys) > 1 else keys[0])
 
     def _ready(self, query: object, parameters: object = None) -> object:
         """The statement to run: rewritten where a search was recognised."""

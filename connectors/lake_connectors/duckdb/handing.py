@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lake_connectors.adapter.requests import NearestRequest
+from lake_connectors.duckdb.asking import Asked
 from lake_connectors.duckdb.conditions import Carried, read_condition
 from lake_connectors.duckdb.recognition import keeps_floats
 from lake_connectors.duckdb.showing import Shown, TableFollower
@@ -71,6 +72,10 @@ class Recipe:
         What filters the rows.
     parameters
         Names of the parameters of the statement as it was written.
+    alone
+        Whether DuckDB filters nothing after the search.
+    asked
+        Where it does: keys the search may be told before.
     """
 
     text: str
@@ -83,6 +88,8 @@ class Recipe:
     arguments: Mapping[str, Node]
     condition: Carried | None
     parameters: frozenset[str]
+    alone: bool
+    asked: tuple[Asked, ...]
 
     def request(self, given: Mapping[str, object]) -> NearestRequest | None:
         """The request; None where the values are not what is expected and DuckDB should say so."""
@@ -103,7 +110,7 @@ class Recipe:
             vector=vector,
             k=k + offset,
             ordered=self.ordered,
-            alone=True,
+            alone=self.alone,
             metric=metric,
             recall=recall,
             exact=exact,

@@ -19,6 +19,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 from duckdb import Error as DuckDBError
 
+from lake_connectors.duckdb.asking import askable
 from lake_connectors.duckdb.attaching import Attachments
 from lake_connectors.duckdb.conditions import Carried, carry, given_by_name, kinds_of
 from lake_connectors.duckdb.folders import Resolver
@@ -243,7 +244,9 @@ class Rewriter:
             self._replace_call(call, None)
         text = head + self._written(tree)
         recipe = None
-        if len(found) == 1 and not counted and self._is_alone(found[0], carried[0]):
+        if len(counted) == 1 and not found:
+            recipe = self._recipe(head, tree, counted[0], None, parameters)
+        elif len(found) == 1 and not counted and self._is_alone(found[0], carried[0]):
             recipe = self._recipe(head, tree, found[0], carried[0], parameters)
         return _Rewritten(
             text,
@@ -285,8 +288,9 @@ class Rewriter:
         shows_distance = isinstance(found, FoundCall) or found.by_distance_alone
         if isinstance(found, Found) and shows_distance:
             found.order_by(self._by_distance(found.alias))
-        alone = alone_subquery(found.table.name, found.alias, text_literal(handed.text), found=shows_distance)
-        found.node["from_table"] = self._subquery(alone, found.alias)
+        alone = carried is not None or found.condition is None
+        source = self._source(found, text_literal(handed.text), alone=alone, shows_distance=shows_distance)
+        found.node["from_table"] = _substituted(source, {"lake_condition": found.condition})
         whole = found.node is tree["statements"][0]["node"] and not head and not any(cte_names(tree))
         left = parameters_in(nodes_in(tree))
         return Recipe(
@@ -295,11 +299,13 @@ class Rewriter:
             handed=handed,
             follower=follower,
             shown=follower.shown,
-            keeps=whole and shows_distance and not left and is_keepable(found.node),
+            keeps=whole and alone and shows_distance and not left and is_keepable(found.node),
             ordered=isinstance(found, Found),
             arguments=found.arguments,
             condition=carried,
             parameters=parameters,
+            alone=alone,
+            asked=() if alone or isinstance(found, Found) else askable(found, self._select),
         )
 
     def _each_statement(
@@ -331,6 +337,10 @@ class Rewriter:
         assert row is not None
         tree = json.loads(row[0])
         return None if tree.get("error") or len(tree.get("statements", [])) != 1 else tree
+
+    def _select(self, node: Any) -> str:
+        """A SELECT as text."""
+        return self._written({"error": False, "statements": [{"node": node}]})
 
     def _written(self, tree: Any) -> str:
         row = self._parser.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchone()
@@ -364,12 +374,7 @@ class Rewriter:
             condition=carried.sql if carried else "NULL",
             column=names["vector_column"],
         )
-        text = (
-            alone_subquery(found.table.name, found.alias, request, found=True)
-            if alone
-            else self._counted(found, request)
-        )
-        tree = self._subquery(text, found.alias)
+        tree = self._source(found, request, alone=alone, shows_distance=True)
         parts = {f"lake_{name}": node for name, node in given.items()} | {"lake_condition": found.condition}
         found.node["from_table"] = _substituted(tree, parts | _parameters(carried))
         found.node.pop("where_clause", None)
@@ -391,24 +396,17 @@ class Rewriter:
             )
             if len(self._templates) >= _REMEMBERED:
                 self._templates.clear()
-            self._templates[key] = self._subquery(
-                alone_subquery(found.table.name, found.alias, request, found=False)
-                if alone
-                else self._counted(found, request),
-                found.alias,
-            )
+            self._templates[key] = self._source(found, request, alone=alone, shows_distance=False)
         return self._templates[key]
 
-    def _counted(self, found: Found | FoundCall, request: str) -> str:
-        """The subquery for a search whose rows DuckDB filters."""
-        return counted_subquery(
-            found.table.name,
-            found.alias,
-            self._state.ranks_sql,
-            request,
-            "lake_condition",
-            found=isinstance(found, FoundCall),
-        )
+    def _source(self, found: Found | FoundCall, request: str, *, alone: bool, shows_distance: bool) -> Any:
+        """The parsed subquery for a search; ``lake_condition`` is where DuckDB filters its rows, if it does."""
+        name, alias = found.table.name, found.alias
+        if alone:
+            return self._subquery(alone_subquery(name, alias, request, found=shows_distance), alias)
+        ranks = self._state.ranks_sql
+        text = counted_subquery(name, alias, ranks, request, "lake_condition", found=shows_distance)
+        return self._subquery(text, alias)
 
     def _subquery(self, text: str, alias: str) -> Any:
         """A parsed subquery to put in a table's place."""
