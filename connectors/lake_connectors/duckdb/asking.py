@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
-from lake_connectors.duckdb.recognition import FoundCall, KnownTable, nodes_in
+from lake_connectors.duckdb.recognition import FoundCall, KnownTable, nodes_in, parameters_in
 from lake_connectors.duckdb.showing import TableFollower
 from lake_engines.predicate.tree import Column, Expression, In, Literal
 
@@ -67,8 +67,7 @@ def askable(call: FoundCall, written: Callable[[Node], str]) -> tuple[Asked, ...
         tables = _tables(condition.get("subquery")) if column is not None else None
         if column is not None and tables is not None:
             node = condition["subquery"]["node"]
-            names = {str(one["identifier"]) for one in nodes_in(node) if one.get("class") == "PARAMETER"}
-            found.append(Asked(column, written(node), tables, _columns(node), frozenset(names)))
+            found.append(Asked(column, written(node), tables, _columns(node), parameters_in(nodes_in(node))))
     return tuple(found)
 
 
@@ -162,7 +161,8 @@ def _columns_of(con: DuckDBPyConnection, names: Set[str]) -> set[str] | None:
         return set()
     sql = """SELECT lower(table_name), lower(column_name), internal OR EXISTS (
         FROM duckdb_views() AS v WHERE lower(v.view_name) = lower(c.table_name))
-        FROM duckdb_columns() AS c WHERE lower(table_name) IN $names"""
+        FROM duckdb_columns() AS c WHERE lower(table_name) IN $names AND (database_name = 'temp'
+        OR (database_name = current_database() AND schema_name = current_schema()))"""
     found = con.execute(sql, {"names": sorted(names)}).fetchall()
     if any(is_view for _, _, is_view in found) or {table for table, _, _ in found} != names:
         return None

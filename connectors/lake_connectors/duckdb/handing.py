@@ -9,7 +9,7 @@ convert or to refuse. Must not run SQL.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -23,7 +23,7 @@ from lake_connectors.duckdb.conditions import Carried, read_condition
 from lake_connectors.duckdb.recognition import keeps_floats
 from lake_connectors.duckdb.showing import Shown, TableFollower
 
-__all__ = ["HandedOver", "Recipe", "are_readable", "handed_over", "parameters_in"]
+__all__ = ["HandedOver", "Recipe", "are_readable", "handed_over"]
 
 Node = dict[str, Any]
 
@@ -117,11 +117,6 @@ class Recipe:
             column=column,
             condition=None if self.condition is None else read_condition(self.condition.text(given)),
         )
-
-
-def parameters_in(nodes: Iterable[Node]) -> frozenset[str]:
-    """The names of the parameters among nodes of a tree."""
-    return frozenset(str(node["identifier"]) for node in nodes if node.get("class") == "PARAMETER")
 
 
 def are_readable(arguments: Mapping[str, Node]) -> bool:

@@ -28,6 +28,7 @@ __all__ = [
     "find_searches",
     "keeps_floats",
     "nodes_in",
+    "parameters_in",
 ]
 
 Node = dict[str, Any]
@@ -434,6 +435,11 @@ def _is_constant(node: Any) -> bool:
 
 def _has(node: Any, classes: tuple[str, ...]) -> bool:
     return any(item.get("class") in classes for item in nodes_in(node))
+
+
+def parameters_in(nodes: Iterable[Node]) -> frozenset[str]:
+    """The names of the parameters among nodes of a tree."""
+    return frozenset(str(node["identifier"]) for node in nodes if node.get("class") == "PARAMETER")
 
 
 def nodes_in(node: Any) -> Iterator[Node]:

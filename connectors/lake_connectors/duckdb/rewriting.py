@@ -23,12 +23,7 @@ from lake_connectors.duckdb.asking import askable
 from lake_connectors.duckdb.attaching import Attachments
 from lake_connectors.duckdb.conditions import Carried, carry, given_by_name, kinds_of
 from lake_connectors.duckdb.folders import Resolver
-from lake_connectors.duckdb.handing import (
-    HandedOver,
-    Recipe,
-    are_readable,
-    parameters_in,
-)
+from lake_connectors.duckdb.handing import HandedOver, Recipe, are_readable
 from lake_connectors.duckdb.macros import alone_subquery, counted_subquery
 from lake_connectors.duckdb.mentions import find_mentions, may_travel
 from lake_connectors.duckdb.names import identifier, text_literal
@@ -43,6 +38,7 @@ from lake_connectors.duckdb.recognition import (
     find_counted_calls,
     find_searches,
     nodes_in,
+    parameters_in,
 )
 from lake_connectors.duckdb.showing import TableFollower
 from lake_connectors.duckdb.token import request_sql
