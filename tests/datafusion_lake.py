@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+from pyarrow import dataset
 
 import lake_format as lake
 from lake_connectors.datafusion import LakeContext, Pushdown, connect
 
 FLOATS = pa.list_(pa.float32())
+_CONSTANT = re.compile(r"(?:\[|, )Boolean\(\w+\)(?:, |\])")
+"""A constant among the conditions of a scan."""
 
 
 @dataclass
@@ -26,6 +30,14 @@ class Lake:
         found = self.ctx.sql(sql, param_values=parameters or None).to_arrow_table()
         return list(zip(*found.to_pydict().values(), strict=True))
 
+    def can_push(self, condition: str) -> bool:
+        """Whether DataFusion can hand a condition to a PyArrow dataset, its own too.
+
+        It cannot combine a constant with the rest of an AND: its package ends in a TypeError then.
+        """
+        frame = self.ctx.sql(f"SELECT id FROM as_dataset WHERE {condition}")
+        return _CONSTANT.search(frame.optimized_logical_plan().display_indent()) is None
+
     def same(self, sql: str, *, ordered: bool = False, **parameters: Any) -> list[Any]:
         found = self.rows(sql, **parameters)
         pushed = list(self.seen)
@@ -40,7 +52,9 @@ class Lake:
 def attached(table: lake.Table) -> Lake:
     made = Lake(table, connect())
     made.ctx.attach(table, "items", observer=made.seen.append)
-    made.ctx.from_arrow(_plain(table.to_arrow()), "copied")
+    held = _plain(table.to_arrow())
+    made.ctx.from_arrow(held, "copied")
+    made.ctx.register_dataset("as_dataset", dataset.dataset(held))
     return made
 
 
