@@ -92,6 +92,8 @@ class MappedLists:
         self._table = table
         self._lengths = table.lengths(code_size)
         self._code_lengths = self._lengths - 8 * table.counts
+        ordinals = table.offsets + self._code_lengths
+        self._ordinals = ordinals.tolist(), (ordinals + 8 * table.counts).tolist()  # asked for by the hundred
         self._where = where
         self._checked = table.counts == 0
         self.scanner = scanner
@@ -116,8 +118,8 @@ class MappedLists:
 
     def ordinals(self, number: int) -> I64:
         """Return the ordinals of a list, without a copy."""
-        start = self._table.offsets[number] + self._code_lengths[number]
-        return self._region[start : start + 8 * self._table.counts[number]].view(np.int64)
+        starts, ends = self._ordinals
+        return self._region[starts[number] : ends[number]].view(np.int64)
 
     def packed(self, number: int) -> U8:
         """Return the packed codes of a list, without a copy."""
