@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
+import lake_rows
 import pyarrow as pa
-from lake_rows import DIMENSION, SCHEMA, query, rows
+from lake_rows import DIMENSION, ROWS, SCHEMA, query, rows
 
 import lake_format as lake
 from lake_connectors.duckdb import LakeConnection, Pushdown, connect
 
 INTERFACES = ("sources", "public")
-ROWS = 600
 __all__ = ["DIMENSION", "INTERFACES", "ROWS", "SCHEMA", "Lake", "attached", "filled_table", "new_table"]
 __all__ += ["plain_connection", "query", "rows"]
 _numbers = itertools.count()
@@ -25,10 +25,7 @@ def new_table(schema: pa.Schema = SCHEMA) -> lake.Table:
 
 
 def filled_table() -> lake.Table:
-    table = new_table()
-    for start in range(0, ROWS, ROWS // 3):
-        table.append(rows(start, ROWS // 3))
-    return table
+    return lake_rows.filled_table(f"memory://duckdb-tests-{next(_numbers)}")
 
 
 @dataclass

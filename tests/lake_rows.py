@@ -12,7 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from hypothesis import strategies as st
 
+import lake_format as lake
+
 DIMENSION = 6
+ROWS = 600
 SCHEMA = pa.schema(
     [
         ("id", pa.int64()),
@@ -30,6 +33,14 @@ SCHEMA = pa.schema(
         ("vec", pa.list_(pa.float32(), DIMENSION)),
     ]
 )
+
+
+def filled_table(uri: str) -> lake.Table:
+    """A new table of the first rows, in three fragments."""
+    table = lake.create(uri, SCHEMA)
+    for start in range(0, ROWS, ROWS // 3):
+        table.append(rows(start, ROWS // 3))
+    return table
 
 
 def rows(start: int, count: int) -> pa.Table:

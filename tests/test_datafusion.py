@@ -13,7 +13,7 @@ import pytest
 from datafusion_lake import FLOATS, Lake, attached
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from lake_rows import DIMENSION, SCHEMA, condition_trees, query, rows
+from lake_rows import DIMENSION, condition_trees, filled_table, query
 
 import lake_format as lake
 from lake_connectors.datafusion import connect
@@ -21,10 +21,7 @@ from lake_connectors.datafusion import connect
 
 @pytest.fixture(scope="module")
 def items() -> Lake:
-    table = lake.create("memory://datafusion-tests", SCHEMA)
-    for start in (0, 200, 400):
-        table.append(rows(start, 200))
-    return attached(table)
+    return attached(filled_table("memory://datafusion-tests"))
 
 
 CONDITIONS = [

@@ -11,7 +11,7 @@ import pytest
 from datafusion_lake import FLOATS, Lake, attached
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
-from lake_rows import SCHEMA, condition_trees, query, rows
+from lake_rows import condition_trees, filled_table, query
 
 import lake_format as lake
 
@@ -92,10 +92,7 @@ KEPT = [
 
 @pytest.fixture(scope="module")
 def items() -> Lake:
-    table = lake.create("memory://datafusion-conditions", SCHEMA)
-    for start in (0, 200, 400):
-        table.append(rows(start, 200))
-    return attached(table)
+    return attached(filled_table("memory://datafusion-conditions"))
 
 
 def by_distance(condition: str, k: int) -> str:

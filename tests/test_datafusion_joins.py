@@ -10,9 +10,7 @@ import pytest
 from datafusion_lake import FLOATS, Lake, attached
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lake_rows import SCHEMA, query, rows
-
-import lake_format as lake
+from lake_rows import filled_table, query
 
 ASKING_OTHERS = [
     "id IN (SELECT sold FROM sold)",
@@ -35,10 +33,7 @@ ASKING_OTHERS = [
 
 @pytest.fixture(scope="module")
 def items() -> Lake:
-    table = lake.create("memory://datafusion-joins", SCHEMA)
-    for start in (0, 200, 400):
-        table.append(rows(start, 200))
-    made = attached(table)
+    made = attached(filled_table("memory://datafusion-joins"))
     made.ctx.sql("CREATE TABLE sold AS SELECT id AS sold, category AS kind FROM copied WHERE id % 3 = 0")
     made.ctx.from_arrow(pa.table({"item": np.arange(0, 20_000, 4)}), "many")
     return made

@@ -195,10 +195,10 @@ def test_such_conditions_in_statements_of_every_form(asked: Lake) -> None:
         f"WITH near AS ({near}) SELECT id FROM near JOIN sold ON sold = id",
         f"SELECT n.id FROM ({near}) AS n LEFT JOIN sold ON n.id = sold.sold",
         f"SELECT n.id FROM sold JOIN ({near.replace('SELECT sold', 'SELECT sold.sold')}) AS n ON n.id = sold.sold",
-        f"{near} UNION SELECT -1 LIMIT 5 OFFSET 0",
+        f"{near} UNION SELECT -1",
     ):
         found = con.execute(sql.format("$q", "$least"), {"q": vector, "least": 20}).fetchall()
-        assert sorted(row[0] for row in found if row[0] != -1)[-4:] == sorted(expected)[-4:], sql
+        assert sorted(row[0] for row in found if row[0] != -1) == sorted(expected), sql
     con.execute(f"PREPARE of_the_sold AS {near.format('$1', '$2')}")
     assert sorted(con.execute(f"EXECUTE of_the_sold({vector}, 20)").fetchall()) == [
         (one,) for one in sorted(expected)
@@ -268,13 +268,13 @@ def test_what_is_read_once_is_not_asked_before(asked: Lake) -> None:
 
 def test_conditions_that_ask_the_statement_around_choose_among_the_neighbours(asked: Lake) -> None:
     """There is no one search for all rows of the statement."""
-    asking = "SELECT * FROM knn('items', $q, 9) AS n WHERE id IN (SELECT sold FROM sold WHERE sold > least)"
-    for around in (
-        "SELECT least, (SELECT min(id) FROM ({})) FROM range(0, 600, 200) AS t(least)",
-        "SELECT least, id FROM range(0, 600, 200) AS t(least), LATERAL ({})",
-        "SELECT id FROM range(0, 600, 200) AS t(least), LATERAL ({})",
+    near = "SELECT * FROM knn('items', $q, 9) AS n WHERE id IN (SELECT sold FROM sold WHERE sold > {})"
+    bare, named = near.format("least"), near.format("t.least")
+    for sql in (
+        f"SELECT least, (SELECT min(id) FROM ({bare})) FROM range(0, 600, 200) AS t(least)",
+        f"SELECT least, id FROM range(0, 600, 200) AS t(least), LATERAL ({bare})",
+        f"SELECT id FROM range(0, 600, 200) AS t(least), LATERAL ({named})",
     ):
-        sql = around.format(asking.replace("least", "t.least") if "SELECT id" in around else asking)
         expected = asked.con.duckdb.execute(sql, {"q": query()}).fetchall()
         assert sorted(asked.con.execute(sql, {"q": query()}).fetchall(), key=repr) == sorted(
             expected, key=repr

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lake_rows import SCHEMA, rows
+from lake_rows import filled_table
 
 import lake_format as lake
 from lake_connectors.adapter.following import Pushdown
@@ -53,10 +53,7 @@ LEFT = [
 
 @pytest.fixture(scope="module")
 def table() -> lake.Table:
-    made = lake.create("memory://polars-tests", SCHEMA)
-    for start in (0, 200, 400):
-        made.append(rows(start, 200))
-    return made
+    return filled_table("memory://polars-tests")
 
 
 @pytest.fixture(scope="module")

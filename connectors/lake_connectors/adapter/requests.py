@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from lake_engines.predicate.tree import Column, Expression, Rules, walk
+from lake_engines.predicate.tree import Column, Expression, In, Literal, Rules, walk
 from lake_format.schema import DISTANCE
 
-__all__ = ["NearestRequest", "ReadRequest", "mentions", "mixes_distance"]
+__all__ = ["MOST_KEYS", "NearestRequest", "ReadRequest", "among", "mentions", "mixes_distance"]
+
+MOST_KEYS = 1024
+"""Of so many keys of another table a search is told; of more it takes no longer to find rows that pass without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +66,11 @@ class ReadRequest:
     predicates: tuple[Expression, ...]
     rules: Rules
     rest: pc.Expression | None = None
+
+
+def among(column: Column, keys: Sequence[pa.Scalar]) -> Expression:
+    """The condition that a column is one of the keys; where there are none, one that lets no file be read."""
+    return In(column, tuple(map(Literal, keys))) if keys else Literal(pa.scalar(False))
 
 
 def mentions(predicate: Expression, column: str) -> bool:

@@ -168,13 +168,13 @@ class LakeContext(SessionContext):
             return
         found = list(scans(frame.optimized_logical_plan()))
         searches = {at: search for at, scan in enumerate(found) if (search := ordered(scan)) is not None}
-        filtered = any(scan.filters or scan.joins for scan in found)
+        filtered = any(scan.is_filtered for scan in found)
         if not searches and not (filtered and any(isinstance(one, NearestDataset) for one in made)):
             return
         for dataset, read in _by_reader(readers(found, made, self.create_dataframe_from_logical_plan)):
             if isinstance(dataset, NearestDataset):
                 scan = _only([found[at] for at in read])
-                if scan.filters or scan.joins:
+                if scan.is_filtered:
                     self._fill(scan, dataset, dataset.candidates)
             elif isinstance(dataset, TableDataset) and len(read) == 1 and read[0] in searches:
                 self._order(found[read[0]], searches[read[0]], dataset)
@@ -188,7 +188,7 @@ class LakeContext(SessionContext):
         if not np.isfinite(np.asarray(search.vector, np.float64)).all():
             return
         nearest = dataset.order_by(search.request())
-        if scan.filters:
+        if scan.is_filtered:
             self._fill(scan, nearest, search.rows)
 
     def _fill(self, scan: Scan, dataset: NearestDataset, wanted: int) -> None:
@@ -288,7 +288,7 @@ def _by_reader(read: list[LakeDataset | None]) -> list[tuple[LakeDataset, list[i
 def _only(found: list[Scan]) -> Scan:
     """The one scan of a search; of several that ask for the same rows, any."""
     if any(scan.conditions != found[0].conditions for scan in found[1:]) and any(
-        scan.filters or scan.joins for scan in found
+        scan.is_filtered for scan in found
     ):
         raise UnsupportedError(
             "one knn() is filtered in several ways, and each would have other rows for its k",

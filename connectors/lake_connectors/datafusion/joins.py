@@ -13,13 +13,13 @@ import pyarrow as pa
 from datafusion import DataFrame
 from datafusion.expr import Expr
 
+from lake_connectors.adapter.requests import MOST_KEYS, among
 from lake_connectors.datafusion.conditions import column_of
 from lake_connectors.datafusion.plans import Scan
-from lake_engines.predicate.tree import Expression, In, Literal
+from lake_engines.predicate.tree import Expression
 
 __all__ = ["keys_let_through"]
 
-_MOST_KEYS = 1024
 _KEY = "key"
 
 
@@ -44,12 +44,11 @@ def keys_let_through(
             column = column_of(left, below, schema)
             keys = None if column is None else _keys(frame_of(join.inputs()[1]), right)
             if column is not None and keys is not None:
-                options = tuple(map(Literal, keys))
-                terms.append(In(column, options) if options else Literal(pa.scalar(False)))
+                terms.append(among(column, keys))
     return tuple(terms)
 
 
 def _keys(frame: DataFrame, key: Any) -> list[pa.Scalar] | None:
     """The keys of one side of a join; None where they are too many."""
-    keys = frame.select(Expr(key).alias(_KEY)).distinct().limit(_MOST_KEYS + 1).to_arrow_table().column(_KEY)
-    return None if len(keys) > _MOST_KEYS else list(keys.drop_null())
+    keys = frame.select(Expr(key).alias(_KEY)).distinct().limit(MOST_KEYS + 1).to_arrow_table().column(_KEY)
+    return None if len(keys) > MOST_KEYS else list(keys.drop_null())

@@ -63,6 +63,11 @@ class Scan:
         return str(self.plan.to_variant().table_name())
 
     @property
+    def is_filtered(self) -> bool:
+        """Whether DataFusion drops some of its rows itself."""
+        return "Filter" in self.kinds or "Join" in self.kinds
+
+    @property
     def filters(self) -> tuple[tuple[Any, tuple[Any, ...]], ...]:
         """The filters that DataFusion evaluates itself, from the lowest, each with what lies below it.
 

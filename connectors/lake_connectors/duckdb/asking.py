@@ -15,15 +15,22 @@ import duckdb
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
-from lake_connectors.duckdb.recognition import FoundCall, KnownTable, nodes_in, parameters_in
+from lake_connectors.adapter.requests import MOST_KEYS, among
+from lake_connectors.duckdb.recognition import (
+    FoundCall,
+    first_names,
+    names_given,
+    nodes_in,
+    own_column,
+    parameters_in,
+)
 from lake_connectors.duckdb.showing import TableFollower
-from lake_engines.predicate.tree import Column, Expression, In, Literal
+from lake_engines.predicate.tree import Column, Expression
 
 __all__ = ["Asked", "askable", "keys_asked"]
 
 Node = dict[str, Any]
 
-_MOST_KEYS = 1024
 _REPEATABLE = frozenset({"BASE_TABLE", "JOIN", "EMPTY", "SUBQUERY"})
 """Kinds of sources: table functions may read something that is read once."""
 
@@ -63,11 +70,13 @@ def askable(call: FoundCall, written: Callable[[Node], str]) -> tuple[Asked, ...
     """
     found = []
     for condition in _conjuncts(call.condition):
-        column = _compared(condition, call.table, call.alias)
+        column = _compared(condition, call)
         tables = _tables(condition.get("subquery")) if column is not None else None
         if column is not None and tables is not None:
             node = condition["subquery"]["node"]
-            found.append(Asked(column, written(node), tables, _columns(node), parameters_in(nodes_in(node))))
+            nodes = list(nodes_in(node))
+            columns = frozenset(first_names(nodes)) - names_given(nodes)
+            found.append(Asked(column, written(node), tables, columns, parameters_in(nodes)))
     return tuple(found)
 
 
@@ -81,15 +90,13 @@ def _conjuncts(condition: Node | None) -> Iterator[Node]:
         yield condition
 
 
-def _compared(condition: Node, table: KnownTable, alias: str) -> str | None:
+def _compared(condition: Node, call: FoundCall) -> str | None:
     """The column of whole numbers that has to be among a subquery's."""
     equal = condition.get("comparison_type") == "COMPARE_EQUAL" and condition.get("subquery_type") == "ANY"
     if condition.get("class") != "SUBQUERY" or not equal or condition["child"].get("class") != "COLUMN_REF":
         return None
-    names = [name.lower() for name in condition["child"]["column_names"]]
-    if len(names) == 2 and names[0] == alias.lower():
-        names = names[1:]
-    field = table.plain.get(names[0]) if len(names) == 1 else None
+    name = own_column(condition["child"], call.table, call.alias)
+    field = None if name is None else call.table.plain.get(name)
     return field.name if field is not None and pa.types.is_integer(field.type) else None
 
 
@@ -108,14 +115,6 @@ def _tables(subquery: Any) -> frozenset[str] | None:
                 return None
             names.add(str(node["table_name"]).lower())
     return frozenset(names)
-
-
-def _columns(node: Node) -> frozenset[str]:
-    """What column references begin with that is not a name given in the subquery itself."""
-    nodes = list(nodes_in(node))
-    given = {str(one.get(name, "")).lower() for one in nodes for name in ("alias", "table_name")}
-    used = (one["column_names"][0].lower() for one in nodes if one.get("class") == "COLUMN_REF")
-    return frozenset(used) - given
 
 
 def _sources(source: Node) -> Iterator[Node]:
@@ -150,8 +149,7 @@ def keys_asked(
         if others is not None and one.columns <= columns | others:
             keys = _keys(con, one, {name: given[name] for name in one.parameters})
             if keys is not None:
-                options = tuple(map(Literal, keys))
-                terms.append(In(Column((one.column,)), options) if options else Literal(pa.scalar(False)))
+                terms.append(among(Column((one.column,)), keys))
     return tuple(terms)
 
 
@@ -172,11 +170,11 @@ def _columns_of(con: DuckDBPyConnection, names: Set[str]) -> set[str] | None:
 def _keys(con: DuckDBPyConnection, asked: Asked, given: dict[str, object]) -> list[pa.Scalar] | None:
     """The keys; None where they are too many, are no whole numbers, or DuckDB refuses the subquery alone."""
     source = f"({asked.query}) AS asked(key)"  # as DuckDB wrote it
-    sql = f"SELECT DISTINCT key FROM {source} WHERE key IS NOT NULL LIMIT {_MOST_KEYS + 1}"  # noqa: S608
+    sql = f"SELECT DISTINCT key FROM {source} WHERE key IS NOT NULL LIMIT {MOST_KEYS + 1}"  # noqa: S608
     try:
         found = [key for (key,) in con.execute(sql, given or None).fetchall()]
     except duckdb.Error:
         return None
-    if len(found) > _MOST_KEYS or not all(type(key) is int and -(2**63) <= key < 2**63 for key in found):
+    if len(found) > MOST_KEYS or not all(type(key) is int and -(2**63) <= key < 2**63 for key in found):
         return None
     return [pa.scalar(key, pa.int64()) for key in found]

@@ -147,7 +147,8 @@ class LakeConnection:
             with self._rewriting() as rewriter:
                 text, left, recipe = rewriter.at_once(query, parameters)
                 if recipe is not None:  # its request is handed over to this run and no other
-                    self._tell_keys(recipe, parameters)
+                    if recipe.asked:
+                        self._tell_keys(recipe, parameters)
                     if not self._plans.run(recipe):
                         _seen_from(sys._getframe(1), self.duckdb.execute, text, *_given(left))
                     return self
@@ -240,7 +241,7 @@ class LakeConnection:
         request, given = recipe.handed.request, given_by_name(parameters)
         keys = keys_asked(self.duckdb, recipe.asked, given, self._state.followers)
         if request is not None and keys:
-            recipe.handed.request = replace(request, condition=And(keys) if len(keys) > 1 else keys[0])
+            recipe.handed.request = replace(request, condition=And(keys))
 
     def _ready(self, query: object, parameters: object = None) -> object:
         """The statement to run: rewritten where a search was recognised."""

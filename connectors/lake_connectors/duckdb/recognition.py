@@ -26,8 +26,11 @@ __all__ = [
     "find_call",
     "find_counted_calls",
     "find_searches",
+    "first_names",
     "keeps_floats",
+    "names_given",
     "nodes_in",
+    "own_column",
     "parameters_in",
 ]
 
@@ -191,17 +194,19 @@ def _asks_other_tables(call: FoundCall, beside: bool) -> bool:
     within = [item["subquery"] for item in nodes_in(condition) if item.get("class") == "SUBQUERY"]
     hidden = {id(item) for inner in within for item in nodes_in(inner)}
     outer = [item for item in nodes_in(condition) if id(item) not in hidden]
-    if any(item.get("class") in ("WINDOW", "STAR") for item in outer) or not set(_first_names(outer)) <= own:
+    if any(item.get("class") in ("WINDOW", "STAR") for item in outer) or not set(first_names(outer)) <= own:
         return False
-    sources = {
-        str(item.get(name, "")).lower() for item in nodes_in(within) for name in ("alias", "table_name")
-    }
-    return not beside or set(_first_names(nodes_in(within))) <= own | sources
+    return not beside or set(first_names(nodes_in(within))) <= own | names_given(nodes_in(within))
 
 
-def _first_names(nodes: Iterable[Node]) -> Iterator[str]:
-    """What the column references among nodes begin with."""
+def first_names(nodes: Iterable[Node]) -> Iterator[str]:
+    """What the column references among nodes begin with, in lower case."""
     return (node["column_names"][0].lower() for node in nodes if node.get("class") == "COLUMN_REF")
+
+
+def names_given(nodes: Iterable[Node]) -> set[str]:
+    """The names of tables and the aliases among nodes, in lower case."""
+    return {str(node.get(name, "")).lower() for node in nodes for name in ("alias", "table_name")}
 
 
 def _call(node: Node, tables: Mapping[str, KnownTable]) -> FoundCall | None:
@@ -387,17 +392,17 @@ def _sides(key: Node, table: KnownTable, alias: str) -> tuple[str, Node] | None:
     if len(arguments) != 2 or any(key.get(name) for name in ("filter", "distinct")):
         return None
     for column, constant in (arguments, reversed(arguments)):
-        name = _own_column(column, table, alias)
+        name = own_column(column, table, alias)
         vector = table.vectors.get(name) if name is not None else None
         if vector is not None and _is_constant(constant):
             return vector, constant
     return None
 
 
-def _own_column(node: Node, table: KnownTable, alias: str) -> str | None:
+def own_column(node: Node, table: KnownTable, alias: str) -> str | None:
     """The column, in lower case, that a reference names; casts to arrays are looked through."""
     if node.get("class") == "CAST" and keeps_floats(node.get("type_expr", {})):
-        return _own_column(node.get("child", {}), table, alias)
+        return own_column(node.get("child", {}), table, alias)
     if node.get("class") != "COLUMN_REF":
         return None
     names = [name.lower() for name in node["column_names"]]
@@ -419,7 +424,7 @@ def _movable(condition: Node, table: KnownTable, alias: str) -> bool:
     """Whether a WHERE means the same next to the table: no subqueries, no aliases of the select list."""
     if _has(condition, ("SUBQUERY", "WINDOW", "STAR")):
         return False
-    return set(_first_names(nodes_in(condition))) <= {*table.columns, alias.lower()}
+    return set(first_names(nodes_in(condition))) <= {*table.columns, alias.lower()}
 
 
 def _is_constant(node: Any) -> bool:

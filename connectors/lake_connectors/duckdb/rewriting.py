@@ -284,7 +284,7 @@ class Rewriter:
         shows_distance = isinstance(found, FoundCall) or found.by_distance_alone
         if isinstance(found, Found) and shows_distance:
             found.order_by(self._by_distance(found.alias))
-        alone = carried is not None or found.condition is None
+        alone = self._is_alone(found, carried)
         source = self._source(found, text_literal(handed.text), alone=alone, shows_distance=shows_distance)
         found.node["from_table"] = _substituted(source, {"lake_condition": found.condition})
         whole = found.node is tree["statements"][0]["node"] and not head and not any(cte_names(tree))
@@ -358,7 +358,7 @@ class Rewriter:
 
     def _replace_call(self, found: FoundCall, carried: Carried | None) -> None:
         """Put the rows of the search in the place of the call: alone, with a WHERE in the request, or counted."""
-        given, alone = found.arguments, carried is not None or found.condition is None
+        given, alone = found.arguments, self._is_alone(found, carried)
         names = {name: f"lake_{name}" if name in given else "NULL" for name in _OPTIONAL}
         request = request_sql(
             "lake_q",
@@ -418,7 +418,7 @@ class Rewriter:
         orders: list[Any] = tree["statements"][0]["node"]["modifiers"][0]["orders"]
         return orders
 
-    def _is_alone(self, found: Found, carried: Carried | None) -> bool:
+    def _is_alone(self, found: Found | FoundCall, carried: Carried | None) -> bool:
         """Whether nothing filters the rows of a search after it."""
         return carried is not None or (found.condition is None and self._sees_filters)
 
